@@ -1,0 +1,183 @@
+"""The quantized Mamba network, written once, as calls of ops on a backend.
+
+A backend is an interpreter of this page: calib/torch_backend.py runs the ops' references and gives the quantized
+reference model, exporter/onnx_backend.py writes one ONNX node a call and gives the exported graph. `net.tap` names a
+tensor by its site (docs/architecture.md), so that every layer can be compared between interpreters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from quamba_export.calib.quantized_model import QuantizedModel
+
+V = TypeVar("V")
+
+
+class Backend(Protocol[V]):
+    """What an interpreter provides; V is its value: a torch tensor, the name of an ONNX tensor."""
+
+    def op(self, name: str, *inputs: V, **attrs: float | int) -> tuple[V, ...]:
+        """Outputs of the quamba op `name`."""
+
+    def weight(self, name: str) -> V:
+        """A constant of the quantized model."""
+
+    def embed(self, table: V, input_ids: V) -> V:
+        """Rows of table (V, D) for input_ids (B, L) -> (B, L, D)."""
+
+    def add(self, a: V, b: V) -> V: ...
+
+    def split(self, x: V, sizes: Sequence[int]) -> tuple[V, ...]:
+        """Parts of the last axis."""
+
+    def reshape_last(self, x: V, shape: Sequence[int]) -> V:
+        """(B, L, ...) -> (B, L, *shape)."""
+
+    def last_tokens(self, x: V, count: V) -> V:
+        """x (B, L, D) -> its last `count` positions."""
+
+    def norm_linear(self, x: V, weight: V, epsilon: float) -> V:
+        """Float RMSNorm, then x @ weight.T: the final norm and the unquantized head."""
+
+    def tap(self, site: str, value: V) -> V:
+        """Name a tensor; the value goes on unchanged."""
+
+
+def forward(
+    net: Backend[V], model: QuantizedModel, input_ids: V, conv_states: list[V], ssm_states: list[V], num_logits: V
+) -> tuple[V, list[V], list[V]]:
+    """input_ids (B, L) and the carried states -> logits (B, num_logits, V) of the last positions, next states."""
+    block = mamba1_block if model.config.kind == "mamba1" else mamba2_block
+    conv_out, ssm_out = [], []
+    hidden = net.embed(net.weight("embedding.weight"), input_ids)  # (B, L, D)
+    for i in range(model.config.n_layer):
+        hidden, conv_state, ssm_state = block(net, model, i, hidden, conv_states[i], ssm_states[i])
+        conv_out.append(conv_state)
+        ssm_out.append(ssm_state)
+    hidden = net.last_tokens(hidden, num_logits)
+    logits = net.norm_linear(hidden, net.weight("lm_head.weight"), model.config.norm_epsilon)
+    return logits, conv_out, ssm_out
+
+
+def mamba1_block(
+    net: Backend[V], model: QuantizedModel, i: int, hidden: V, conv_state: V, ssm_state: V
+) -> tuple[V, V, V]:
+    """hidden (B, L, D) -> hidden + mixer(norm(hidden)), next conv and ssm state."""
+    config, site = model.config, f"layers.{i}"
+    u = _norm(net, model, site, hidden)
+    x, z = net.split(_project(net, model, f"{site}.in_proj", u, f"{site}.norm_out"), [config.d_inner] * 2)
+    net.tap(f"{site}.z", z)
+    x, conv_state = _conv(net, site, net.tap(f"{site}.conv_in", x), conv_state)
+    net.tap(f"{site}.x", x)
+    low, rows, columns = net.split(
+        _project(net, model, f"{site}.x_proj", x, f"{site}.x"), [config.dt_rank, config.d_state, config.d_state]
+    )
+    net.tap(f"{site}.B", rows)
+    net.tap(f"{site}.C", columns)
+    dt = _project(net, model, f"{site}.dt_proj", net.tap(f"{site}.dt_low", low), f"{site}.dt_low")
+    net.tap(f"{site}.dt", dt)
+    constants = {name: net.weight(f"{site}.{name}") for name in ("A_log", "D", "dt_bias")}
+    y, ssm_state = net.op(
+        "QuantizedSelectiveScan",
+        x,
+        dt,
+        constants["A_log"],
+        rows,
+        columns,
+        constants["D"],
+        z,
+        constants["dt_bias"],
+        ssm_state,
+        u_scale=model.scale(f"{site}.x"),
+        dt_scale=model.scale(f"{site}.dt"),
+        A_log_scale=model.scale(f"{site}.A_log"),
+        B_scale=model.scale(f"{site}.B"),
+        C_scale=model.scale(f"{site}.C"),
+        D_scale=model.scale(f"{site}.D"),
+        z_scale=model.scale(f"{site}.z"),
+        dt_bias_scale=model.scale(f"{site}.dt_bias"),
+        state_scale=model.scale(f"{site}.ssm_state") if model.ssm_state_dtype == "int8" else 1.0,
+    )
+    net.tap(f"{site}.ssm_state", ssm_state)
+    (rotated,) = net.op(
+        "HadamardQuantize",
+        net.tap(f"{site}.y", y),
+        hadamard=int(model.out_hadamard),
+        out_scale=model.scale(f"{site}.out_proj_in"),
+    )
+    return _project_out(net, model, site, hidden, rotated), conv_state, ssm_state
+
+
+def mamba2_block(
+    net: Backend[V], model: QuantizedModel, i: int, hidden: V, conv_state: V, ssm_state: V
+) -> tuple[V, V, V]:
+    """hidden (B, L, D) -> hidden + mixer(norm(hidden)), next conv and ssm state."""
+    config, site = model.config, f"layers.{i}"
+    u = _norm(net, model, site, hidden)
+    z, conv_in, dt = net.split(
+        _project(net, model, f"{site}.in_proj", u, f"{site}.norm_out"),
+        [config.d_inner, config.conv_dim, config.n_heads],
+    )
+    net.tap(f"{site}.z", z)
+    net.tap(f"{site}.dt", dt)
+    conv_out, conv_state = _conv(net, site, net.tap(f"{site}.conv_in", conv_in), conv_state)
+    shared = config.n_groups * config.d_state
+    x, rows, columns = net.split(conv_out, [config.d_inner, shared, shared])
+    y, ssm_state = net.op(
+        "QuantizedSSDScan",
+        net.tap(f"{site}.x", net.reshape_last(x, [config.n_heads, config.headdim])),
+        dt,
+        net.weight(f"{site}.A_log"),
+        net.tap(f"{site}.B", net.reshape_last(rows, [config.n_groups, config.d_state])),
+        net.tap(f"{site}.C", net.reshape_last(columns, [config.n_groups, config.d_state])),
+        *(net.weight(f"{site}.{name}") for name in ("D", "dt_bias", "x_scale", "B_scale", "C_scale")),
+        net.weight(f"{site}.state_scale"),
+        net.weight(f"{site}.scale_index"),
+        ssm_state,
+        dt_scale=model.scale(f"{site}.dt"),
+        dt_min=config.time_step_limit[0],
+        dt_max=min(config.time_step_limit[1], model.FLOAT_MAX),
+    )
+    net.tap(f"{site}.ssm_state", ssm_state)
+    (rotated,) = net.op(
+        "GatedRMSNormHadamardQuantize",
+        net.tap(f"{site}.y", net.reshape_last(y, [config.d_inner])),
+        z,
+        net.weight(f"{site}.norm.weight"),
+        z_scale=model.scale(f"{site}.z"),
+        n_groups=config.n_groups,
+        hadamard=int(model.out_hadamard),
+        epsilon=config.norm_epsilon,
+        out_scale=model.scale(f"{site}.out_proj_in"),
+    )
+    return _project_out(net, model, site, hidden, rotated), conv_state, ssm_state
+
+
+def _norm(net: Backend[V], model: QuantizedModel, site: str, hidden: V) -> V:
+    scale = model.scale(f"{site}.norm_out")
+    (u,) = net.op("RMSNormQuantize", hidden, epsilon=model.config.norm_epsilon, out_scale=scale)
+    return net.tap(f"{site}.norm_out", u)
+
+
+def _project(net: Backend[V], model: QuantizedModel, name: str, x: V, x_site: str) -> V:
+    """int8 projection whose rows carry the scales of the sites they feed."""
+    constants = (net.weight(f"{name}.{part}") for part in ("weight", "weight_scale", "bias", "out_scale"))
+    (y,) = net.op("RequantizedLinear", x, *constants, x_scale=model.scale(x_site))
+    return y
+
+
+def _conv(net: Backend[V], site: str, x: V, state: V) -> tuple[V, V]:
+    parts = ("weight", "x_scale", "weight_scale", "bias", "out_scale")
+    y, state = net.op("QuantizedCausalConv1d", x, state, *(net.weight(f"{site}.conv1d.{part}") for part in parts))
+    return y, state
+
+
+def _project_out(net: Backend[V], model: QuantizedModel, site: str, hidden: V, x: V) -> V:
+    """Residual stream after the block."""
+    net.tap(f"{site}.out_proj_in", x)
+    constants = (net.weight(f"{site}.out_proj.{part}") for part in ("weight", "weight_scale", "bias"))
+    (y,) = net.op("QuantizedLinear", x, *constants, x_scale=model.scale(f"{site}.out_proj_in"))
+    return net.tap(f"{site}.hidden", net.add(hidden, y))

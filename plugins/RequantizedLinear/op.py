@@ -1,0 +1,51 @@
+"""W8A8 projection with int8 results, each output channel on a scale of its own.
+
+A Mamba-2 in_proj writes z, x, B, C and dt in one product; their five scales arrive here as one vector over the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor as T
+
+from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
+from quamba_export.plugins.common.quantization import as_scale, int8_matmul, quantize
+
+SPEC = OpSpec(
+    name="RequantizedLinear",
+    inputs=(
+        Tensor("x", "int8", "B L K"),
+        Tensor("weight", "int8", "M K"),
+        Tensor("weight_scale", "float32", "M"),
+        Tensor("bias", "float32", "M"),
+        Tensor("out_scale", "float32", "M"),
+    ),
+    outputs=(Tensor("y", "int8", "B L M"),),
+    attrs=(Attr("x_scale", "float"),),
+)
+
+
+def reference(x: T, weight: T, weight_scale: T, bias: T, out_scale: T, *, x_scale: float) -> T:
+    """y = quantize((x @ weight.T) * (x_scale * weight_scale) + bias, out_scale); exact integer sum, then fp32."""
+    total = int8_matmul(x, weight) * (as_scale(x_scale, x) * weight_scale) + bias
+    return quantize(total, out_scale)  # (B, L, M)
+
+
+def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
+    """The reference in standard ops. Div, Round, Clip, Cast: ONNX Runtime's per-axis QuantizeLinear is slow."""
+    return """
+        x_scale = Constant <value_float: float = @x_scale> ()
+        low = Constant <value_float = -128.0> ()
+        high = Constant <value_float = 127.0> ()
+        weight_t = Transpose <perm = [1, 0]> (weight)
+        total = MatMulInteger (x, weight_t)
+        total_f = Cast <to = 1> (total)
+        scale = Mul (x_scale, weight_scale)
+        scaled = Mul (total_f, scale)
+        biased = Add (scaled, bias)
+        steps = Div (biased, out_scale)
+        rounded = Round (steps)
+        clipped = Clip (rounded, low, high)
+        y = Cast <to = 3> (clipped)
+    """

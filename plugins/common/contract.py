@@ -1,0 +1,147 @@
+"""The contract of an op, written once, as data.
+
+An op's folder holds one `SPEC`. The torch op, the ONNX node and its function body, the launcher's C struct and the
+TensorRT plugin are made from it or compared with it. Shapes are strings of letters, one a dimension; a letter stands
+for the same size wherever it occurs in one call. Letters: B batch, L length, D d_model, E d_inner, H heads, P headdim,
+N d_state, G groups, C conv channels, W conv width, K and M columns and rows of a weight, S entries of a scale table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from quamba_export.runtime.errors import QuambaError
+
+DType = Literal["int8", "int32", "float16", "float32"]
+Size = int | str
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output: its name, allowed dtypes and symbolic shape; `aliases` names the input it overwrites."""
+
+    name: str
+    dtypes: DType | tuple[DType, ...]
+    shape: str
+    aliases: str | None = None
+
+    @property
+    def allowed(self) -> tuple[DType, ...]:
+        return (self.dtypes,) if isinstance(self.dtypes, str) else self.dtypes
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        return tuple(self.shape.split())
+
+
+@dataclass(frozen=True)
+class Attr:
+    """One attribute, always required. `positive` marks a scale or epsilon: finite and above zero."""
+
+    name: str
+    type: Literal["float", "int"]
+    positive: bool = True
+
+
+@dataclass(frozen=True)
+class OpSpec:
+    """Name, inputs, outputs and attributes of one op of the ONNX domain `quamba`."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    attrs: tuple[Attr, ...] = ()
+    domain: str = "quamba"
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        names = [t.name for t in self.inputs] + [a.name for a in self.attrs]
+        if len(names) != len(set(names)):
+            raise ValueError(f"{self.name}: an input or attribute name occurs twice in {names}")
+        for output in self.outputs:
+            if output.aliases is not None and output.aliases not in names:
+                raise ValueError(f"{self.name}: output {output.name} aliases unknown input {output.aliases}")
+
+    def bind(
+        self,
+        dtypes: Sequence[str],
+        shapes: Sequence[Sequence[Size]],
+        attrs: Mapping[str, float | int],
+    ) -> dict[str, Size]:
+        """Check one call against the contract; return the size bound to every letter.
+
+        dtypes, shapes: one entry an input, in order; a size may be a string where it is only known by name.
+        Raises QuambaError naming the op and the offending input or attribute.
+        """
+        if len(shapes) != len(self.inputs):
+            self._refuse(
+                "wrong number of inputs", f"{len(shapes)} inputs", ", ".join(t.name for t in self.inputs)
+            )
+        self._check_attrs(attrs)
+        sizes: dict[str, Size] = {}
+        for tensor, dtype, shape in zip(self.inputs, dtypes, shapes, strict=True):
+            if dtype not in tensor.allowed:
+                self._refuse(f"input '{tensor.name}' has the wrong dtype", dtype, " or ".join(tensor.allowed))
+            if len(shape) != len(tensor.dims):
+                self._refuse(
+                    f"input '{tensor.name}' has the wrong rank", str(tuple(shape)), f"({tensor.shape})"
+                )
+            for letter, size in zip(tensor.dims, shape, strict=True):
+                self._bind_letter(sizes, letter, size, tensor)
+        return sizes
+
+    def _bind_letter(self, sizes: dict[str, Size], letter: str, size: Size, tensor: Tensor) -> None:
+        base, offset = _split_offset(letter)
+        if isinstance(size, int):
+            size -= offset
+        elif offset:
+            self._refuse(f"input '{tensor.name}' needs a known size for {letter}", str(size), "an integer")
+        known = sizes.setdefault(base, size)
+        if known != size:
+            self._refuse(
+                f"input '{tensor.name}' ({tensor.shape}) disagrees with the inputs before it",
+                f"{base} = {size}",
+                f"{base} = {known}",
+            )
+
+    def _check_attrs(self, attrs: Mapping[str, float | int]) -> None:
+        wanted = {a.name: a for a in self.attrs}
+        if set(attrs) != set(wanted):
+            self._refuse(
+                "wrong attributes", ", ".join(sorted(attrs)) or "none", ", ".join(sorted(wanted)) or "none"
+            )
+        for name, value in attrs.items():
+            if wanted[name].type == "int" and not isinstance(value, int):
+                self._refuse(f"attribute '{name}' has the wrong type", repr(value), "an integer")
+            if wanted[name].positive and not 0.0 < value < float("inf"):
+                self._refuse(f"attribute '{name}' is out of range", repr(value), "finite and above 0")
+
+    def output_shapes(self, sizes: Mapping[str, Size]) -> list[tuple[Size, ...]]:
+        """Shapes of the outputs for the sizes that `bind` returned."""
+        return [tuple(_size_of(letter, sizes) for letter in t.dims) for t in self.outputs]
+
+    def output_dtypes(self, dtypes: Sequence[str]) -> list[str]:
+        """Dtypes of the outputs: an aliasing output takes the dtype of its input."""
+        by_name = {t.name: d for t, d in zip(self.inputs, dtypes, strict=True)}
+        return [by_name[t.aliases] if t.aliases else t.allowed[0] for t in self.outputs]
+
+    def _refuse(self, what: str, found: str, allowed: str) -> None:
+        raise QuambaError(
+            f"{self.name}: {what}", found=found, allowed=allowed, fix=f"see plugins/{self.name}/README.md"
+        )
+
+
+def _split_offset(letter: str) -> tuple[str, int]:
+    match = re.fullmatch(r"([A-Z])([+-]\d+)?", letter)
+    if match is None:
+        raise ValueError(f"bad dimension {letter!r} in a contract")
+    return match[1], int(match[2] or 0)
+
+
+def _size_of(letter: str, sizes: Mapping[str, Size]) -> Size:
+    base, offset = _split_offset(letter)
+    size = sizes[base]
+    return size + offset if isinstance(size, int) else size
