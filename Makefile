@@ -1,2 +1,68 @@
-VENV := .venv
-PY := $(VENV)/bin/python
+# make demo    environment, then checkpoint -> tokens -> report on the two embedded models
+# make test    environment, then formatter, linters, types, import arrows and every test
+# make check   the same without the tests marked slow
+# make clean   removes everything these made, the environment too
+#
+# Each command makes .venv by itself the first time. PYTHON=python3.12 chooses the interpreter,
+# PYTEST_ARGS='-k scan' narrows the tests.
+
+SHELL := /bin/bash
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint clean environment-demo environment-dev
+
+BIN := .venv/bin
+STAGES := calib exporter plugins runtime targets
+START := $(shell date +%s)
+DONE = echo; echo "make $@: done in $$(($$(date +%s) - $(START))) s"
+# one thread a test process: the tests are small, and pytest runs several processes
+PYTEST = env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -q $(PYTEST_ARGS)
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+environment-demo:
+	@ci/environment compare,runtime
+
+environment-dev:
+	@ci/environment dev
+
+# mypy does not see pyproject's package-dir: through this link it finds quamba_export.calib, ... in the checkout
+.ns/quamba_export:
+	@mkdir -p .ns && ln -sfn .. $@
+
+lint: environment-dev .ns/quamba_export
+	@ci/step "format" $(BIN)/ruff format --check .
+	@ci/step "lint" $(BIN)/ruff check .
+	@ci/step "types" $(BIN)/mypy --strict $(STAGES:%=-p quamba_export.%)
+	@ci/step "import arrows" $(BIN)/lint-imports --no-logo
+
+check: lint
+	@ci/step "tests but for the slow ones" $(PYTEST) -m "not slow"
+	@$(DONE)
+
+test: lint
+	@ci/step "tests" $(PYTEST)
+	@$(DONE)
+
+# The main job on each embedded model; every step's JSON stays in demo-out/<model>/, where `report` finds it.
+MODELS := mamba2-kjv mamba1-kjv
+CLI := $(BIN)/quamba-export
+TEXT := embedded/text
+EVAL := --data $(TEXT)/validation.txt --window 512 --max-tokens 8192
+
+demo: environment-demo $(MODELS:%=demo-out/%)
+	@ci/step "report" $(CLI) report demo-out -o demo-out/report.html
+	@$(DONE)
+	@echo "open demo-out/report.html"
+
+.PHONY: $(MODELS:%=demo-out/%)
+$(MODELS:%=demo-out/%): demo-out/%: environment-demo
+	@rm -rf $@ && mkdir -p $@
+	@ci/step -o $@/calibrate.json "$*: calibrate" $(CLI) calibrate embedded/$* --data $(TEXT)/calibration.txt -o $@/calibration --json
+	@ci/step -o $@/export.json "$*: export" $(CLI) export embedded/$* --calibration $@/calibration -o $@/export --json
+	@ci/step -o $@/build.json "$*: build" $(CLI) build $@/export --target cpu -o $@/bundle --json
+
+clean:
+	rm -rf .venv .ns demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
