@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from quamba_export.runtime.errors import QuambaError
 from torch import Tensor
+
+from quamba_export.runtime.errors import QuambaError
 
 _ODD_ORDERS = (12, 20, 28)  # base orders beside 1; 40 = 2 x 20 needs no construction of its own
 
@@ -113,7 +114,7 @@ def _paley_second(q: int) -> Tensor:
 
 
 def _jacobsthal(q: int) -> Tensor:
-    """Q (q, q): 1 where i - j is a non-zero square modulo the prime q, -1 where it is none, 0 on the diagonal."""
+    """Q (q, q): 1 where i - j is a square modulo the prime q, -1 where it is none, 0 on the diagonal."""
     squares = {n * n % q for n in range(1, q)}
     character = torch.tensor(
         [0.0] + [1.0 if n in squares else -1.0 for n in range(1, q)], dtype=torch.float64

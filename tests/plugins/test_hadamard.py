@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from quamba_export.plugins.common.hadamard import apply_hadamard, fold_hadamard, hadamard_factors
 from quamba_export.runtime.errors import QuambaError
 
