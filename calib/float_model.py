@@ -25,8 +25,8 @@ MIXERS = {"mamba1": mamba1_mixer, "mamba2": mamba2_mixer}
 class FloatMamba:
     """A Mamba-1 or Mamba-2 language model in fp32.
 
-    tensors: weights under mamba-ssm's names, read at every call: a rewrite or a trainer may replace them. Where
-        `lm_head.weight` is absent the head is the embedding.
+    tensors: weights under mamba-ssm's names, read at every call: a rewrite or a trainer may replace them.
+        Where `lm_head.weight` is absent the head is the embedding.
     out_hadamard: out_proj's input goes through the Hadamard transform whose inverse out_proj's weight holds.
     """
 

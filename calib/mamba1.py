@@ -12,7 +12,7 @@ CHUNK = 16
 
 
 def mamba1_mixer(layer: Layer, norm_out: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, ...]:
-    """norm_out (B, L, D), conv_state (B, E, W-1), ssm_state (B, E, N) -> output (B, L, D) and both new states."""
+    """norm_out (B, L, D), conv_state (B, E, W-1), ssm_state (B, E, N) -> (B, L, D) and both states after it."""
     config = layer.config
     conv_in, z = layer.in_proj(norm_out).chunk(2, dim=-1)  # (B, L, E) each
     layer.observe("z", z)
@@ -20,8 +20,10 @@ def mamba1_mixer(layer: Layer, norm_out: Tensor, conv_state: Tensor, ssm_state: 
     x, conv_state = layer.causal_conv(conv_in, conv_state)  # (B, L, E)
     layer.observe("x", x)
 
-    dt_low, B, C = F.linear(x, layer.weight("mixer.x_proj.weight")).split(
-        [config.dt_rank, config.d_state, config.d_state], dim=-1
+    dt_low, B, C = torch.split(
+        F.linear(x, layer.weight("mixer.x_proj.weight")),
+        [config.dt_rank, config.d_state, config.d_state],
+        dim=-1,
     )  # (B, L, R), (B, L, N), (B, L, N)
     layer.observe("dt_low", dt_low)
     layer.observe("B", B)
@@ -40,31 +42,48 @@ def mamba1_mixer(layer: Layer, norm_out: Tensor, conv_state: Tensor, ssm_state: 
 def selective_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """h_t = exp(dt_t A) h_(t-1) + dt_t B_t x_t and y_t = C_t h_t, in chunks of CHUNK tokens.
+    """h_t = exp(dt_t A) h_(t-1) + dt_t B_t x_t and y_t = C_t h_t.
 
-    x, dt (B, L, E), A (E, N), B, C (B, L, N), state (B, E, N) -> y (B, L, E), the state after the last token.
+    x, dt (B, L, E), A (E, N), B, C (B, L, N), state (B, E, N)
+    -> y (B, L, E), the state after the last token (B, E, N).
 
-    All chunks run side by side from a zero state, one token at a time; then the true state walks from chunk to
-    chunk. That is CHUNK + L / CHUNK steps instead of L, with no division by a decay that may underflow.
+    A GPU takes the whole length at once, its chunks side by side. A CPU takes one chunk after the other, so that
+    the (B, T, E, N) intermediates stay in cache: 6 times less time there (B 2, L 512, E 768, N 16, one core).
     """
-    batch, length, _ = x.shape
-    chunk = min(CHUNK, length)
+    segment = x.shape[1] if x.is_cuda else CHUNK
+    outputs, state = [], state.to(x.dtype)
+    for part in zip(*(torch.split(t, segment, dim=1) for t in (x, dt, B, C)), strict=True):
+        y, state = _scan_chunks(*part, A, state)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1), state
+
+
+def _scan_chunks(
+    x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The scan in K chunks of T tokens: T steps for all chunks at once, then K steps from chunk to chunk.
+
+    The first chunk starts from `state`, the others from zero; what they miss is their true start state, decayed.
+    """
+    length, chunk = x.shape[1], min(CHUNK, x.shape[1])
     pad = -length % chunk  # padded tokens have dt = 0: they keep the state and add nothing
-    x, dt, B, C = (F.pad(t, (0, 0, 0, pad)).unflatten(1, (-1, chunk)) for t in (x, dt, B, C))  # (B, K, T, .)
+    x, dt, B, C = (torch.unflatten(F.pad(t, (0, 0, 0, pad)), 1, (-1, chunk)) for t in (x, dt, B, C))
 
     log_decay = dt[..., None] * A  # (B, K, T, E, N)
-    decay = torch.exp(log_decay).unbind(2)
-    inflow = ((dt * x)[..., None] * B[..., None, :]).unbind(2)
-    local = [inflow[0]]
-    for t in range(1, chunk):
-        local.append(torch.addcmul(inflow[t], decay[t], local[-1]))  # (B, K, E, N)
-    h_local = torch.stack(local, dim=2)  # (B, K, T, E, N)
+    inflow = (dt * x)[..., None] * B[..., None, :]
+    h = F.pad(state[:, None], (0, 0, 0, 0, 0, x.shape[1] - 1))  # (B, K, E, N)
+    steps = []
+    for decay, added in zip(torch.exp(log_decay).unbind(2), inflow.unbind(2), strict=True):
+        h = torch.addcmul(added, decay, h)
+        steps.append(h)
+    hidden = torch.stack(steps, dim=2)  # (B, K, T, E, N)
 
-    decay_from_start = torch.exp(log_decay.cumsum(2))  # (B, K, T, E, N)
-    ends, end_decays = h_local[:, :, -1].unbind(1), decay_from_start[:, :, -1].unbind(1)
-    starts = [state.to(x.dtype)]
-    for end, end_decay in zip(ends, end_decays, strict=True):
-        starts.append(torch.addcmul(end, end_decay, starts[-1]))  # (B, E, N)
-    h = torch.addcmul(h_local, decay_from_start, torch.stack(starts[:-1], dim=1)[:, :, None])
-    y = (h @ C[..., None]).squeeze(-1)  # (B, K, T, E)
-    return y.flatten(1, 2)[:, :length], starts[-1]
+    if x.shape[1] > 1:
+        decay_from_start = torch.exp(log_decay[:, 1:].cumsum(2))
+        starts = [hidden[:, 0, -1]]
+        for end, decay in zip(hidden[:, 1:, -1].unbind(1), decay_from_start[:, :, -1].unbind(1), strict=True):
+            starts.append(torch.addcmul(end, decay, starts[-1]))  # (B, E, N)
+        missed = decay_from_start * torch.stack(starts[:-1], dim=1)[:, :, None]
+        hidden = torch.cat([hidden[:, :1], hidden[:, 1:] + missed], dim=1)
+    y = (hidden @ C[..., None]).squeeze(-1)  # (B, K, T, E)
+    return y.flatten(1, 2)[:, :length], hidden[:, -1, -1]

@@ -12,19 +12,21 @@ CHUNK = 64
 
 
 def mamba2_mixer(layer: Layer, norm_out: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, ...]:
-    """norm_out (B, L, D), conv_state (B, C, W-1), ssm_state (B, H, P, N) -> output (B, L, D) and both new states."""
+    """norm_out (B, L, D), conv_state (B, C, W-1), ssm_state (B, H, P, N) -> (B, L, D) and both states after it."""
     config = layer.config
     parts = [config.d_inner, config.n_groups * config.d_state, config.n_groups * config.d_state]
-    z, conv_in, dt = layer.in_proj(norm_out).split([config.d_inner, config.conv_dim, config.n_heads], dim=-1)
+    z, conv_in, dt = torch.split(
+        layer.in_proj(norm_out), [config.d_inner, config.conv_dim, config.n_heads], dim=-1
+    )
     layer.observe("z", z)
-    for name, part in zip("xBC", conv_in.split(parts, dim=-1), strict=True):
+    for name, part in zip("xBC", torch.split(conv_in, parts, dim=-1), strict=True):
         layer.observe(f"conv_in_{name}", part)  # (B, L, E), (B, L, GN), (B, L, GN)
     layer.observe("dt", dt)  # (B, L, H)
 
     conv_out, conv_state = layer.causal_conv(conv_in, conv_state)
-    x, B, C = conv_out.split(parts, dim=-1)
-    x = x.unflatten(-1, (config.n_heads, config.headdim))  # (B, L, H, P)
-    B, C = (t.unflatten(-1, (config.n_groups, config.d_state)) for t in (B, C))  # (B, L, G, N)
+    x, B, C = torch.split(conv_out, parts, dim=-1)
+    x = torch.unflatten(x, -1, (config.n_heads, config.headdim))  # (B, L, H, P)
+    B, C = (torch.unflatten(t, -1, (config.n_groups, config.d_state)) for t in (B, C))  # (B, L, G, N)
     layer.observe("x", x)
     layer.observe("B", B)
     layer.observe("C", C)
@@ -39,13 +41,13 @@ def mamba2_mixer(layer: Layer, norm_out: Tensor, conv_state: Tensor, ssm_state: 
 
 
 def ssd_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """h_t = exp(dt_t A) h_(t-1) + dt_t x_t B_t^T and y_t = h_t C_t, as matrix products over chunks of CHUNK tokens.
+    """h_t = exp(dt_t A) h_(t-1) + dt_t x_t B_t^T and y_t = h_t C_t, as matrix products over chunks.
 
     x (B, L, H, P), dt (B, L, H), A (H,), B, C (B, L, G, N), state (B, H, P, N)
     -> y (B, L, H, P), the state after the last token (B, H, P, N).
 
-    Inside a chunk y is a masked attention of C over B; a chunk's effect on the state, and the state's on the next
-    chunk, are one product each. Decays come from fp64 sums: their differences cancel.
+    Inside a chunk of CHUNK tokens y is a masked attention of C over B; a chunk's effect on the state, and the
+    state's on the next chunk, are one product each. Decays come from fp64 sums: their differences cancel.
     """
     length, chunk = x.shape[1], min(CHUNK, x.shape[1])
     heads_per_group = x.shape[2] // B.shape[2]
@@ -73,4 +75,4 @@ def ssd_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tens
 
 def _chunks(tensor: Tensor, pad: int, chunk: int) -> Tensor:
     """(B, L, H, F) -> (B, H, K, T, F), zeros behind the last token."""
-    return F.pad(tensor, (0, 0, 0, 0, 0, pad)).transpose(1, 2).unflatten(2, (-1, chunk))
+    return torch.unflatten(F.pad(tensor, (0, 0, 0, 0, 0, pad)).transpose(1, 2), 2, (-1, chunk))
