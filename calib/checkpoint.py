@@ -57,7 +57,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
 
 
 def checkpoint_digest(config: MambaConfig, tensors: dict[str, Tensor]) -> str:
-    """sha256 hex of the config as sorted JSON, then of every tensor's name, shape and fp32 bytes, in name order."""
+    """sha256 hex of the config as sorted JSON, then of every tensor's name, shape and fp32 bytes, by name."""
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -58,7 +58,7 @@ class Layer:
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, groups: int = 1) -> Tensor:
-    """x / sqrt(mean(x^2) + epsilon) * weight, the mean over the last dimension or each of its `groups` equal parts."""
+    """x / sqrt(mean(x^2) + epsilon) * weight, the mean over each of `groups` parts of the last dimension."""
     parts = torch.unflatten(x, -1, (groups, -1))
     scale = torch.rsqrt(parts.square().mean(-1, keepdim=True) + epsilon)
     return (parts * scale).flatten(-2) * weight

@@ -12,7 +12,7 @@ CHUNK = 16
 
 
 def mamba1_mixer(layer: Layer, norm_out: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, ...]:
-    """norm_out (B, L, D), conv_state (B, E, W-1), ssm_state (B, E, N) -> (B, L, D) and both states after it."""
+    """norm_out (B, L, D), conv_state (B, E, W-1), ssm_state (B, E, N) -> (B, L, D), both states."""
     config = layer.config
     conv_in, z = layer.in_proj(norm_out).chunk(2, dim=-1)  # (B, L, E) each
     layer.observe("z", z)
@@ -47,21 +47,22 @@ def selective_scan(
     x, dt (B, L, E), A (E, N), B, C (B, L, N), state (B, E, N)
     -> y (B, L, E), the state after the last token (B, E, N).
 
-    A GPU takes the whole length at once, its chunks side by side. A CPU takes one chunk after the other, so that
-    the (B, T, E, N) intermediates stay in cache: 6 times less time there (B 2, L 512, E 768, N 16, one core).
+    A GPU takes the whole length at once, its chunks side by side. A CPU takes one chunk after the other, so
+    that the (B, T, E, N) intermediates stay in cache: 6 times faster there (B 2, L 512, E 768, N 16, one core).
     """
     segment = x.shape[1] if x.is_cuda else CHUNK
     outputs, state = [], state.to(x.dtype)
-    for part in zip(*(torch.split(t, segment, dim=1) for t in (x, dt, B, C)), strict=True):
-        y, state = _scan_chunks(*part, A, state)
+    x_parts, dt_parts, B_parts, C_parts = (torch.split(t, segment, dim=1) for t in (x, dt, B, C))
+    for x, dt, B, C in zip(x_parts, dt_parts, B_parts, C_parts, strict=True):
+        y, state = _scan_chunks(x, dt, A, B, C, state)
         outputs.append(y)
     return torch.cat(outputs, dim=1), state
 
 
 def _scan_chunks(
-    x: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, state: Tensor
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The scan in K chunks of T tokens: T steps for all chunks at once, then K steps from chunk to chunk.
+    """The scan in K chunks of T tokens: T steps for all chunks at once, then K from chunk to chunk.
 
     The first chunk starts from `state`, the others from zero; what they miss is their true start state, decayed.
     """

@@ -12,7 +12,7 @@ CHUNK = 64
 
 
 def mamba2_mixer(layer: Layer, norm_out: Tensor, conv_state: Tensor, ssm_state: Tensor) -> tuple[Tensor, ...]:
-    """norm_out (B, L, D), conv_state (B, C, W-1), ssm_state (B, H, P, N) -> (B, L, D) and both states after it."""
+    """norm_out (B, L, D), conv_state (B, C, W-1), ssm_state (B, H, P, N) -> (B, L, D), both states."""
     config = layer.config
     parts = [config.d_inner, config.n_groups * config.d_state, config.n_groups * config.d_state]
     z, conv_in, dt = torch.split(
