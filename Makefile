@@ -16,7 +16,7 @@ STAGES := calib exporter plugins runtime targets
 START := $(shell date +%s)
 DONE = echo; echo "make $@: done in $$(($$(date +%s) - $(START))) s"
 # one thread a test process: the tests are small, and pytest runs several processes
-PYTEST = env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -q $(PYTEST_ARGS)
+PYTEST = env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup -q $(PYTEST_ARGS)
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile

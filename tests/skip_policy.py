@@ -1,7 +1,7 @@
 """What a skipped test means: listed with its reason at the end of every run; on CI (CI=true) a failure.
 
-A test that needs something a machine may lack calls `pytest.skip` with a reason that names it and the command that
-brings it. ALLOWED_ON_CI are the reasons that may stay skips there, each with why.
+A test that needs something a machine may lack calls `pytest.skip` with a reason that names it and the command
+that brings it. ALLOWED_ON_CI are the reasons that may stay skips there, each with why.
 """
 
 from __future__ import annotations
