@@ -1,0 +1,109 @@
+"""The `quamba-export` console script: the table of commands, and how an error leaves the process.
+
+Only typer is imported here and at the top of a command's file, so that `--help` is quick and a device that has just
+the runtime's extra can start every command that extra covers.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+
+import typer
+
+from quamba_export.exporter.commands.build import build
+from quamba_export.exporter.commands.calibrate import calibrate
+from quamba_export.exporter.commands.compare import compare
+from quamba_export.exporter.commands.eval import evaluate
+from quamba_export.exporter.commands.export import export
+from quamba_export.exporter.commands.inspect import inspect
+from quamba_export.exporter.commands.report import report
+from quamba_export.exporter.commands.run import run
+from quamba_export.runtime.errors import ExitCode, QuambaError
+
+EXTRA_OF_MODULE = {
+    "torch": "calibrate",
+    "safetensors": "calibrate",
+    "sklearn": "calibrate",
+    "onnx": "export",
+    "onnxruntime": "runtime",
+    "tokenizers": "runtime",
+    "numpy": "runtime",
+    "polygraphy": "compare",
+    "jinja2": "compare",
+    "huggingface_hub": "hub",
+    "datasets": "hub",
+}
+OUT_OF_MEMORY_TEXTS = (
+    "not enough memory",
+    "can't allocate memory",
+    "Failed to allocate memory",
+)  # torch, onnxruntime
+
+app = typer.Typer(
+    name="quamba-export",
+    help="Quantize Mamba language models and put them on edge devices. Stages meet at folders:\n\n"
+    "CHECKPOINT -> calibrate -> calibration/ -> export -> export/ -> build -> bundle/ -> run",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace(
+            "_", "-"
+        ),  # Quamba's own --calib_seqlen works too
+    },
+)
+for name, command in (
+    ("calibrate", calibrate),
+    ("export", export),
+    ("build", build),
+    ("run", run),
+    ("eval", evaluate),
+    ("compare", compare),
+    ("inspect", inspect),
+    ("report", report),
+):
+    app.command(name)(command)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    if version:
+        from importlib.metadata import version as installed_version
+
+        print(f"quamba-export {installed_version('quamba-export')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; every way out has one of the exit codes of runtime/errors.py (130 for Ctrl-C)."""
+    try:
+        app()
+    except Exception as error:
+        message, code = explain(error)
+        if code is ExitCode.BUG:
+            traceback.print_exception(error)
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(int(code))
+
+
+def explain(error: Exception) -> tuple[str, ExitCode]:
+    """The text and the exit code of an error that ended a command."""
+    if isinstance(error, QuambaError):
+        return str(error), error.code
+    extra = (
+        EXTRA_OF_MODULE.get((error.name or "").split(".")[0])
+        if isinstance(error, ModuleNotFoundError)
+        else None
+    )
+    if extra:
+        return f'{error}\n  fix: pip install "quamba-export[{extra}]"', ExitCode.USAGE
+    if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY_TEXTS):
+        fix = "shorten --window or the samples, or free some memory"
+        return f"out of memory\n  found: {error}\n  fix: {fix}", ExitCode.OUT_OF_SPACE
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        fix = "free some space, or choose an output folder on another disk"
+        return f"no space left on the device\n  found: {error}\n  fix: {fix}", ExitCode.OUT_OF_SPACE
+    return f"{error!r}\n  this is a bug in quamba-export: please report it with the lines above", ExitCode.BUG

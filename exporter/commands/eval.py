@@ -1,0 +1,77 @@
+"""`quamba-export eval`: perplexity of a model on text, and its distance from another model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from quamba_export.exporter.console import emit, progress
+from quamba_export.exporter.options import (
+    CalibrationPath,
+    Data,
+    Json,
+    MaxTokens,
+    QFormat,
+    SsmStateDtype,
+    Window,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quamba_export.exporter.evaluate import Evaluation
+
+
+def evaluate(
+    path: Annotated[str, typer.Argument(help="A checkpoint (directory or hub id), export/ or bundle/.")],
+    data: Data,
+    window: Window = 1024,
+    max_tokens: MaxTokens = None,
+    mode: Annotated[
+        Literal["prefill", "decode"], typer.Option(help="A whole window a call, or a token a call.")
+    ] = "prefill",
+    against: Annotated[
+        str | None, typer.Option(help="Another model: adds KL(against || PATH) and top-1 agreement.")
+    ] = None,
+    calibration: CalibrationPath = None,
+    qformat: QFormat = "w8a8",
+    ssm_state_dtype: SsmStateDtype = "float16",
+    as_json: Json = False,
+) -> None:
+    """Perplexity and bits a byte; with --against, KL divergence and top-1 agreement.
+
+    With --calibration, a CHECKPOINT is scored as the quantized PyTorch reference.
+
+    Example: quamba-export eval bundle/ --data validation.txt --mode decode --against CHECKPOINT
+    """
+    from quamba_export.calib.data import token_stream
+    from quamba_export.exporter.evaluate import evaluate
+    from quamba_export.exporter.language_models import open_language_model
+
+    model = open_language_model(
+        path, calibration=calibration, qformat=qformat, ssm_state_dtype=ssm_state_dtype
+    )
+    other = open_language_model(against) if against else None
+    stream = token_stream(data, model.tokenizer_path, model.eos_token_id, limit=max_tokens)
+    with progress(f"{mode} {path}", len(stream)) as advance:
+        result = evaluate(model, stream, window=window, mode=mode, against=other, advance=advance)
+    emit(result.present_fields(), as_json, lambda console: show(result, console))
+
+
+def show(result: Evaluation, console: Console) -> None:
+    console.print(
+        f"[bold]{result.path}[/] ({result.kind}, {result.qformat}, {result.ssm_state_dtype} state, {result.mode})"
+    )
+    console.print(f"  perplexity      {result.perplexity:.4f}   ({result.nats_per_token:.5f} nats a token)")
+    console.print(f"  bits a byte     {result.bits_per_byte:.4f}")
+    console.print(f"  tokens scored   {result.tokens} in windows of {result.window}")
+    console.print(f"  speed           {result.tokens_per_second:.0f} tokens/s")
+    if result.against_perplexity is not None:
+        ratio = result.perplexity / result.against_perplexity
+        console.print(
+            f"  against         {result.against}: {result.against_perplexity:.4f}, ratio {ratio:.4f}"
+        )
+        console.print(
+            f"  KL, top-1       {result.kl:.6f} nats a token, {result.top1_agreement:.2%} agreement"
+        )

@@ -1,0 +1,125 @@
+"""Polygraphy runners whose outputs are named by site, so that one model's layers can be laid beside another's.
+
+All take `input_ids` (B, L) from a zero state. A runner's output names: `logits`, every site of docs/architecture.md,
+and `layers.{i}.conv_state`, `layers.{i}.ssm_state` after the last token. Integer tensors stay codes here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from polygraphy.backend.base import BaseRunner
+from polygraphy.common import TensorMetadata
+
+from quamba_export.exporter.onnx_session import open_session, zero_states
+
+if TYPE_CHECKING:
+    from quamba_export.calib.float_model import FloatMamba
+    from quamba_export.calib.quantized_model import QuantizedModel
+    from quamba_export.calib.states import States
+
+Arrays = dict[str, NDArray[Any]]
+SPLIT_CONV_IN = ("conv_in_x", "conv_in_B", "conv_in_C")  # Mamba-2's float model observes the parts of conv_in
+
+
+class SiteRunner(BaseRunner):  # type: ignore[misc]
+    """What our runners share: one input, wall time, outputs by site."""
+
+    def get_input_metadata_impl(self) -> Any:
+        return TensorMetadata().add("input_ids", dtype=np.int64, shape=(None, None))
+
+    def infer_impl(self, feed_dict: Arrays) -> Arrays:
+        started = time.perf_counter()
+        outputs = self.sites(feed_dict["input_ids"])
+        self.inference_time = time.perf_counter() - started
+        return outputs
+
+    def sites(self, input_ids: NDArray[np.int64]) -> Arrays:
+        raise NotImplementedError
+
+
+class FloatRunner(SiteRunner):
+    """The float model after the exact rewrites: the same basis as the quantized models, itself equal to the checkpoint."""
+
+    def __init__(self, model: FloatMamba) -> None:
+        super().__init__(name="float")
+        self.model = model
+
+    def sites(self, input_ids: NDArray[np.int64]) -> Arrays:
+        return observed(lambda observe: self.model(torch.from_numpy(input_ids), observe=observe))
+
+
+class ReferenceRunner(SiteRunner):
+    """The quantized PyTorch model, made of the ops' references."""
+
+    def __init__(self, model: QuantizedModel) -> None:
+        super().__init__(name="pytorch")
+        self.model = model
+
+    def sites(self, input_ids: NDArray[np.int64]) -> Arrays:
+        return observed(lambda tap: self.model.run(torch.from_numpy(input_ids), None, tap))
+
+
+class OnnxRunner(SiteRunner):
+    """ONNX Runtime on a copy of the graph, in memory, with every site marked as an output."""
+
+    def __init__(self, model_path: Path, states: list[dict[str, Any]], sites: list[str]) -> None:
+        super().__init__(name="onnxruntime")
+        self.model_path, self.states, self.wanted = model_path, states, sites
+
+    def activate_impl(self) -> None:
+        self.session = open_session(with_outputs(self.model_path, self.wanted), self.model_path.parent)
+
+    def deactivate_impl(self) -> None:
+        del self.session
+
+    def sites(self, input_ids: NDArray[np.int64]) -> Arrays:
+        batch, length = input_ids.shape
+        feed = {
+            "input_ids": input_ids,
+            "num_logits_to_keep": np.int64(length),
+            **zero_states(self.states, batch),
+        }
+        names = [output.name for output in self.session.get_outputs()]
+        outputs = dict(zip(names, self.session.run(names, feed), strict=True))
+        return {site_of_state(name): array for name, array in outputs.items()}
+
+
+def observed(run: Callable[[Callable[[str, torch.Tensor], None]], tuple[torch.Tensor, States]]) -> Arrays:
+    """Outputs of a PyTorch model as numpy arrays: what it shows an observer, then its states and logits."""
+    outputs: Arrays = {}
+
+    def observe(site: str, tensor: torch.Tensor) -> None:
+        outputs[site] = tensor.numpy()
+
+    with torch.inference_mode():
+        logits, states = run(observe)
+    for i, (conv, ssm) in enumerate(zip(states.conv, states.ssm, strict=True)):
+        outputs[f"layers.{i}.conv_state"], outputs[f"layers.{i}.ssm_state"] = conv.numpy(), ssm.numpy()
+        parts = [f"layers.{i}.{part}" for part in SPLIT_CONV_IN]
+        if parts[0] in outputs:
+            outputs[f"layers.{i}.conv_in"] = np.concatenate([outputs.pop(part) for part in parts], axis=-1)
+    return outputs | {"logits": logits.numpy()}
+
+
+def with_outputs(model_path: Path, wanted: list[str]) -> bytes:
+    """The serialized graph with those of the tensors `wanted` that it has as further outputs; weights stay outside."""
+    import onnx
+
+    model = onnx.load(str(model_path), load_external_data=False)
+    have = {output.name for output in model.graph.output}
+    made = {name for node in model.graph.node for name in node.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name in made - have)
+    return bytes(model.SerializeToString())
+
+
+def site_of_state(name: str) -> str:
+    """present_ssm_states.3 -> layers.3.ssm_state; any other name as it is."""
+    stem, _, layer = name.partition("_states.")
+    return f"layers.{layer}.{stem.removeprefix('present_')}_state" if stem.startswith("present_") else name

@@ -1,0 +1,207 @@
+"""Perplexity of a model on text, and how far its next-token distribution is from another model's.
+
+Prefill scores whole windows in one call; decode steps token by token through the states as they are stored, which is
+what a static int8 state costs on and a whole window never shows.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from quamba_export.exporter.console import Advance
+from quamba_export.exporter.language_models import Ids, LanguageModel, Logits
+from quamba_export.runtime.errors import ExitCode, QuambaError
+
+Mode = Literal["prefill", "decode"]
+MAX_LOGITS = 1 << 25  # floats of logits held at once in prefill: 128 MiB
+MAX_DECODE_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The `--json` object of `eval`; the last four keys are there with --against only."""
+
+    path: str
+    kind: str
+    qformat: str
+    ssm_state_dtype: str
+    mode: Mode
+    window: int
+    input_tokens: int
+    tokens: int  # scored: every token but a window's first
+    perplexity: float
+    nats_per_token: float
+    bits_per_byte: float  # bits of the scored tokens over the UTF-8 bytes of their text
+    seconds: float  # of this model's calls
+    tokens_per_second: float
+    against: str | None = None
+    against_perplexity: float | None = None
+    kl: float | None = None  # KL(against || path), nats a token
+    top1_agreement: float | None = None  # share of tokens
+
+    def present_fields(self) -> dict[str, Any]:
+        """The fields that are set, for JSON."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass
+class Distance:
+    """How far next-token distributions are from another model's, summed over tokens."""
+
+    tokens: int = 0
+    kl: float = 0.0  # nats
+    agreements: int = 0  # tokens for which both models find the same one likeliest
+
+    def add(self, reference: Logits, candidate: Logits) -> None:
+        """Add log-probabilities (n, V) of both models for the same tokens."""
+        self.tokens += len(reference)
+        self.kl += float((np.exp(reference) * (reference - candidate)).sum(dtype=np.float64))
+        self.agreements += int((reference.argmax(-1) == candidate.argmax(-1)).sum())
+
+
+@dataclass
+class Tally:
+    """Sums over scored tokens."""
+
+    tokens: int = 0
+    nats: float = 0.0
+    against_nats: float = 0.0
+    seconds: float = 0.0
+    distance: Distance = field(default_factory=Distance)
+
+    def add(self, logits: Logits, targets: Ids, against: Logits | None) -> None:
+        """Score logits (B, L, V) on targets (B, L); `against` are the other model's logits for the same tokens."""
+        picked = np.arange(targets.size), targets.ravel()
+        log_probs = log_softmax(logits)
+        self.tokens += targets.size
+        self.nats -= float(log_probs[picked].sum(dtype=np.float64))
+        if against is not None:
+            reference = log_softmax(against)
+            self.against_nats -= float(reference[picked].sum(dtype=np.float64))
+            self.distance.add(reference, log_probs)
+
+
+def evaluate(
+    model: LanguageModel,
+    stream: Ids,
+    *,
+    window: int = 1024,
+    mode: Mode = "prefill",
+    against: LanguageModel | None = None,
+    advance: Advance = lambda amount: None,
+) -> Evaluation:
+    """Score `model` on a token stream cut into contiguous windows, the last one as short as it comes.
+
+    stream: (tokens,) int64, documents joined by the end-of-text id (calib.data.token_stream).
+    Raises QuambaError: fewer than two tokens, models of different vocabularies, or logits that are not finite (exit 9).
+    """
+    check(model, stream, against)
+    tally = Tally()
+    score = score_prefill if mode == "prefill" else score_decode
+    for batch in batches(
+        stream, window, MAX_DECODE_BATCH if mode == "decode" else prefill_batch(model, window)
+    ):
+        score(model, against, batch, tally)
+        advance(batch.size)
+    if not math.isfinite(tally.nats):
+        raise QuambaError(
+            f"{model.path} gives logits that are not finite",
+            found=f"a sum of {tally.nats} nats over {tally.tokens} tokens",
+            fix="look for the first layer that is wrong with `quamba-export compare`",
+            code=ExitCode.NUMERIC,
+        )
+    nats = tally.nats / tally.tokens
+    return Evaluation(
+        path=model.path,
+        kind=model.kind,
+        qformat=model.qformat,
+        ssm_state_dtype=model.ssm_state_dtype,
+        mode=mode,
+        window=window,
+        input_tokens=len(stream),
+        tokens=tally.tokens,
+        perplexity=math.exp(nats),
+        nats_per_token=nats,
+        bits_per_byte=tally.nats / math.log(2) / scored_bytes(model, stream, window),
+        seconds=tally.seconds,
+        tokens_per_second=tally.tokens / tally.seconds,
+        against=against.path if against else None,
+        against_perplexity=math.exp(tally.against_nats / tally.tokens) if against else None,
+        kl=tally.distance.kl / tally.tokens if against else None,
+        top1_agreement=tally.distance.agreements / tally.tokens if against else None,
+    )
+
+
+def check(model: LanguageModel, stream: Ids, against: LanguageModel | None) -> None:
+    if len(stream) < 2:
+        raise QuambaError(
+            "the text is too short to score",
+            found=f"{len(stream)} tokens",
+            allowed="2 or more: the first of a window is never scored",
+        )
+    if against is not None and against.vocab_size != model.vocab_size:
+        raise QuambaError(
+            f"{model.path} and {against.path} have different vocabularies",
+            found=f"{model.vocab_size} and {against.vocab_size} tokens",
+            allowed="two versions of one model",
+        )
+
+
+def prefill_batch(model: LanguageModel, window: int) -> int:
+    return max(1, MAX_LOGITS // (window * model.vocab_size))
+
+
+def batches(stream: Ids, window: int, size: int) -> Iterator[Ids]:
+    """Contiguous windows as (B, window) arrays of at most `size` rows, then what is left over as (1, rest)."""
+    whole = len(stream) // window
+    for start in range(0, whole, size):
+        stop = min(start + size, whole)
+        yield stream[start * window : stop * window].reshape(-1, window)
+    rest = stream[whole * window :]
+    if len(rest) >= 2:
+        yield rest.reshape(1, -1)
+
+
+def score_prefill(model: LanguageModel, against: LanguageModel | None, batch: Ids, tally: Tally) -> None:
+    """One call for whole windows, batch (B, L)."""
+    inputs, targets = batch[:, :-1], batch[:, 1:]
+    started = time.perf_counter()
+    logits, _ = model.forward(inputs, None)  # (B, L-1, V)
+    tally.seconds += time.perf_counter() - started
+    tally.add(logits, targets, against.forward(inputs, None)[0] if against else None)
+
+
+def score_decode(model: LanguageModel, against: LanguageModel | None, batch: Ids, tally: Tally) -> None:
+    """A call a token, windows side by side, batch (B, L); the other model steps along."""
+    states = other = other_states = None
+    for position in range(batch.shape[1] - 1):
+        token, target = batch[:, position : position + 1], batch[:, position + 1 : position + 2]  # (B, 1)
+        started = time.perf_counter()
+        logits, states = model.forward(token, states)  # (B, 1, V)
+        tally.seconds += time.perf_counter() - started
+        if against:
+            other, other_states = against.forward(token, other_states)
+        tally.add(logits, target, other)
+
+
+def log_softmax(logits: Logits) -> Logits:
+    """(..., V) -> natural logarithms of the probabilities as rows (n, V)."""
+    flat = logits.reshape(-1, logits.shape[-1])
+    shifted = flat - flat.max(axis=-1, keepdims=True)
+    total = np.exp(shifted).sum(axis=-1, keepdims=True, dtype=np.float64)
+    return np.asarray(shifted - np.log(total).astype(np.float32))
+
+
+def scored_bytes(model: LanguageModel, stream: Ids, window: int) -> int:
+    """UTF-8 bytes of the text behind the scored tokens; the end-of-text id stands for none."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(model.tokenizer_path))
+    pieces = [stream[start + 1 : start + window] for start in range(0, len(stream), window)]
+    return sum(len(tokenizer.decode(piece.tolist()).encode()) for piece in pieces)

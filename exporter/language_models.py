@@ -1,0 +1,166 @@
+"""Anything that gives next-token logits, behind one call: a checkpoint, the quantized reference, export/ or bundle/.
+
+`open_language_model` finds out what a path holds. Arrays in and out are numpy, so that scoring does not care which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quamba_export.exporter.artefacts import artefact_kind, read_export
+from quamba_export.runtime.errors import QuambaError
+
+Ids = NDArray[np.int64]
+Logits = NDArray[np.float32]
+Forward = Callable[[Ids, Any], tuple[Logits, Any]]
+ModelKind = Literal["checkpoint", "reference", "export", "bundle"]
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model ready to be scored.
+
+    forward: (input_ids (B, L), states or None) -> (logits (B, L, V) fp32, states after the last token).
+    states:  what the runtime stores between two calls, whatever type that is; None is the state before any token.
+    """
+
+    path: str
+    kind: ModelKind
+    qformat: str
+    ssm_state_dtype: str
+    vocab_size: int
+    eos_token_id: int
+    tokenizer_path: Path
+    forward: Forward
+
+
+def open_language_model(
+    source: str, *, calibration: Path | None = None, qformat: str = "w8a8", ssm_state_dtype: str = "float16"
+) -> LanguageModel:
+    """Open `source`; with `calibration`, a checkpoint becomes the quantized PyTorch reference of that calibration.
+
+    Raises QuambaError where `source` is none of the four, or has no tokenizer.
+    """
+    kind = artefact_kind(Path(source))
+    if kind == "calibration":
+        raise QuambaError(
+            f"{source} holds scales, not a model",
+            found="a calibration/ directory",
+            allowed="a checkpoint, export/ or bundle/",
+            fix=f"name the checkpoint and add `--calibration {source}`",
+        )
+    if kind == "checkpoint" and calibration is None:
+        return open_checkpoint(source)
+    if kind == "checkpoint":
+        return open_reference(source, calibration, qformat, ssm_state_dtype)
+    return open_export(Path(source)) if kind == "export" else open_bundle(Path(source))
+
+
+def open_checkpoint(source: str) -> LanguageModel:
+    """The float model of a checkpoint."""
+    from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.float_model import FloatMamba
+
+    checkpoint = load_checkpoint(source)
+    return LanguageModel(
+        path=source,
+        kind="checkpoint",
+        qformat="fp32",
+        ssm_state_dtype="float32",
+        vocab_size=checkpoint.config.vocab_size,
+        eos_token_id=checkpoint.eos_token_id,
+        tokenizer_path=require_tokenizer(checkpoint.tokenizer_path, source),
+        forward=torch_forward(FloatMamba.from_checkpoint(checkpoint)),
+    )
+
+
+def open_reference(source: str, calibration: Path, qformat: str, ssm_state_dtype: str) -> LanguageModel:
+    """The quantized PyTorch model, the ground truth of the exported graph."""
+    from quamba_export.calib.calibration import read_calibration
+    from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.quantize_model import quantize_model
+
+    checkpoint = load_checkpoint(source)
+    model = quantize_model(
+        checkpoint, read_calibration(calibration), qformat=qformat, ssm_state_dtype=ssm_state_dtype
+    )
+    return LanguageModel(
+        path=source,
+        kind="reference",
+        qformat=qformat,
+        ssm_state_dtype=ssm_state_dtype,
+        vocab_size=checkpoint.config.vocab_size,
+        eos_token_id=checkpoint.eos_token_id,
+        tokenizer_path=require_tokenizer(checkpoint.tokenizer_path, source),
+        forward=torch_forward(model),
+    )
+
+
+def open_export(path: Path) -> LanguageModel:
+    """The ONNX graph of export/, in ONNX Runtime."""
+    export = read_export(path)
+    return onnx_language_model(
+        path, "export", export.qformat, export.config, export.eos_token_id, export.states
+    )
+
+
+def open_bundle(path: Path) -> LanguageModel:
+    """The ONNX graph of a bundle made for CPU."""
+    from quamba_export.runtime.manifest import read_manifest
+
+    manifest = read_manifest(path)
+    return onnx_language_model(
+        path, "bundle", manifest.qformat, manifest.config, manifest.eos_token_id, manifest.states
+    )
+
+
+def onnx_language_model(
+    path: Path,
+    kind: ModelKind,
+    qformat: str,
+    config: dict[str, Any],
+    eos_token_id: int,
+    states: list[dict[str, Any]],
+) -> LanguageModel:
+    from quamba_export.exporter.onnx_session import OnnxForward
+
+    forward = OnnxForward(path / "model.onnx", states)
+    return LanguageModel(
+        path=str(path),
+        kind=kind,
+        qformat=qformat,
+        ssm_state_dtype=forward.ssm_state_dtype,
+        vocab_size=config["vocab_size"],
+        eos_token_id=eos_token_id,
+        tokenizer_path=require_tokenizer(path / "tokenizer.json", str(path)),
+        forward=forward,
+    )
+
+
+def torch_forward(model: Callable[..., Any]) -> Forward:
+    """A PyTorch model's call with numpy ids and logits."""
+    import torch
+
+    @torch.inference_mode()
+    def forward(input_ids: Ids, states: Any) -> tuple[Logits, Any]:
+        logits, after = model(torch.from_numpy(np.ascontiguousarray(input_ids)), states)
+        return logits.numpy(), after
+
+    return forward
+
+
+def require_tokenizer(path: Path | None, source: str) -> Path:
+    if path is None or not path.is_file():
+        raise QuambaError(
+            f"{source} has no tokenizer.json, so text cannot be scored",
+            found="no tokenizer.json",
+            allowed="a tokenizer in the Hugging Face tokenizers format",
+            fix="copy the model's tokenizer.json into the folder",
+        )
+    return path

@@ -1,0 +1,32 @@
+"""Flags that several commands share, spelled once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="TEXT", help="A .txt or .jsonl file, or the name of a Hugging Face dataset."
+    ),
+]
+Window = Annotated[
+    int, typer.Option("--window", min=2, help="Tokens a window; the state starts at zero in each.")
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", min=2, help="Cut the text to its first N tokens."),
+]
+CalibrationPath = Annotated[
+    Path | None,
+    typer.Option("--calibration", help="The calibration/ directory the quantized model was made with."),
+]
+QFormat = Annotated[str, typer.Option("--qformat", help="Widths of weights and activations: w8a8.")]
+SsmStateDtype = Annotated[
+    Literal["float16", "float32", "int8"],
+    typer.Option("--ssm-state-dtype", help="How the scan state is stored between tokens."),
+]
