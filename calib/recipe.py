@@ -1,0 +1,141 @@
+"""A recipe: how every scale of a model is chosen, and which exact rewrites come first. Policy, as TOML.
+
+```toml
+rotate_out_proj = true          # online Hadamard in front of out_proj, its inverse in the weight
+[observers.default]             # every site without a table of its own
+kind = "absmax"
+[observers.x]                   # a site of docs/architecture.md by its short name, in all layers
+kind = "percentile"
+alpha = 0.99999
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import tomllib
+
+from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.observers import AbsoluteMaximum, Observer, observer_from_table, refuse_unknown
+from quamba_export.calib.sites import SITES
+from quamba_export.runtime.errors import QuambaError
+
+RECIPES = Path(__file__).parent / "recipes"
+MOST_GROUPS = 256
+
+_ONE_BILLION = 10**9
+_SITES = sorted({site for sites in SITES.values() for site in sites})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Policy of one calibration.
+
+    observers:           site (short name) or "default" -> observer.
+    head_groups:         a, runs of heads with scales of their own, in each of the G groups.
+    channel_groups:      b, runs of channels with scales of their own, in each head group.
+    rotate_residual:     Hadamard in embedding, in_proj, out_proj and lm_head: the residual stream is rotated.
+    rotate_out_proj:     online Hadamard in front of out_proj, its inverse folded into the weight.
+    reorder:             sort-and-cluster; x, B, C and ssm_state then have a scale for each group.
+    per_channel_weights: int8 weights have a scale for each row instead of one.
+    """
+
+    name: str
+    observers: Mapping[str, Observer]
+    head_groups: int = 1
+    channel_groups: int = 1
+    rotate_residual: bool = False
+    rotate_out_proj: bool = False
+    reorder: bool = False
+    per_channel_weights: bool = True
+
+    def __post_init__(self) -> None:
+        refuse_unknown(self.observers, ["default", *_SITES], f"site in recipe {self.name}")
+        if (self.head_groups > 1 or self.channel_groups > 1) and not self.reorder:
+            raise QuambaError(
+                f"recipe {self.name} has groups but no reorder",
+                found=f"head_groups = {self.head_groups}, channel_groups = {self.channel_groups}",
+                fix="add `reorder = true`: without it the channels of a group have nothing in common",
+            )
+
+    def observer(self, site: str) -> Observer:
+        """The observer of `site`, a short name."""
+        return self.observers.get(site) or self.observers.get("default") or AbsoluteMaximum()
+
+    def as_table(self) -> dict[str, Any]:
+        """The recipe as its TOML file would hold it, with every default written out."""
+        table = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            **table,
+            "observers": {site: self.observers[site].as_table() for site in sorted(self.observers)},
+        }
+
+    def check_fits(self, config: MambaConfig) -> None:
+        """Raise QuambaError where the model cannot be calibrated by this recipe."""
+        refuse_unknown(self.observers, ["default", *SITES[config.kind]], f"site of a {config.kind} model")
+        if self.reorder and config.kind != "mamba2":
+            raise QuambaError(
+                f"recipe {self.name} needs heads",
+                found=f"a {config.kind} model: its channels have no heads to cluster",
+                allowed="mamba2",
+                fix="use --recipe quamba",
+            )
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """A shipped recipe by name (quamba, quamba-1b, quamba2), or one of your own by the path of its TOML file.
+
+    Raises QuambaError for an unknown name, a file that is no TOML, an unknown field (naming the nearest known
+    one) or a value of the wrong type.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        shipped = {recipe.stem: recipe for recipe in RECIPES.glob("*.toml")}
+        refuse_unknown([str(name_or_path)], shipped, "recipe (a file must end in .toml)")
+        path = shipped[str(name_or_path)]
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise QuambaError(f"no recipe at {path}", found="no such file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise QuambaError(f"recipe {path} is not TOML", found=str(error)) from error
+    return recipe_from_table({"name": path.stem, **table})
+
+
+def recipe_from_table(table: Mapping[str, Any]) -> Recipe:
+    """The recipe of a parsed TOML or JSON table, its name among the fields."""
+    refuse_unknown(table, [field.name for field in fields(Recipe)], "recipe field")
+    allowed = {"name": str, "observers": Mapping, "head_groups": int, "channel_groups": int}
+    for field, value in table.items():
+        kind = allowed.get(field, bool)
+        if not isinstance(value, kind) or (kind is int and not 1 <= _number(value) <= MOST_GROUPS):
+            raise QuambaError(
+                f"recipe field {field} has a wrong value",
+                found=repr(value),
+                allowed=f"an integer from 1 to {MOST_GROUPS}" if kind is int else kind.__name__.lower(),
+            )
+    observers = table.get("observers", {})
+    for site, options in observers.items():
+        if not isinstance(options, Mapping):
+            raise QuambaError(
+                f"observers.{site} is no table", found=repr(options), allowed='{ kind = "absmax" }'
+            )
+    chosen = {site: observer_from_table(options, f"observers.{site}") for site, options in observers.items()}
+    return Recipe(**{**table, "observers": chosen})
+
+
+def default_recipe(config: MambaConfig) -> Recipe:
+    """The recipe that a model gets unless told otherwise: quamba2 for Mamba-2, quamba for Mamba-1."""
+    if config.kind == "mamba2":
+        return load_recipe("quamba2")
+    layer = config.d_in_proj * config.d_model + config.d_inner * config.d_model
+    size = config.n_layer * layer + config.vocab_size * config.d_model  # what is left out is a few percent
+    return load_recipe("quamba" if size < _ONE_BILLION else "quamba-1b")
+
+
+def _number(value: Any) -> int:
+    return 0 if isinstance(value, bool) else int(value)
