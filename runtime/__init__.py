@@ -1,0 +1,1 @@
+"""What runs on the device: bundles, engines, states, generation; numpy, tokenizers, one inference library."""

@@ -1,0 +1,224 @@
+"""`manifest.json` of a bundle and `export.json` of an export: read, verified, written.
+
+`read_manifest` is the only way into such a directory: it takes the current schema only, checks every field,
+then every file's kind, size and sha256 (folder_check.py); only then may a model or a tokenizer be parsed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from quamba_export.runtime.fields import Fields
+from quamba_export.runtime.folder_check import (
+    MANIFEST_NAMES,
+    MAX_BYTES,
+    MAX_MANIFEST_BYTES,
+    FileEntry,
+    check_files,
+    check_names,
+    entry_of,
+    find_manifest,
+    integrity_error,
+    open_plain,
+)
+
+SCHEMA_VERSION = 1
+Kind = Literal["bundle", "export"]
+REMAKE = {
+    "manifest.json": "make it anew: quamba-export build export/ --target cpu -o bundle/",
+    "export.json": "make it anew: quamba-export export CHECKPOINT --calibration calibration/ -o export/",
+}
+BACKENDS = ("onnxruntime",)
+BYTES_OF_DTYPE = {"int8": 1, "float16": 2, "float32": 4}
+MAX_VOCAB = 1 << 24
+MAX_DIMENSION = 1 << 20
+MAX_STATE_BYTES = 4 << 30  # one sequence, all layers
+
+
+@dataclass(frozen=True)
+class StateTensor:
+    """One recurrent state: the graph's input and output name, and its dtype and shape without the batch."""
+
+    past: str
+    present: str
+    dtype: str  # "int8", "float16" or "float32"
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one sequence's state."""
+        size = BYTES_OF_DTYPE[self.dtype]
+        for dimension in self.shape:
+            size *= dimension
+        return size
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A bundle or an export whose files have been verified.
+
+    An export is what a CPU bundle is made of, so it has target "cpu" and backend "onnxruntime".
+    """
+
+    kind: Kind
+    producer: str
+    target: str
+    backend: str
+    qformat: str
+    config: Mapping[str, Any]  # MambaConfig's fields; the runtime reads vocab_size only
+    eos_token_id: int
+    states: tuple[StateTensor, ...]
+    files: Mapping[str, FileEntry]
+    sources: Mapping[str, str | None]  # sha256 by "checkpoint", "calibration" (null for float), "export"
+    digest: str = ""  # sha256 of the manifest file itself; identifies everything above
+
+    @property
+    def vocab_size(self) -> int:
+        """V: rows of the embedding, padding included."""
+        return cast(int, self.config["vocab_size"])
+
+
+def read_manifest(folder: Path | str) -> Manifest:
+    """Read and verify a bundle/ or export/ directory.
+
+    Raises QuambaError: exit 3 for a directory that is neither, or of another schema; exit 4 where a file was
+    added, removed, changed or replaced by something that is no plain file.
+    """
+    folder = Path(folder)
+    name = find_manifest(folder)
+    with open_plain(folder / name, MAX_MANIFEST_BYTES) as (file, _):
+        content = file.read(MAX_MANIFEST_BYTES)
+    manifest = parse_manifest(content, folder / name)
+    check_files(folder, name, manifest.files)
+    return manifest
+
+
+def parse_manifest(content: bytes, path: Path) -> Manifest:
+    """The manifest in the bytes of `path`, every field checked. Raises QuambaError (exit 3)."""
+    fields = Fields.from_json(content, str(path), fix=REMAKE[path.name])
+    kind: Kind = "bundle" if path.name == "manifest.json" else "export"
+    fields.version("schema_version", SCHEMA_VERSION)
+    fields.choice("kind", (kind,))
+    bundle = kind == "bundle"
+    config, files = fields.object("config"), fields.object("files")
+    vocab_size = config.integer("vocab_size", 1, MAX_VOCAB)
+    manifest = Manifest(
+        kind=kind,
+        producer=fields.text("producer"),
+        target=fields.text("target") if bundle else "cpu",
+        backend=fields.choice("backend", BACKENDS) if bundle else "onnxruntime",
+        qformat=fields.text("qformat"),
+        config=config.values,
+        eos_token_id=fields.integer("eos_token_id", 0, vocab_size - 1),
+        states=parse_states(fields),
+        files={name: parse_file(files.object(name)) for name in files.values},
+        sources=parse_sources(fields.object("sources")) if bundle else parse_export_sources(fields),
+        digest=sha256(content).hexdigest(),
+    )
+    fields.end()
+    return manifest
+
+
+def parse_sources(fields: Fields) -> dict[str, str | None]:
+    """The digests of what a bundle came from."""
+    sources = {
+        "checkpoint": fields.digest("checkpoint"),
+        "calibration": fields.optional_digest("calibration"),
+        "export": fields.digest("export"),
+    }
+    fields.end()
+    return sources
+
+
+def parse_export_sources(fields: Fields) -> dict[str, str | None]:
+    """The same two of an export, which keeps them at the top level."""
+    return {
+        "checkpoint": fields.digest("checkpoint_digest"),
+        "calibration": fields.optional_digest("calibration_digest"),
+    }
+
+
+def parse_states(fields: Fields) -> tuple[StateTensor, ...]:
+    """The state table: `past_{conv,ssm}_states.{i}` -> `present_...` for every layer i, each once."""
+    states = tuple(parse_state(entry) for entry in fields.objects("states"))
+    layers, found = range(len(states) // 2), {(state.past, state.present) for state in states}
+    wanted = {
+        (f"past_{kind}_states.{i}", f"present_{kind}_states.{i}") for kind in ("conv", "ssm") for i in layers
+    }
+    if not states or len(states) != len(wanted) or found != wanted:
+        odd = sorted(found - wanted) or sorted(wanted - found) or "no states, or one of them twice"
+        raise fields.error("states", str(odd), "one conv and one ssm state for each layer 0, 1, ...")
+    if (total := sum(state.nbytes for state in states)) > MAX_STATE_BYTES:
+        raise fields.error("states", f"{total} bytes a sequence", f"at most {MAX_STATE_BYTES}")
+    return states
+
+
+def parse_state(fields: Fields) -> StateTensor:
+    state = StateTensor(
+        past=fields.text("past"),
+        present=fields.text("present"),
+        dtype=fields.choice("dtype", tuple(BYTES_OF_DTYPE)),
+        shape=fields.integers("shape", 1, MAX_DIMENSION),
+    )
+    fields.end()
+    return state
+
+
+def parse_file(fields: Fields) -> FileEntry:
+    entry = FileEntry(fields.digest("sha256"), fields.integer("size", 0, max(MAX_BYTES.values())))
+    fields.end()
+    return entry
+
+
+def files_of(folder: Path | str) -> dict[str, dict[str, Any]]:
+    """Name -> {sha256, size} of every file of a directory but its manifest, as manifests hold it.
+
+    Raises QuambaError (exit 4) for what a reader would refuse: a name not allowed, a link, a directory.
+    """
+    folder = Path(folder)
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.name not in MANIFEST_NAMES)
+    if odd := [name for name in names if name not in MAX_BYTES]:
+        raise integrity_error(
+            f"{folder} holds a file that may not be there", found=odd[0], allowed=", ".join(MAX_BYTES)
+        )
+    return {name: asdict(entry_of(folder / name)) for name in names}
+
+
+def manifest_for(
+    folder: Path | str, export: Manifest, *, target: str, backend: str, producer: str
+) -> Manifest:
+    """The manifest of a bundle whose files stand in `folder`, made from a verified export.
+
+    target: the name of a target, backend: "onnxruntime"; producer: program and version that wrote the bundle.
+    """
+    return Manifest(
+        kind="bundle",
+        producer=producer,
+        target=target,
+        backend=backend,
+        qformat=export.qformat,
+        config=export.config,
+        eos_token_id=export.eos_token_id,
+        states=export.states,
+        files={name: FileEntry(**entry) for name, entry in files_of(folder).items()},
+        sources={**export.sources, "export": export.digest},
+    )
+
+
+def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
+    """Check that `read_manifest` will take it, write `manifest.json` atomically, return its path."""
+    path = Path(folder) / "manifest.json"
+    record = {"schema_version": SCHEMA_VERSION, **asdict(manifest)}
+    del record["digest"]
+    content = (json.dumps(record, indent=2) + "\n").encode()
+    check_names(path.parent, path.name, parse_manifest(content, path).files)
+    partial = path.with_name(".manifest.json.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+    return path
