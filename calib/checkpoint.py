@@ -11,7 +11,9 @@ from torch import Tensor
 
 from quamba_export.calib.checkpoint_config import read_config
 from quamba_export.calib.checkpoint_tensors import read_tensors
+from quamba_export.calib.checkpoint_tokenizer import read_eos_token_id, read_tokenizer
 from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.hub import download, is_hub_id
 from quamba_export.runtime.errors import QuambaError
 
 
@@ -32,27 +34,34 @@ class Checkpoint:
 
 
 def load_checkpoint(source: str | Path) -> Checkpoint:
-    """Read a mamba-ssm directory.
+    """Read a mamba-ssm or Hugging Face directory, or fetch a hub id ('owner/name') and read that.
 
-    Raises QuambaError naming the file, tensor or key that is wrong.
+    Raises QuambaError naming the file, tensor or key that is wrong, what was found and what is allowed.
     """
-    path = Path(source)
-    if not path.is_dir():
-        raise QuambaError(
-            f"no checkpoint directory at {path}",
-            found="a file" if path.exists() else "nothing",
-            allowed="a directory with config.json and weights",
-        )
+    path = _directory(source)
     config = read_config(path / "config.json")
     tensors = read_tensors(path, config)
-    tokenizer = path / "tokenizer.json"
+    tokenizer = read_tokenizer(path, config.vocab_size)
     return Checkpoint(
         path=path,
         config=config,
         tensors=tensors,
         digest=checkpoint_digest(config, tensors),
-        tokenizer_path=tokenizer if tokenizer.is_file() else None,
-        eos_token_id=0,
+        tokenizer_path=tokenizer.path if tokenizer else None,
+        eos_token_id=read_eos_token_id(path, config.vocab_size, tokenizer),
+    )
+
+
+def _directory(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if not path.exists() and is_hub_id(str(source)):
+        return download(str(source))
+    raise QuambaError(
+        f"no checkpoint at {source}",
+        found="a file" if path.exists() else "nothing there",
+        allowed="a directory with config.json and weights, or a hub id owner/name",
     )
 
 

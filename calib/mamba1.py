@@ -48,7 +48,7 @@ def selective_scan(
     -> y (B, L, E), the state after the last token (B, E, N).
 
     A GPU takes the whole length at once, its chunks side by side. A CPU takes one chunk after the other, so
-    that the (B, T, E, N) intermediates stay in cache: 6 times faster there (B 2, L 512, E 768, N 16, one core).
+    that its (B, T, E, N) intermediates stay in cache: 6 times faster (B 2, L 512, E 768, N 16, one core).
     """
     segment = x.shape[1] if x.is_cuda else CHUNK
     outputs, state = [], state.to(x.dtype)
@@ -64,7 +64,7 @@ def _scan_chunks(
 ) -> tuple[Tensor, Tensor]:
     """The scan in K chunks of T tokens: T steps for all chunks at once, then K from chunk to chunk.
 
-    The first chunk starts from `state`, the others from zero; what they miss is their true start state, decayed.
+    The first chunk starts from `state`, the others from zero: they miss their true start state, decayed.
     """
     length, chunk = x.shape[1], min(CHUNK, x.shape[1])
     pad = -length % chunk  # padded tokens have dt = 0: they keep the state and add nothing

@@ -1,0 +1,49 @@
+"""A model id on the Hugging Face hub -> a local directory with the files a checkpoint needs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from quamba_export.runtime.errors import ExitCode, QuambaError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+DESCRIPTION = ["config.json", "generation_config.json", "tokenizer.json"]
+SAFETENSORS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
+PICKLES = ["pytorch_model.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index.json"]
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether the text has the form owner/name."""
+    return HUB_ID.fullmatch(source) is not None
+
+
+def download(hub_id: str) -> Path:
+    """The snapshot's directory in the local hub cache; pickles are fetched only where there is no safetensors file.
+
+    Raises QuambaError (exit code 8) where the hub refuses or cannot be reached and nothing is cached.
+    """
+    directory = _snapshot(hub_id, DESCRIPTION + SAFETENSORS)
+    if any(directory.glob("model*.safetensors")):
+        return directory
+    return _snapshot(hub_id, DESCRIPTION + PICKLES)
+
+
+def _snapshot(hub_id: str, patterns: list[str]) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise QuambaError(
+            f"{hub_id} is a hub id, and huggingface_hub is not installed",
+            fix="pip install 'quamba-export[hub]', or give a directory",
+        ) from error
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise QuambaError(
+            f"the hub gave no checkpoint {hub_id}",
+            found=str(error).strip().split("\n")[0],
+            allowed="a directory, or the owner/name of a model that this account may read",
+            code=ExitCode.REMOTE,
+        ) from error
