@@ -7,7 +7,7 @@ and `layers.{i}.conv_state`, `layers.{i}.ssm_state` after the last token. Intege
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from quamba_export.calib.float_model import FloatMamba
     from quamba_export.calib.quantized_model import QuantizedModel
     from quamba_export.calib.states import States
+    from quamba_export.runtime.manifest import StateTensor
 
 Arrays = dict[str, NDArray[Any]]
 SPLIT_CONV_IN = ("conv_in_x", "conv_in_B", "conv_in_C")  # Mamba-2's float model observes the parts of conv_in
@@ -69,12 +70,12 @@ class ReferenceRunner(SiteRunner):
 class OnnxRunner(SiteRunner):
     """ONNX Runtime on a copy of the graph, in memory, with every site marked as an output."""
 
-    def __init__(self, model_path: Path, states: list[dict[str, Any]], sites: list[str]) -> None:
+    def __init__(self, model_path: Path, states: Sequence[StateTensor]) -> None:
         super().__init__(name="onnxruntime")
-        self.model_path, self.states, self.wanted = model_path, states, sites
+        self.model_path, self.states = model_path, states
 
     def activate_impl(self) -> None:
-        self.session = open_session(with_outputs(self.model_path, self.wanted), self.model_path.parent)
+        self.session = open_session(with_site_outputs(self.model_path), self.model_path.parent)
 
     def deactivate_impl(self) -> None:
         del self.session
@@ -108,14 +109,13 @@ def observed(run: Callable[[Callable[[str, torch.Tensor], None]], tuple[torch.Te
     return outputs | {"logits": logits.numpy()}
 
 
-def with_outputs(model_path: Path, wanted: list[str]) -> bytes:
-    """The serialized graph with those of the tensors `wanted` that it has as further outputs; weights stay outside."""
+def with_site_outputs(model_path: Path) -> bytes:
+    """The serialized graph with every tensor named `layers.*` as a further output; weights stay outside."""
     import onnx
 
     model = onnx.load(str(model_path), load_external_data=False)
-    have = {output.name for output in model.graph.output}
-    made = {name for node in model.graph.node for name in node.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name in made - have)
+    sites = (name for node in model.graph.node for name in node.output if name.startswith("layers."))
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sites)
     return bytes(model.SerializeToString())
 
 

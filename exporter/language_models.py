@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quamba_export.exporter.artefacts import artefact_kind, read_export
+from quamba_export.exporter.artefacts import artefact_kind
 from quamba_export.runtime.errors import QuambaError
 
 Ids = NDArray[np.int64]
@@ -55,11 +55,11 @@ def open_language_model(
             allowed="a checkpoint, export/ or bundle/",
             fix=f"name the checkpoint and add `--calibration {source}`",
         )
-    if kind == "checkpoint" and calibration is None:
+    if kind != "checkpoint":
+        return open_graph(Path(source), kind)
+    if calibration is None:
         return open_checkpoint(source)
-    if kind == "checkpoint":
-        return open_reference(source, calibration, qformat, ssm_state_dtype)
-    return open_export(Path(source)) if kind == "export" else open_bundle(Path(source))
+    return open_reference(source, calibration, qformat, ssm_state_dtype)
 
 
 def open_checkpoint(source: str) -> LanguageModel:
@@ -102,44 +102,21 @@ def open_reference(source: str, calibration: Path, qformat: str, ssm_state_dtype
     )
 
 
-def open_export(path: Path) -> LanguageModel:
-    """The ONNX graph of export/, in ONNX Runtime."""
-    export = read_export(path)
-    return onnx_language_model(
-        path, "export", export.qformat, export.config, export.eos_token_id, export.states
-    )
-
-
-def open_bundle(path: Path) -> LanguageModel:
-    """The ONNX graph of a bundle made for CPU."""
+def open_graph(path: Path, kind: ModelKind) -> LanguageModel:
+    """The ONNX graph of export/ or of a bundle made for CPU, in ONNX Runtime."""
+    from quamba_export.exporter.onnx_session import OnnxForward, ssm_state_dtype
     from quamba_export.runtime.manifest import read_manifest
 
     manifest = read_manifest(path)
-    return onnx_language_model(
-        path, "bundle", manifest.qformat, manifest.config, manifest.eos_token_id, manifest.states
-    )
-
-
-def onnx_language_model(
-    path: Path,
-    kind: ModelKind,
-    qformat: str,
-    config: dict[str, Any],
-    eos_token_id: int,
-    states: list[dict[str, Any]],
-) -> LanguageModel:
-    from quamba_export.exporter.onnx_session import OnnxForward
-
-    forward = OnnxForward(path / "model.onnx", states)
     return LanguageModel(
         path=str(path),
         kind=kind,
-        qformat=qformat,
-        ssm_state_dtype=forward.ssm_state_dtype,
-        vocab_size=config["vocab_size"],
-        eos_token_id=eos_token_id,
+        qformat=manifest.qformat,
+        ssm_state_dtype=ssm_state_dtype(manifest),
+        vocab_size=manifest.vocab_size,
+        eos_token_id=manifest.eos_token_id,
         tokenizer_path=require_tokenizer(path / "tokenizer.json", str(path)),
-        forward=forward,
+        forward=OnnxForward(path / "model.onnx", manifest.states),
     )
 
 

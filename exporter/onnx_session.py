@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from quamba_export.runtime.manifest import Manifest, StateTensor
+
+SsmStateDtype = Literal["float16", "float32", "int8"]
 States = dict[str, NDArray[Any]]
 
 
@@ -21,18 +25,23 @@ def open_session(model: bytes | Path, data_folder: Path) -> onnxruntime.Inferenc
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def zero_states(table: list[dict[str, Any]], batch: int) -> States:
-    """The states before the first token, by their input names; `table` is export.json's."""
-    return {entry["past"]: np.zeros((batch, *entry["shape"]), dtype=entry["dtype"]) for entry in table}
+def ssm_state_dtype(manifest: Manifest) -> SsmStateDtype:
+    """How the graph stores the scan state."""
+    dtypes = {state.dtype for state in manifest.states if state.past.startswith("past_ssm_states.")}
+    return cast(SsmStateDtype, dtypes.pop())
+
+
+def zero_states(table: Sequence[StateTensor], batch: int) -> States:
+    """The states before the first token, by their input names."""
+    return {state.past: np.zeros((batch, *state.shape), dtype=state.dtype) for state in table}
 
 
 class OnnxForward:
     """A call of the exported graph: ids (B, L) and states -> logits (B, L, V) fp32 and states."""
 
-    def __init__(self, model_path: Path, table: list[dict[str, Any]]) -> None:
+    def __init__(self, model_path: Path, table: Sequence[StateTensor]) -> None:
         self.session = open_session(model_path, model_path.parent)
         self.table = table
-        self.ssm_state_dtype = next(entry["dtype"] for entry in table if "ssm" in entry["past"])
 
     def __call__(
         self, input_ids: NDArray[np.int64], states: States | None
@@ -40,6 +49,5 @@ class OnnxForward:
         batch, length = input_ids.shape
         states = states or zero_states(self.table, batch)
         feed = {"input_ids": input_ids, "num_logits_to_keep": np.int64(length), **states}
-        outputs = ["logits", *(entry["present"] for entry in self.table)]
-        logits, *present = self.session.run(outputs, feed)
-        return logits, {entry["past"]: state for entry, state in zip(self.table, present, strict=True)}
+        logits, *present = self.session.run(["logits", *(state.present for state in self.table)], feed)
+        return logits, {state.past: array for state, array in zip(self.table, present, strict=True)}

@@ -30,3 +30,6 @@ SsmStateDtype = Annotated[
     Literal["float16", "float32", "int8"],
     typer.Option("--ssm-state-dtype", help="How the scan state is stored between tokens."),
 ]
+Output = Annotated[
+    Path, typer.Option("-o", "--out", help="The directory to write; it appears when it is whole.")
+]

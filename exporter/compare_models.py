@@ -1,0 +1,94 @@
+"""`compare`: open an export or bundle, its checkpoint and its calibration, and lay three models side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quamba_export.calib.calibration import read_calibration
+from quamba_export.calib.checkpoint import load_checkpoint
+from quamba_export.calib.data import token_stream, windows
+from quamba_export.calib.quantize_model import quantize_model
+from quamba_export.calib.quantized_model import QuantizedModel
+from quamba_export.calib.rewrites import rewrite
+from quamba_export.exporter.compare import DEFAULT_MIN_SNR_DB, PairComparison, compare_runners
+from quamba_export.exporter.compare_runners import FloatRunner, OnnxRunner, ReferenceRunner
+from quamba_export.exporter.console import progress
+from quamba_export.exporter.onnx_session import ssm_state_dtype
+from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.manifest import read_manifest
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The `--json` object of `compare`."""
+
+    path: str
+    against: str
+    calibration: str
+    window: int
+    tokens: int
+    min_snr_db: float
+    pairs: list[PairComparison]
+
+
+def compare_models(
+    path: Path,
+    against: str,
+    data: str,
+    *,
+    calibration_path: Path | None = None,
+    window: int = 256,
+    max_tokens: int = 2048,
+    min_snr_db: float = DEFAULT_MIN_SNR_DB,
+) -> Comparison:
+    """Compare the float model after the exact rewrites, the quantized PyTorch model, and the ONNX graph of `path`.
+
+    Raises QuambaError: exit 4 where checkpoint, calibration and export do not belong together, 3 for too little text.
+    """
+    manifest = read_manifest(path)
+    calibration_path = calibration_path or path.parent / "calibration"
+    checkpoint, calibration = load_checkpoint(against), read_calibration(calibration_path)
+    check_same("checkpoint", against, checkpoint.digest, manifest.sources["checkpoint"])
+    check_same("calibration", str(calibration_path), calibration.digest, manifest.sources["calibration"])
+    reference = quantize_model(checkpoint, calibration, manifest.qformat, ssm_state_dtype(manifest))
+    stream = token_stream(data, path / "tokenizer.json", manifest.eos_token_id, limit=max_tokens)
+    batches = [row[None] for row in windows(stream, window)]  # (1, L) each: every site of one is in memory
+    if not batches:
+        found = f"{len(stream)} tokens"
+        raise QuambaError(
+            "the text is shorter than a window", found=found, allowed=f"{window} tokens or more"
+        )
+    runners = [
+        FloatRunner(rewrite(checkpoint, calibration)),
+        ReferenceRunner(reference),
+        OnnxRunner(path / "model.onnx", manifest.states),
+    ]
+    tokens = len(batches) * window
+    with progress(f"compare {path}", tokens) as advance:
+        scales = partial(site_scale, reference)
+        pairs = compare_runners(runners, batches, scales, min_snr_db=min_snr_db, advance=advance)
+    return Comparison(str(path), against, str(calibration_path), window, tokens, min_snr_db, pairs)
+
+
+def site_scale(model: QuantizedModel, site: str) -> NDArray[np.float32]:
+    """What the codes of `site` are multiplied with; the conv state's are conv_in's, for (B, C, W-1)."""
+    if site.endswith(".conv_state"):
+        return np.asarray(model.site_scale(site.replace(".conv_state", ".conv_in")).numpy())[..., None]
+    return np.asarray(model.site_scale(site).numpy())
+
+
+def check_same(what: str, source: str, found: str, expected: str | None) -> None:
+    """Refuse (exit 4) a checkpoint or calibration that the export was not made from."""
+    if found != expected:
+        raise QuambaError(
+            f"the export was made from another {what} than {source}",
+            found=f"digest {found[:12]}",
+            allowed=f"digest {str(expected)[:12]}",
+            fix=f"name the {what} that the export was made from",
+            code=ExitCode.INTEGRITY,
+        )

@@ -1,0 +1,65 @@
+"""`build`: a CPU bundle of an export, and what it refuses."""
+
+from pathlib import Path
+
+import pytest
+from fake_export import FILES, write_fake_export
+
+from quamba_export.exporter.build import build_bundle
+from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.manifest import read_manifest
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    return write_fake_export(tmp_path / "export")
+
+
+def test_a_cpu_bundle_is_read_back_by_the_runtime(export: Path, tmp_path: Path) -> None:
+    result = build_bundle(export, "cpu", tmp_path / "bundle")
+    manifest = read_manifest(tmp_path / "bundle")
+    assert (manifest.kind, manifest.target, manifest.backend) == ("bundle", "cpu", "onnxruntime")
+    assert manifest.sources["checkpoint"] == "a" * 64
+    assert set(manifest.files) == set(FILES)
+    assert result.size == sum(map(len, FILES.values()))
+
+
+def test_building_again_replaces_the_bundle_with_the_same_bytes(export: Path, tmp_path: Path) -> None:
+    build_bundle(export, "cpu", tmp_path / "bundle")
+    first = (tmp_path / "bundle" / "manifest.json").read_bytes()
+    build_bundle(export, "cpu", tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "manifest.json").read_bytes() == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "export"]
+
+
+def test_a_changed_export_is_refused_and_nothing_is_left_behind(export: Path, tmp_path: Path) -> None:
+    (export / "model.onnx").write_bytes(b"grapf")
+    with pytest.raises(QuambaError, match="model.onnx") as caught:
+        build_bundle(export, "cpu", tmp_path / "bundle")
+    assert caught.value.code is ExitCode.INTEGRITY
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]
+
+
+@pytest.mark.parametrize("target", ["orin", "h200"])
+def test_a_target_of_a_later_release_is_refused_before_anything_is_read(tmp_path: Path, target: str) -> None:
+    with pytest.raises(QuambaError, match=f"target '{target}'") as caught:
+        build_bundle(tmp_path / "nowhere", target, tmp_path / "bundle")
+    assert caught.value.code is ExitCode.INCOMPATIBLE
+    assert "cpu" in str(caught.value)
+
+
+def test_what_is_no_export_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "calibration").mkdir()
+    (tmp_path / "calibration" / "calibration.json").write_text("{}")
+    with pytest.raises(QuambaError, match="not an export/") as caught:
+        build_bundle(tmp_path / "calibration", "cpu", tmp_path / "bundle")
+    assert caught.value.found == "a calibration"
+
+
+def test_a_folder_with_other_things_in_it_is_not_overwritten(export: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"meow")
+    with pytest.raises(QuambaError, match="in the way") as caught:
+        build_bundle(export, "cpu", tmp_path / "photos")
+    assert caught.value.code is ExitCode.USAGE
+    assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"meow"
