@@ -48,8 +48,8 @@ test: lint
 # The main job on each embedded model; every step's JSON stays in demo-out/<model>/, where `report` finds it.
 MODELS := mamba2-kjv mamba1-kjv
 CLI := $(BIN)/quamba-export
-TEXT := embedded/text
-EVAL := --data $(TEXT)/validation.txt --window 512 --max-tokens 8192
+CALIBRATION_TEXT := embedded/calibration.txt --calib-size 128 --calib-seqlen 512
+VALIDATION_TEXT := embedded/validation.txt --max-tokens 8192
 
 demo: environment-demo $(MODELS:%=demo-out/%)
 	@ci/step "report" $(CLI) report demo-out -o demo-out/report.html
@@ -59,9 +59,14 @@ demo: environment-demo $(MODELS:%=demo-out/%)
 .PHONY: $(MODELS:%=demo-out/%)
 $(MODELS:%=demo-out/%): demo-out/%: environment-demo
 	@rm -rf $@ && mkdir -p $@
-	@ci/step -o $@/calibrate.json "$*: calibrate" $(CLI) calibrate embedded/$* --data $(TEXT)/calibration.txt -o $@/calibration --json
+	@ci/step -o $@/calibrate.json "$*: calibrate" $(CLI) calibrate embedded/$* --data $(CALIBRATION_TEXT) -o $@/calibration --json
 	@ci/step -o $@/export.json "$*: export" $(CLI) export embedded/$* --calibration $@/calibration -o $@/export --json
 	@ci/step -o $@/build.json "$*: build" $(CLI) build $@/export --target cpu -o $@/bundle --json
+	@ci/step -o $@/compare.json "$*: compare" $(CLI) compare $@/bundle --against embedded/$* --data embedded/validation.txt --json
+	@ci/step -o $@/eval-float.json "$*: eval before" $(CLI) eval embedded/$* --data $(VALIDATION_TEXT) --json
+	@ci/step -o $@/eval-prefill.json "$*: eval after" $(CLI) eval $@/bundle --against embedded/$* --data $(VALIDATION_TEXT) --json
+	@ci/step -o $@/eval-decode.json "$*: eval after, token by token" $(CLI) eval $@/bundle --mode decode --data $(VALIDATION_TEXT) --json
+	@ci/step "$*: run" $(CLI) run $@/bundle --prompt "In the beginning" --max-new-tokens 96 --seed 1
 
 clean:
 	rm -rf .venv .ns demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
