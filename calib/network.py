@@ -47,7 +47,12 @@ class Backend(Protocol[V]):
 
 
 def forward(
-    net: Backend[V], model: QuantizedModel, input_ids: V, conv_states: list[V], ssm_states: list[V], num_logits: V
+    net: Backend[V],
+    model: QuantizedModel,
+    input_ids: V,
+    conv_states: list[V],
+    ssm_states: list[V],
+    num_logits: V,
 ) -> tuple[V, list[V], list[V]]:
     """input_ids (B, L) and the carried states -> logits (B, num_logits, V) of the last positions, next states."""
     block = mamba1_block if model.config.kind == "mamba1" else mamba2_block
@@ -73,7 +78,8 @@ def mamba1_block(
     x, conv_state = _conv(net, site, net.tap(f"{site}.conv_in", x), conv_state)
     net.tap(f"{site}.x", x)
     low, rows, columns = net.split(
-        _project(net, model, f"{site}.x_proj", x, f"{site}.x"), [config.dt_rank, config.d_state, config.d_state]
+        _project(net, model, f"{site}.x_proj", x, f"{site}.x"),
+        [config.dt_rank, config.d_state, config.d_state],
     )
     net.tap(f"{site}.B", rows)
     net.tap(f"{site}.C", columns)
@@ -171,7 +177,9 @@ def _project(net: Backend[V], model: QuantizedModel, name: str, x: V, x_site: st
 
 def _conv(net: Backend[V], site: str, x: V, state: V) -> tuple[V, V]:
     parts = ("weight", "x_scale", "weight_scale", "bias", "out_scale")
-    y, state = net.op("QuantizedCausalConv1d", x, state, *(net.weight(f"{site}.conv1d.{part}") for part in parts))
+    y, state = net.op(
+        "QuantizedCausalConv1d", x, state, *(net.weight(f"{site}.conv1d.{part}") for part in parts)
+    )
     return y, state
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor as T
 
 from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
 from quamba_export.plugins.common.hadamard import apply_hadamard
-from quamba_export.plugins.common.onnx_text import hadamard_lines
+from quamba_export.plugins.common.onnx_text import hadamard_lines, root_mean_square_lines, silu_lines
+from quamba_export.plugins.common.precise import root_mean_square, silu
 from quamba_export.plugins.common.quantization import dequantize, quantize
 
 SPEC = OpSpec(
@@ -34,41 +34,44 @@ SPEC = OpSpec(
 
 
 def reference(
-    x: T, z: T, norm_weight: T, *, z_scale: float, n_groups: int, hadamard: int, epsilon: float, out_scale: float
+    x: T,
+    z: T,
+    norm_weight: T,
+    *,
+    z_scale: float,
+    n_groups: int,
+    hadamard: int,
+    epsilon: float,
+    out_scale: float,
 ) -> T:
     """y = quantize(H (norm(x * silu(z)) * norm_weight), out_scale); H is the identity when `hadamard` is 0.
 
     Source: Mamba-2's RMSNormGated with norm_before_gate=False; Quamba2 (arXiv 2503.22879), section 4.
     """
-    gate = dequantize(z, z_scale)
-    gated = x * (gate * torch.sigmoid(gate))  # (B, L, E)
+    gated = x * silu(dequantize(z, z_scale))  # (B, L, E)
     grouped = gated.unflatten(-1, (n_groups, -1))  # (B, L, n_groups, E / n_groups)
-    root = torch.sqrt(grouped.square().mean(-1, keepdim=True) + epsilon)
-    normed = (grouped / root).flatten(-2) * norm_weight  # (B, L, E)
-    return quantize(apply_hadamard(normed) if hadamard else normed, out_scale)
+    normed = (grouped / root_mean_square(grouped, epsilon)).flatten(-2) * norm_weight  # (B, L, E)
+    return quantize(apply_hadamard(normed.double()).float() if hadamard else normed, out_scale)
 
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
     """The reference in standard ops; the number of groups and the Hadamard size are fixed in the body."""
     channels, groups = int(sizes["E"]), int(attrs["n_groups"])
-    rotate = hadamard_lines("normed", "rotated", channels) if attrs["hadamard"] else "rotated = Identity (normed)"
+    rotate = (
+        hadamard_lines("normed", "rotated", channels) if attrs["hadamard"] else "rotated = Identity (normed)"
+    )
     return f"""
         z_scale = Constant <value_float: float = @z_scale> ()
         epsilon = Constant <value_float: float = @epsilon> ()
         out_scale = Constant <value_float: float = @out_scale> ()
         zero_point = Constant <value = int8 {{0}}> ()
-        last = Constant <value_ints = [-1]> ()
         by_group = Constant <value_ints = [0, 0, {groups}, {channels // groups}]> ()
         flat = Constant <value_ints = [0, 0, {channels}]> ()
         gate = DequantizeLinear (z, z_scale, zero_point)
-        sigmoid = Sigmoid (gate)
-        silu = Mul (gate, sigmoid)
+        {silu_lines("gate", "silu")}
         gated = Mul (x, silu)
         grouped = Reshape (gated, by_group)
-        square = Mul (grouped, grouped)
-        mean = ReduceMean <keepdims = 1> (square, last)
-        shifted = Add (mean, epsilon)
-        root = Sqrt (shifted)
+        {root_mean_square_lines("grouped", "root")}
         divided = Div (grouped, root)
         merged = Reshape (divided, flat)
         normed = Mul (merged, norm_weight)

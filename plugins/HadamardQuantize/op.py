@@ -21,12 +21,14 @@ SPEC = OpSpec(
 
 def reference(x: T, *, hadamard: int, out_scale: float) -> T:
     """y = quantize(H x, out_scale) over the last axis, H of plugins/common/hadamard.py or, when `hadamard` is 0, I."""
-    return quantize(apply_hadamard(x) if hadamard else x, out_scale)  # (B, L, E)
+    return quantize(apply_hadamard(x.double()).float() if hadamard else x, out_scale)  # (B, L, E)
 
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
     """The reference in standard ops."""
-    rotate = hadamard_lines("x", "rotated", int(sizes["E"])) if attrs["hadamard"] else "rotated = Identity (x)"
+    rotate = (
+        hadamard_lines("x", "rotated", int(sizes["E"])) if attrs["hadamard"] else "rotated = Identity (x)"
+    )
     return f"""
         out_scale = Constant <value_float: float = @out_scale> ()
         zero_point = Constant <value = int8 {{0}}> ()

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor as T
 
 from quamba_export.plugins.common.contract import OpSpec, Size, Tensor
+from quamba_export.plugins.common.onnx_text import quantize_lines, silu_lines
+from quamba_export.plugins.common.precise import silu
 from quamba_export.plugins.common.quantization import quantize
 
 SPEC = OpSpec(
@@ -29,9 +31,7 @@ SPEC = OpSpec(
 )
 
 
-def reference(
-    x: T, state: T, weight: T, x_scale: T, weight_scale: T, bias: T, out_scale: T
-) -> tuple[T, T]:
+def reference(x: T, state: T, weight: T, x_scale: T, weight_scale: T, bias: T, out_scale: T) -> tuple[T, T]:
     """y = quantize(silu(conv * (x_scale * weight_scale) + bias), out_scale) (Quamba, section 4.2).
 
     The sum over the W taps is of integers below 2^24, exact in fp32 in any order. Code 0 stands for the zeros before
@@ -42,7 +42,7 @@ def reference(
     taps = weight.T.float()  # (W, C)
     total = sum(codes[:, k : k + length].float() * taps[k] for k in range(width))  # (B, L, C)
     value = torch.as_tensor(total) * (x_scale * weight_scale) + bias
-    y = quantize(value * torch.sigmoid(value), out_scale)  # (B, L, C)
+    y = quantize(silu(value), out_scale)  # (B, L, C)
     return y, codes[:, codes.shape[1] - (width - 1) :].transpose(1, 2).contiguous()
 
 
@@ -51,8 +51,6 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
     width = int(sizes["W"])
     lines = [
         """
-        low = Constant <value_float = -128.0> ()
-        high = Constant <value_float = 127.0> ()
         time = Constant <value_ints = [1]> ()
         rows = Constant <value_ints = [0]> ()
         end = Constant <value_ints = [9223372036854775807]> ()
@@ -73,17 +71,15 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
         codes_{k} = Slice (codes_f, from_{k}, to_{k}, time)
         product_{k} = Mul (codes_{k}, tap_{k})
         """)
-        lines.append("sum_0 = Identity (product_0)" if k == 0 else f"sum_{k} = Add (sum_{k - 1}, product_{k})")
+        lines.append(
+            "sum_0 = Identity (product_0)" if k == 0 else f"sum_{k} = Add (sum_{k - 1}, product_{k})"
+        )
     lines.append(f"""
         scale = Mul (x_scale, weight_scale)
         scaled = Mul (sum_{width - 1}, scale)
         value = Add (scaled, bias)
-        gate = Sigmoid (value)
-        activated = Mul (value, gate)
-        steps = Div (activated, out_scale)
-        rounded = Round (steps)
-        clipped = Clip (rounded, low, high)
-        y = Cast <to = 3> (clipped)
+        {silu_lines("value", "activated")}
+        {quantize_lines("activated", "y", "out_scale")}
         keep = Constant <value_ints = [{1 - width}]> ()
         last = Slice (codes, keep, end, time)
         state_out = Transpose <perm = [0, 2, 1]> (last)

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor as T
-from torch.nn.functional import pad, softplus
 
 from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
-from quamba_export.plugins.common.onnx_text import state_in_line, state_out_lines
-from quamba_export.plugins.common.quantization import as_scale, dequantize, quantize
+from quamba_export.plugins.common.onnx_text import softplus_lines, state_in_lines, state_out_lines
+from quamba_export.plugins.common.precise import softplus
+from quamba_export.plugins.common.quantization import dequantize, quantize
 
 SPEC = OpSpec(
     name="QuantizedSSDScan",
@@ -38,7 +38,11 @@ SPEC = OpSpec(
         Tensor("y", "float32", "B L H P"),
         Tensor("state_out", ("float16", "float32", "int8"), "B H P N", aliases="state"),
     ),
-    attrs=(Attr("dt_scale", "float"), Attr("dt_min", "float", positive=False), Attr("dt_max", "float", positive=False)),
+    attrs=(
+        Attr("dt_scale", "float"),
+        Attr("dt_min", "float", positive=False),
+        Attr("dt_max", "float", positive=False),
+    ),
 )
 
 CHUNK = 64  # tokens a matrix product covers; a shorter call is one chunk of its own length
@@ -65,26 +69,29 @@ def reference(
 ) -> tuple[T, T]:
     """h = exp(dt A) h + dt x B^T;  y = h C + D x, with A = -exp(A_log), dt = clamp(softplus(dt + dt_bias)).
 
+    Rounded to fp32: every dequantized value, dt + dt_bias, y and the final h.
     Source: Mamba-2 (arXiv 2405.21060), section 6 and listing 1; Quamba2, section 4.
     """
     length, chunk = x.shape[1], min(x.shape[1], CHUNK)
-    step = softplus(dequantize(dt, dt_scale) + dt_bias).clamp(dt_min, dt_max)  # (B, L, H)
-    x_f = dequantize(x, x_scale[scale_index])  # (B, L, H, P)
-    rows, columns = dequantize(B, B_scale[:, None]), dequantize(C, C_scale[:, None])  # (B, L, G, N)
-    A = -torch.exp(A_log)
-    h_scale = state_scale[scale_index] if state.dtype == torch.int8 else as_scale(1.0, state)  # (H, P, N)
-    h = state.float() * h_scale  # (B, H, P, N)
+    step = softplus((dequantize(dt, dt_scale) + dt_bias).double()).clamp(dt_min, dt_max)  # (B, L, H)
+    wide = dequantize(x, x_scale[scale_index]).double()  # (B, L, H, P)
+    rows = dequantize(B, B_scale[:, None]).double()  # (B, L, G, N)
+    columns = dequantize(C, C_scale[:, None]).double()
+    A = -torch.exp(A_log.double())
+    quantized = state.dtype == torch.int8
+    h = (dequantize(state, state_scale[scale_index]) if quantized else state).double()  # (B, H, P, N)
     outputs = []
     for start in range(0, length, chunk):
         part = slice(start, start + chunk)
-        y, h = ssd_chunk(x_f[:, part], step[:, part], A, rows[:, part], columns[:, part], h)
+        y, h = ssd_chunk(wide[:, part], step[:, part], A, rows[:, part], columns[:, part], h)
         outputs.append(y)
-    y = torch.cat(outputs, dim=1) + D[:, None] * x_f
-    return y, quantize(h, h_scale) if state.dtype == torch.int8 else h.to(state.dtype)
+    y = (torch.cat(outputs, dim=1) + D[:, None] * wide).float()
+    h = h.float()
+    return y, quantize(h, state_scale[scale_index]) if quantized else h.to(state.dtype)
 
 
 def ssd_chunk(x: T, step: T, A: T, B: T, C: T, h: T) -> tuple[T, T]:
-    """One chunk of Q tokens in fp32: x (B,Q,H,P), step (B,Q,H), A (H), B, C (B,Q,G,N), h (B,H,P,N) -> y, next h."""
+    """One chunk of Q tokens in fp64: x (B,Q,H,P), step (B,Q,H), A (H), B, C (B,Q,G,N), h (B,H,P,N) -> y, next h."""
     groups = B.shape[2]
     inputs = (step[..., None] * x).transpose(1, 2).unflatten(1, (groups, -1))  # (B, G, H/G, Q, P)
     total = torch.cumsum(step * A, dim=1).transpose(1, 2).unflatten(1, (groups, -1))  # (B, G, H/G, Q)
@@ -107,8 +114,8 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
         {_dequantize_lines(dtypes["state"])}
         {_chunk_lines(groups, heads, channels, n_state)}
         h_last, y_chunks = Scan <num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
-            ssd_chunk (float[B, H, P, N] h, float[B, Q, H, P] x_q, float[B, Q, H] step_q, float[B, Q, G, N] B_q,
-                float[B, Q, G, N] C_q) => (float[B, H, P, N] h_next, float[B, H, Q, P] y_q) {{
+            ssd_chunk (double[B, H, P, N] h, double[B, Q, H, P] x_q, double[B, Q, H] step_q, double[B, Q, G, N] B_q,
+                double[B, Q, G, N] C_q) => (double[B, H, P, N] h_next, double[B, H, Q, P] y_q) {{
                 step_column = Unsqueeze (step_q, last)
                 weighted = Mul (step_column, x_q)
                 weighted_h = Transpose <perm = [0, 2, 1, 3]> (weighted)
@@ -156,10 +163,12 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
         y_tokens = Transpose <perm = [0, 1, 3, 2, 4]> (y_chunks)
         y_padded = Reshape (y_tokens, x_flat)
         y_scanned = Slice (y_padded, zero, length, one)
-        D_column = Unsqueeze (D, last)
-        skip = Mul (D_column, x_f)
-        y = Add (y_scanned, skip)
-        {state_out_lines(dtypes["state"]).replace("state_scale", "h_scale")}
+        D_wide = Cast <to = 11> (D)
+        D_column = Unsqueeze (D_wide, last)
+        skip = Mul (D_column, x_wide)
+        y_wide = Add (y_scanned, skip)
+        y = Cast <to = 1> (y_wide)
+        {state_out_lines(dtypes["state"], "h_scale")}
     """
 
 
@@ -175,24 +184,31 @@ def _dequantize_lines(state_dtype: str) -> str:
         one = Constant <value_ints = [1]> ()
         two = Constant <value_ints = [2]> ()
         minus_one = Constant <value_int = -1> ()
-        minus_infinity = Constant <value = float {{-3.0e38}}> ()
+        minus_infinity = Constant <value = double {{-1.0e300}}> ()
         dt_f = DequantizeLinear (dt, dt_scale, zero_point)
         dt_sum = Add (dt_f, dt_bias)
-        dt_soft = Softplus (dt_sum)
-        step = Clip (dt_soft, dt_min, dt_max)
+        dt_wide = Cast <to = 11> (dt_sum)
+        dt_min_wide = Cast <to = 11> (dt_min)
+        dt_max_wide = Cast <to = 11> (dt_max)
+        {softplus_lines("dt_wide", "dt_soft")}
+        step = Clip (dt_soft, dt_min_wide, dt_max_wide)
         x_codes = Cast <to = 1> (x)
         x_scales = Gather <axis = 0> (x_scale, scale_index)
         x_f = Mul (x_codes, x_scales)
+        x_wide = Cast <to = 11> (x_f)
         B_codes = Cast <to = 1> (B)
         B_column = Unsqueeze (B_scale, last)
         B_f = Mul (B_codes, B_column)
+        B_wide = Cast <to = 11> (B_f)
         C_codes = Cast <to = 1> (C)
         C_column = Unsqueeze (C_scale, last)
         C_f = Mul (C_codes, C_column)
-        A_exp = Exp (A_log)
+        C_wide = Cast <to = 11> (C_f)
+        A_wide = Cast <to = 11> (A_log)
+        A_exp = Exp (A_wide)
         A = Neg (A_exp)
         h_scale = Gather <axis = 0> (state_scale, scale_index)
-        {state_in_line(state_dtype).replace("state_scale", "h_scale")}
+        {state_in_lines(state_dtype, "h_scale")}
     """
 
 
@@ -205,7 +221,7 @@ def _chunk_lines(groups: int, heads: int, channels: int, n_state: int) -> str:
         ("B", 4, [groups, n_state]),
         ("C", 4, [groups, n_state]),
     ):
-        value = name if name == "step" else f"{name}_f"
+        value = name if name == "step" else f"{name}_wide"
         folds.append(f"""
         {name}_pads_before = Constant <value_ints = {[0] * (rank + 1)}> ()
         {name}_pads_after = Constant <value_ints = {[0] * (rank - 2)}> ()

@@ -1,4 +1,4 @@
-"""Mamba-1's selective scan on int8 codes: dequantize, softplus, recurrence, skip and gate in fp32.
+"""Mamba-1's selective scan on int8 codes: dequantize, softplus, recurrence, skip and gate.
 
 The state is carried: fp16 or fp32 as it stands, int8 on the calibrated `state_scale` (1 for a float state). It is
 rounded once, at the end of a call: after every token in decode, after the chunk in prefill.
@@ -10,11 +10,11 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor as T
-from torch.nn.functional import silu, softplus
 
 from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
-from quamba_export.plugins.common.onnx_text import state_in_line, state_out_lines
-from quamba_export.plugins.common.quantization import as_scale, dequantize, quantize
+from quamba_export.plugins.common.onnx_text import silu_lines, softplus_lines, state_in_lines, state_out_lines
+from quamba_export.plugins.common.precise import silu, softplus
+from quamba_export.plugins.common.quantization import dequantize, quantize
 
 SPEC = OpSpec(
     name="QuantizedSelectiveScan",
@@ -34,7 +34,8 @@ SPEC = OpSpec(
         Tensor("state_out", ("float16", "float32", "int8"), "B E N", aliases="state"),
     ),
     attrs=tuple(
-        Attr(f"{name}_scale", "float") for name in ("u", "dt", "A_log", "B", "C", "D", "z", "dt_bias", "state")
+        Attr(f"{name}_scale", "float")
+        for name in ("u", "dt", "A_log", "B", "C", "D", "z", "dt_bias", "state")
     ),
 )
 
@@ -62,19 +63,22 @@ def reference(
 ) -> tuple[T, T]:
     """h = exp(dt A) h + dt u B;  y = (h C + D u) silu(z), with A = -exp(A_log), dt = softplus(dt + dt_bias).
 
+    Rounded to fp32: every dequantized value, dt + dt_bias, h C + D u, silu(z), y and the final h.
+
     Source: Mamba (arXiv 2312.00752), equation 2 and algorithm 2; Quamba, section 4.
     """
-    A = -torch.exp(dequantize(A_log, A_log_scale))  # (E, N)
-    step = softplus(dequantize(dt, dt_scale) + dequantize(dt_bias, dt_bias_scale))  # (B, L, E)
-    x = dequantize(u, u_scale)
-    rows, columns = dequantize(B, B_scale), dequantize(C, C_scale)  # (B, L, N)
-    h = state.float() * as_scale(state_scale, state)  # (B, E, N)
+    A = -torch.exp(dequantize(A_log, A_log_scale).double())  # (E, N)
+    step = softplus((dequantize(dt, dt_scale) + dequantize(dt_bias, dt_bias_scale)).double())  # (B, L, E)
+    x = dequantize(u, u_scale).double()
+    rows, columns = dequantize(B, B_scale).double(), dequantize(C, C_scale).double()  # (B, L, N)
+    h = (dequantize(state, state_scale) if state.dtype == torch.int8 else state).double()  # (B, E, N)
     inputs = step * x  # (B, L, E)
     outputs = torch.empty_like(x)
     for t in range(u.shape[1]):
         h = h * torch.exp(step[:, t, :, None] * A) + inputs[:, t, :, None] * rows[:, t, None, :]
         outputs[:, t] = (h @ columns[:, t, :, None]).squeeze(-1)
-    y = (outputs + dequantize(D, D_scale) * x) * silu(dequantize(z, z_scale))
+    y = (outputs + dequantize(D, D_scale) * x).float() * silu(dequantize(z, z_scale))
+    h = h.float()
     return y, quantize(h, state_scale) if state.dtype == torch.int8 else h.to(state.dtype)
 
 
@@ -87,22 +91,28 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
         last = Constant <value_ints = [-1]> ()
         middle = Constant <value_ints = [1]> ()
         A_log_f = DequantizeLinear (A_log, A_log_scale, zero_point)
-        A_exp = Exp (A_log_f)
+        A_wide = Cast <to = 11> (A_log_f)
+        A_exp = Exp (A_wide)
         A = Neg (A_exp)
         dt_f = DequantizeLinear (dt, dt_scale, zero_point)
         dt_bias_f = DequantizeLinear (dt_bias, dt_bias_scale, zero_point)
         dt_sum = Add (dt_f, dt_bias_f)
-        step = Softplus (dt_sum)
+        dt_wide = Cast <to = 11> (dt_sum)
+        {softplus_lines("dt_wide", "step")}
         u_f = DequantizeLinear (u, u_scale, zero_point)
+        u_wide = Cast <to = 11> (u_f)
         B_f = DequantizeLinear (B, B_scale, zero_point)
+        B_wide = Cast <to = 11> (B_f)
         C_f = DequantizeLinear (C, C_scale, zero_point)
+        C_wide = Cast <to = 11> (C_f)
         D_f = DequantizeLinear (D, D_scale, zero_point)
+        D_wide = Cast <to = 11> (D_f)
         z_f = DequantizeLinear (z, z_scale, zero_point)
-        inputs = Mul (step, u_f)
-        {state_in_line(dtypes["state"])}
+        inputs = Mul (step, u_wide)
+        {state_in_lines(dtypes["state"], "state_scale")}
         h_last, scanned = Scan <num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
-            selective_scan_step (float[B, E, N] h, float[B, E] step_t, float[B, E] inputs_t, float[B, N] B_t,
-                float[B, N] C_t) => (float[B, E, N] h_next, float[B, E] y_t) {{
+            selective_scan_step (double[B, E, N] h, double[B, E] step_t, double[B, E] inputs_t, double[B, N] B_t,
+                double[B, N] C_t) => (double[B, E, N] h_next, double[B, E] y_t) {{
                 step_column = Unsqueeze (step_t, last)
                 exponent = Mul (step_column, A)
                 decay = Exp (exponent)
@@ -114,11 +124,11 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
                 C_column = Unsqueeze (C_t, last)
                 y_column = MatMul (h_next, C_column)
                 y_t = Squeeze (y_column, last)
-            }}> (h_0, step, inputs, B_f, C_f)
-        skip = Mul (D_f, u_f)
-        skipped = Add (scanned, skip)
-        z_sigmoid = Sigmoid (z_f)
-        z_silu = Mul (z_f, z_sigmoid)
+            }}> (h_0, step, inputs, B_wide, C_wide)
+        skip = Mul (D_wide, u_wide)
+        skipped_wide = Add (scanned, skip)
+        skipped = Cast <to = 1> (skipped_wide)
+        {silu_lines("z_f", "z_silu")}
         y = Mul (skipped, z_silu)
-        {state_out_lines(dtypes["state"])}
+        {state_out_lines(dtypes["state"], "state_scale")}
     """

@@ -1,4 +1,4 @@
-"""Pieces of ONNX's textual form that several function bodies share."""
+"""Pieces of ONNX's textual form that several function bodies share; each names what it reads and what it yields."""
 
 from __future__ import annotations
 
@@ -6,47 +6,105 @@ import torch
 
 from quamba_export.plugins.common.hadamard import hadamard_factors
 
+DOUBLE, FLOAT, FLOAT16, INT8 = 11, 1, 10, 3  # ONNX element types
 
-def float_tensor(values: torch.Tensor) -> str:
-    """A float tensor literal; nine significant digits bring every fp32 value back exactly."""
+
+def tensor_literal(values: torch.Tensor) -> str:
+    """A double tensor literal; seventeen significant digits bring every value back exactly."""
     shape = ",".join(str(size) for size in values.shape)
-    numbers = ", ".join(f"{value:.9g}" if value % 1 else f"{value:.1f}" for value in values.flatten().tolist())
-    return f"float[{shape}] {{{numbers}}}"
+    numbers = ", ".join(
+        f"{value:.17g}" if value % 1 else f"{value:.1f}" for value in values.flatten().tolist()
+    )
+    return f"double[{shape}] {{{numbers}}}"
+
+
+def silu_lines(source: str, target: str) -> str:
+    """`target` = silu(`source`), fp32 -> fp32, as plugins/common/precise.py rounds it."""
+    return f"""
+        {target}_one = Constant <value = double {{1.0}}> ()
+        {target}_wide = Cast <to = {DOUBLE}> ({source})
+        {target}_negative = Neg ({target}_wide)
+        {target}_exp = Exp ({target}_negative)
+        {target}_below = Add ({target}_exp, {target}_one)
+        {target}_double = Div ({target}_wide, {target}_below)
+        {target} = Cast <to = {FLOAT}> ({target}_double)
+    """
+
+
+def softplus_lines(source: str, target: str) -> str:
+    """`target` = softplus(`source`), fp64 -> fp64."""
+    return f"""
+        {target}_one = Constant <value = double {{1.0}}> ()
+        {target}_zero = Constant <value = double {{0.0}}> ()
+        {target}_abs = Abs ({source})
+        {target}_negative = Neg ({target}_abs)
+        {target}_exp = Exp ({target}_negative)
+        {target}_sum = Add ({target}_exp, {target}_one)
+        {target}_log = Log ({target}_sum)
+        {target}_above = Max ({source}, {target}_zero)
+        {target} = Add ({target}_above, {target}_log)
+    """
+
+
+def root_mean_square_lines(source: str, target: str) -> str:
+    """`target` = sqrt(mean(`source`^2) + epsilon) over the last axis, fp32 -> fp32; reads `epsilon`."""
+    return f"""
+        {target}_axis = Constant <value_ints = [-1]> ()
+        {target}_epsilon = Cast <to = {DOUBLE}> (epsilon)
+        {target}_wide = Cast <to = {DOUBLE}> ({source})
+        {target}_square = Mul ({target}_wide, {target}_wide)
+        {target}_mean = ReduceMean <keepdims = 1> ({target}_square, {target}_axis)
+        {target}_shifted = Add ({target}_mean, {target}_epsilon)
+        {target}_double = Sqrt ({target}_shifted)
+        {target} = Cast <to = {FLOAT}> ({target}_double)
+    """
 
 
 def hadamard_lines(source: str, target: str, size: int) -> str:
-    """Lines that apply the Hadamard transform of `size` to the last axis of a (B, L, size) value."""
+    """`target` = the Hadamard transform of `size` on the last axis of `source` (B, L, size), fp32 -> fp32."""
     factors = hadamard_factors(size)
     left, right = factors.left, factors.right
     folded = [0, 0, factors.blocks, left.shape[0], right.shape[0]]
     return f"""
-        hadamard_left = Constant <value = {float_tensor(left.float())}> ()
-        hadamard_right = Constant <value = {float_tensor(right.float().T)}> ()
+        hadamard_left = Constant <value = {tensor_literal(left)}> ()
+        hadamard_right = Constant <value = {tensor_literal(right.T)}> ()
         hadamard_shape = Constant <value_ints = {folded}> ()
         hadamard_flat = Constant <value_ints = [0, 0, {size}]> ()
-        {source}_folded = Reshape ({source}, hadamard_shape)
+        {source}_wide = Cast <to = {DOUBLE}> ({source})
+        {source}_folded = Reshape ({source}_wide, hadamard_shape)
         {source}_right = MatMul ({source}_folded, hadamard_right)
         {source}_both = MatMul (hadamard_left, {source}_right)
-        {target} = Reshape ({source}_both, hadamard_flat)
+        {source}_flat = Reshape ({source}_both, hadamard_flat)
+        {target} = Cast <to = {FLOAT}> ({source}_flat)
     """
 
 
-def state_in_line(dtype: str) -> str:
-    """`h_0` in fp32 from `state` and `state_scale`."""
-    if dtype == "int8":
-        return "state_f = Cast <to = 1> (state)\n h_0 = Mul (state_f, state_scale)"
-    return "h_0 = Cast <to = 1> (state)"
+def quantize_lines(source: str, target: str, scale: str) -> str:
+    """`target` = int8 codes of fp32 `source` on `scale`; ONNX Runtime's QuantizeLinear is slow on the last axis."""
+    return f"""
+        {target}_low = Constant <value_float = -128.0> ()
+        {target}_high = Constant <value_float = 127.0> ()
+        {target}_steps = Div ({source}, {scale})
+        {target}_rounded = Round ({target}_steps)
+        {target}_clipped = Clip ({target}_rounded, {target}_low, {target}_high)
+        {target} = Cast <to = {INT8}> ({target}_clipped)
+    """
 
 
-def state_out_lines(dtype: str) -> str:
-    """`state_out` in the state's dtype from `h_last` in fp32 and `state_scale`."""
+def state_in_lines(dtype: str, scale: str) -> str:
+    """`h_0` in fp64 from `state`, whose codes stand on `scale` where it is int8."""
     if dtype == "int8":
-        return """
-            state_steps = Div (h_last, state_scale)
-            state_rounded = Round (state_steps)
-            state_low = Constant <value_float = -128.0> ()
-            state_high = Constant <value_float = 127.0> ()
-            state_clipped = Clip (state_rounded, state_low, state_high)
-            state_out = Cast <to = 3> (state_clipped)
+        return f"""
+            state_codes = Cast <to = {FLOAT}> (state)
+            state_values = Mul (state_codes, {scale})
+            h_0 = Cast <to = {DOUBLE}> (state_values)
         """
-    return f"state_out = Cast <to = {10 if dtype == 'float16' else 1}> (h_last)"
+    return f"h_0 = Cast <to = {DOUBLE}> (state)"
+
+
+def state_out_lines(dtype: str, scale: str) -> str:
+    """`state_out` in the state's dtype from `h_last` in fp64, rounded to fp32 on the way."""
+    narrow = f"h_narrow = Cast <to = {FLOAT}> (h_last)"
+    if dtype == "int8":
+        return narrow + quantize_lines("h_narrow", "state_out", scale)
+    return f"{narrow}\n state_out = Cast <to = {FLOAT16 if dtype == 'float16' else FLOAT}> (h_narrow)"

@@ -1,0 +1,179 @@
+"""Checkpoint + calibration -> QuantizedModel: every weight rounded to its codes, every scale put where an op reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from quamba_export.calib.calibration import Calibration
+from quamba_export.calib.checkpoint import Checkpoint
+from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
+from quamba_export.calib.rewrites import rewrite
+from quamba_export.plugins.common.quantization import INT8_MAX, quantize
+from quamba_export.runtime.errors import ExitCode, QuambaError
+
+QFORMATS = ("w8a8",)
+
+
+def quantize_model(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    qformat: str = "w8a8",
+    ssm_state_dtype: SsmStateDtype = "float16",
+) -> QuantizedModel:
+    """The W8A8 model of a checkpoint, on the scales of its calibration.
+
+    Raises QuambaError for an unknown format and for a calibration made from another checkpoint.
+    """
+    if qformat not in QFORMATS:
+        raise QuambaError(
+            "unknown --qformat", found=qformat, allowed=", ".join(QFORMATS), code=ExitCode.USAGE
+        )
+    if calibration.checkpoint_digest != checkpoint.digest:
+        raise QuambaError(
+            "the calibration was made for another checkpoint",
+            found=f"checkpoint {checkpoint.digest[:12]}, calibrated on {calibration.checkpoint_digest[:12]}",
+            fix="run `quamba-export calibrate` on this checkpoint",
+            code=ExitCode.INTEGRITY,
+        )
+    model = rewrite(checkpoint, calibration)
+    tensors = {
+        "embedding.weight": model.tensors["backbone.embedding.weight"].float(),
+        "lm_head.weight": model.tensors["lm_head.weight"].float(),
+    }
+    scales: dict[str, float] = {}
+    for i in range(checkpoint.config.n_layer):
+        layer = _Layer(i, checkpoint.config, model.tensors, calibration)
+        layer.quantize(tensors, scales)
+    return QuantizedModel(checkpoint.config, tensors, scales, ssm_state_dtype, model.out_hadamard)
+
+
+class _Layer:
+    """Constants of one layer: reads the float weights and the calibration, writes into tensors and scales."""
+
+    def __init__(
+        self, i: int, config: MambaConfig, source: Mapping[str, Tensor], calibration: Calibration
+    ) -> None:
+        self.site, self.i, self.config, self.calibration = f"layers.{i}", i, config, calibration
+        self._source, self._prefix = source, f"backbone.layers.{i}.mixer"
+
+    def parameter(self, name: str) -> Tensor:
+        return self._source[f"{self._prefix}.{name}"].float()
+
+    def scale(self, name: str) -> Tensor:
+        return self.calibration.scales[f"{self.site}.{name}"]
+
+    def quantize(self, tensors: dict[str, Tensor], scales: dict[str, float]) -> None:
+        per_tensor = ["norm_out", "z", "dt", "out_proj_in"]
+        if self.config.kind == "mamba1":
+            per_tensor += ["conv_in", "x", "dt_low", "B", "C", "ssm_state"]
+            self._mamba1(tensors, scales)
+        else:
+            self._mamba2(tensors)
+        scales.update({f"{self.site}.{name}": float(self.scale(name)) for name in per_tensor})
+        self._linear(tensors, "out_proj", None)
+
+    def _mamba1(self, tensors: dict[str, Tensor], scales: dict[str, float]) -> None:
+        config = self.config
+        inner, state = config.d_inner, config.d_state
+        self._linear(tensors, "in_proj", self._rows(("conv_in", inner), ("z", inner)))
+        self._linear(tensors, "x_proj", self._rows(("dt_low", config.dt_rank), ("B", state), ("C", state)))
+        self._linear(tensors, "dt_proj", self._rows(("dt", inner)), bias=None)
+        self._conv(tensors, self._rows(("conv_in", inner)), self._rows(("x", inner)))
+        for name, values in (
+            ("A_log", self.parameter("A_log")),
+            ("D", self.parameter("D")),
+            ("dt_bias", self.parameter("dt_proj.bias")),
+        ):
+            scale = absmax_scale(values)
+            tensors[f"{self.site}.{name}"] = quantize(values, scale)
+            scales[f"{self.site}.{name}"] = float(scale)
+
+    def _mamba2(self, tensors: dict[str, Tensor]) -> None:
+        config, site = self.config, self.site
+        shared = config.n_groups * config.d_state
+        x_in = (("conv_in_x", config.d_inner), ("conv_in_B", shared), ("conv_in_C", shared))
+        rows = self._rows(("z", config.d_inner), *x_in, ("dt", config.n_heads))
+        self._linear(tensors, "in_proj", rows)
+        x_table, state_table, index = self._piecewise()
+        by_group = [self.scale(name).expand(config.n_groups) for name in ("B", "C")]  # (G,)
+        per_channel = [scale.repeat_interleave(config.d_state) for scale in by_group]  # (G N,)
+        out_scale = torch.cat([x_table[index].flatten(), *per_channel])  # (C,)
+        self._conv(tensors, self._rows(*x_in), out_scale)
+        for name in ("A_log", "D", "dt_bias", "norm.weight"):
+            tensors[f"{site}.{name}"] = self.parameter(name)
+        tensors[f"{site}.x_scale"], tensors[f"{site}.state_scale"] = x_table, state_table
+        tensors[f"{site}.B_scale"], tensors[f"{site}.C_scale"] = (scale.contiguous() for scale in by_group)
+        tensors[f"{site}.scale_index"] = index
+
+    def _piecewise(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Scale tables x (S,) and state (S, N), and the row of each head and channel (H, P) int32."""
+        config, x, state = self.config, self.scale("x"), self.scale("ssm_state")
+        if x.dim() == 0:
+            index = torch.zeros(config.n_heads, config.headdim, dtype=torch.int32)
+            return x.reshape(1), state.reshape(1, 1).expand(1, config.d_state).contiguous(), index
+        heads, dims = self.calibration.head_group_range[self.i], self.calibration.dim_group_range[self.i]
+        index = scale_index(heads, dims, config.n_heads, config.headdim)
+        return x.flatten(), state.reshape(-1, config.d_state), index
+
+    def _rows(self, *parts: tuple[str, int]) -> Tensor:
+        """Per-row scale vector from per-tensor scales of consecutive parts."""
+        return torch.cat([self.scale(name).expand(size) for name, size in parts])
+
+    def _linear(
+        self, tensors: dict[str, Tensor], name: str, out_scale: Tensor | None, bias: str | None = ""
+    ) -> None:
+        weight = self.parameter(f"{name}.weight")  # (M, K)
+        scale = absmax_scale(weight, dim=1)
+        prefix = f"{self.site}.{name}"
+        tensors[f"{prefix}.weight"] = quantize(weight, scale[:, None])
+        tensors[f"{prefix}.weight_scale"] = scale
+        has_bias = bias is not None and f"{self._prefix}.{name}.bias" in self._source
+        tensors[f"{prefix}.bias"] = (
+            self.parameter(f"{name}.bias") if has_bias else torch.zeros(weight.shape[0])
+        )
+        if out_scale is not None:
+            tensors[f"{prefix}.out_scale"] = out_scale
+
+    def _conv(self, tensors: dict[str, Tensor], x_scale: Tensor, out_scale: Tensor) -> None:
+        weight = self.parameter("conv1d.weight").squeeze(1)  # (C, W)
+        scale = absmax_scale(weight, dim=1)
+        prefix = f"{self.site}.conv1d"
+        bias = self.parameter("conv1d.bias") if self.config.conv_bias else torch.zeros(weight.shape[0])
+        tensors.update(
+            {
+                f"{prefix}.weight": quantize(weight, scale[:, None]),
+                f"{prefix}.weight_scale": scale,
+                f"{prefix}.bias": bias,
+                f"{prefix}.x_scale": x_scale,
+                f"{prefix}.out_scale": out_scale,
+            }
+        )
+
+
+def absmax_scale(values: Tensor, dim: int | None = None) -> Tensor:
+    """max |values| / 127 in fp32, over everything or over `dim`; an all-zero slice gets 1 (its codes are all 0)."""
+    peak = values.abs().max() if dim is None else values.abs().amax(dim)
+    return torch.where(peak > 0, peak / INT8_MAX, torch.ones_like(peak)).float()
+
+
+def scale_index(head_ends: Tensor, dim_ends: Tensor, heads: int, headdim: int) -> Tensor:
+    """Row of the flattened (G, a, b) scale table for every head and channel.
+
+    head_ends (G, a), dim_ends (G, a, b): exclusive ends of contiguous runs inside a group of heads and inside a head
+    -> (H, P) int32.
+    """
+    groups, a = head_ends.shape
+    per_group, b = heads // groups, dim_ends.shape[-1]
+    index = torch.empty(heads, headdim, dtype=torch.int32)
+    for head in range(heads):
+        group, local = divmod(head, per_group)
+        run = int(torch.searchsorted(head_ends[group], local, right=True))
+        channel = torch.searchsorted(
+            dim_ends[group, run], torch.arange(headdim, dtype=torch.int32), right=True
+        )
+        index[head] = (group * a + run) * b + channel
+    return index

@@ -1,0 +1,88 @@
+"""The quantized model: integer weights and scales by name, run by interpreting calib/network.py.
+
+In PyTorch it is made of the ops' references and is the ground truth for the ONNX graph and the engines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.network import forward
+from quamba_export.calib.states import States
+from quamba_export.calib.torch_backend import TorchBackend
+from quamba_export.runtime.errors import QuambaError
+
+SsmStateDtype = Literal["float16", "float32", "int8"]
+Tap = Callable[[str, Tensor], None]
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """Constants of a quantized Mamba model.
+
+    tensors: int8 weights, fp32 scale vectors and the float parts (embedding, head), by the names network.py asks for.
+    scales:  per-tensor scales (fp32 values) by site or parameter name.
+    """
+
+    FLOAT_MAX: ClassVar[float] = torch.finfo(torch.float32).max
+
+    config: MambaConfig
+    tensors: dict[str, Tensor]
+    scales: dict[str, float]
+    ssm_state_dtype: SsmStateDtype
+    out_hadamard: bool
+
+    def scale(self, name: str) -> float:
+        """Per-tensor scale of a site or parameter; raises QuambaError where the calibration gave none."""
+        if name not in self.scales:
+            raise QuambaError(
+                f"no per-tensor scale for '{name}'",
+                found=f"{len(self.scales)} scales",
+                fix="run `quamba-export calibrate` on this checkpoint",
+            )
+        return self.scales[name]
+
+    def site_scale(self, site: str) -> Tensor:
+        """fp32 scale that dequantizes the tensor tapped at `site`; broadcasts against it, 1 for a float tensor."""
+        layer, _, name = site.rpartition(".")
+        if name in ("y", "hidden") or (name == "ssm_state" and self.ssm_state_dtype != "int8"):
+            return torch.tensor(1.0)
+        if site in self.scales:
+            return torch.tensor(self.scales[site])
+        if name == "conv_in":
+            return self.tensors[f"{layer}.conv1d.x_scale"]  # (C,)
+        if name in ("B", "C"):
+            return self.tensors[f"{layer}.{name}_scale"][:, None]  # (G, 1)
+        table = self.tensors[f"{layer}.{'state' if name == 'ssm_state' else name}_scale"]
+        return table[self.tensors[f"{layer}.scale_index"]]  # (H, P) or (H, P, N)
+
+    def zero_states(self, batch: int) -> States:
+        """States before the first token: int8 conv codes, ssm state in its stored dtype."""
+        return States.zeros(
+            self.config, batch, conv_dtype=torch.int8, ssm_dtype=getattr(torch, self.ssm_state_dtype)
+        )
+
+    @torch.no_grad()
+    def run(
+        self,
+        input_ids: Tensor,
+        states: States | None = None,
+        tap: Tap | None = None,
+        num_logits: int | None = None,
+    ) -> tuple[Tensor, States]:
+        """input_ids (B, L) int64 -> logits (B, num_logits or L, V) fp32, next states; `tap` sees every site."""
+        batch, length = input_ids.shape
+        states = states or self.zero_states(batch)
+        count = torch.tensor(length if num_logits is None else num_logits)
+        backend = TorchBackend(self.tensors, tap)
+        logits, conv, ssm = forward(backend, self, input_ids, states.conv, states.ssm, count)
+        return logits, States(conv=conv, ssm=ssm)
+
+    def __call__(self, input_ids: Tensor, states: States | None = None) -> tuple[Tensor, States]:
+        return self.run(input_ids, states)

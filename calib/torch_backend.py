@@ -1,0 +1,49 @@
+"""Run calib/network.py in PyTorch: every quamba op is its reference, every other step is one torch call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from quamba_export.plugins.common.registry import get_op
+
+
+class TorchBackend:
+    """Interpreter whose values are torch tensors."""
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], tap: Callable[[str, Tensor], None] | None = None
+    ) -> None:
+        self._tensors, self._tap = tensors, tap
+
+    def op(self, name: str, *inputs: Tensor, **attrs: float | int) -> tuple[Tensor, ...]:
+        outputs = get_op(name).torch_op(*inputs, **attrs)
+        return outputs if isinstance(outputs, tuple) else (outputs,)
+
+    def weight(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def embed(self, table: Tensor, input_ids: Tensor) -> Tensor:
+        return table[input_ids]
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+    def split(self, x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
+        return torch.split(x, list(sizes), dim=-1)
+
+    def reshape_last(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        return x.reshape(*x.shape[:2], *shape)
+
+    def last_tokens(self, x: Tensor, count: Tensor) -> Tensor:
+        return x[:, x.shape[1] - int(count) :]
+
+    def norm_linear(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        return (x / torch.sqrt(x.square().mean(-1, keepdim=True) + epsilon)) @ weight.T
+
+    def tap(self, site: str, value: Tensor) -> Tensor:
+        if self._tap is not None:
+            self._tap(site, value)
+        return value

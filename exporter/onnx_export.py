@@ -1,0 +1,147 @@
+"""QuantizedModel -> export/: one ONNX file with carried states, its weights beside it, configs and tokenizer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from quamba_export.calib.calibration import Calibration
+from quamba_export.calib.checkpoint import Checkpoint
+from quamba_export.calib.network import forward
+from quamba_export.calib.quantized_model import QuantizedModel
+from quamba_export.exporter.onnx_backend import OnnxBackend, Value
+from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.manifest import files_of
+
+SCHEMA_VERSION = 1
+MODEL, DATA = "model.onnx", "model.onnx.data"
+
+
+def export_onnx(
+    model: QuantizedModel, checkpoint: Checkpoint, calibration: Calibration, out_dir: Path
+) -> Path:
+    """Write export/ atomically: everything goes to a temporary directory beside it that is renamed at the end.
+
+    Raises QuambaError (exit 6) where the disk is full; an existing export is replaced only by a whole one.
+    """
+    out_dir = Path(out_dir)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
+    try:
+        _write_model(onnx_from_model(model), work)
+        _write_configs(model, checkpoint, work)
+        _write_json(work / "export.json", _export_record(model, checkpoint, calibration, work))
+        replace_directory(work, out_dir)
+    except OSError as error:
+        raise QuambaError(
+            f"cannot write {out_dir}",
+            found=str(error),
+            fix="free some space or choose another -o",
+            code=ExitCode.OUT_OF_SPACE,
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return out_dir
+
+
+def onnx_from_model(model: QuantizedModel) -> onnx.ModelProto:
+    """The graph: input_ids and num_logits and the past states in, logits and the present states out."""
+    net, config = OnnxBackend(model.tensors), model.config
+    input_ids = Value("input_ids", "int64", ("batch", "length"))
+    count = Value("num_logits_to_keep", "int64", ())
+    layers = range(config.n_layer)
+    conv = [Value(f"past_conv_states.{i}", "int8", ("batch", *config.conv_state_shape)) for i in layers]
+    ssm = [
+        Value(f"past_ssm_states.{i}", model.ssm_state_dtype, ("batch", *config.ssm_state_shape))
+        for i in layers
+    ]
+    logits, conv_out, ssm_out = forward(net, model, input_ids, conv, ssm, count)
+    net.rename(logits, "logits")
+    for i in layers:
+        net.rename(conv_out[i], f"present_conv_states.{i}")
+        net.rename(ssm_out[i], f"present_ssm_states.{i}")
+    producer = f"quamba-export {version('quamba-export')}"
+    return net.model_proto([input_ids, count, *conv, *ssm], [logits, *conv_out, *ssm_out], producer)
+
+
+def state_table(model: QuantizedModel) -> list[dict[str, Any]]:
+    """Every state of the graph: input and output name, dtype and shape without the batch."""
+    config = model.config
+    table = []
+    for kind, dtype, shape in (
+        ("conv", "int8", config.conv_state_shape),
+        ("ssm", model.ssm_state_dtype, config.ssm_state_shape),
+    ):
+        table += [
+            {
+                "past": f"past_{kind}_states.{i}",
+                "present": f"present_{kind}_states.{i}",
+                "dtype": dtype,
+                "shape": list(shape),
+            }
+            for i in range(config.n_layer)
+        ]
+    return table
+
+
+def replace_directory(new: Path, target: Path) -> None:
+    """Put a finished directory in the place of `target`; what was there is gone only when the new one stands."""
+    old = new.with_name(new.name + ".old")
+    if target.exists():
+        os.rename(target, old)
+    os.rename(new, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_model(model: onnx.ModelProto, directory: Path) -> None:
+    onnx.save_model(
+        model,
+        str(directory / MODEL),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=DATA,
+        size_threshold=1024,
+    )
+    onnx.checker.check_model(str(directory / MODEL), full_check=True)
+
+
+def _write_configs(model: QuantizedModel, checkpoint: Checkpoint, directory: Path) -> None:
+    config = json.loads((checkpoint.path / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "quamba",
+        "qformat": "w8a8",
+        "ssm_state_dtype": model.ssm_state_dtype,
+    }
+    _write_json(directory / "config.json", config)
+    _write_json(directory / "generation_config.json", {"eos_token_id": checkpoint.eos_token_id})
+    if checkpoint.tokenizer_path is not None:
+        shutil.copyfile(checkpoint.tokenizer_path, directory / "tokenizer.json")
+
+
+def _export_record(
+    model: QuantizedModel, checkpoint: Checkpoint, calibration: Calibration, directory: Path
+) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "export",
+        "producer": f"quamba-export {version('quamba-export')}",
+        "checkpoint_digest": checkpoint.digest,
+        "calibration_digest": calibration.digest,
+        "qformat": "w8a8",
+        "config": asdict(model.config),
+        "eos_token_id": checkpoint.eos_token_id,
+        "states": state_table(model),
+        "files": files_of(directory),
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
