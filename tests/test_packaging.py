@@ -83,6 +83,19 @@ def python310(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
+@pytest.fixture(scope="module")
+def cpu_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the embedded Mamba-2, made by this Python as a user would make it for a device."""
+    out = tmp_path_factory.mktemp("cpu_bundle")
+    checkpoint, text = ROOT / "embedded" / "mamba2-kjv", ROOT / "embedded" / "calibration.txt"
+    sizes = ("--calib-size", "8", "--calib-seqlen", "64")
+    cli = Path(sys.executable).with_name("quamba-export")
+    run(cli, "calibrate", checkpoint, "--data", text, *sizes, "-o", out / "calibration")
+    run(cli, "export", checkpoint, "--calibration", out / "calibration", "-o", out / "export")
+    run(cli, "build", out / "export", "--target", "cpu", "-o", out / "bundle")
+    return out / "bundle"
+
+
 def test_runtime_imports_on_python_3_10(python310: Path, tmp_path: Path) -> None:
     modules = [f"quamba_export.runtime.{path.stem}" for path in (ROOT / "runtime").glob("[!_]*.py")]
     program = f"import sys, {', '.join(modules)}; print(sys.version_info[:2], {modules[0]}.__file__)"
