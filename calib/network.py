@@ -1,8 +1,9 @@
 """The quantized Mamba network, written once, as calls of ops on a backend.
 
-A backend is an interpreter of this page: calib/torch_backend.py runs the ops' references and gives the quantized
-reference model, exporter/onnx_backend.py writes one ONNX node a call and gives the exported graph. `net.tap` names a
-tensor by its site (docs/architecture.md), so that every layer can be compared between interpreters.
+A backend is an interpreter of this page: calib/torch_backend.py runs the ops' references and gives the
+quantized reference model, exporter/onnx_backend.py writes one ONNX node a call and gives the exported
+graph. `net.tap` names a tensor by its site (docs/architecture.md), so that every layer can be compared
+between interpreters.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def forward(
     ssm_states: list[V],
     num_logits: V,
 ) -> tuple[V, list[V], list[V]]:
-    """input_ids (B, L) and the carried states -> logits (B, num_logits, V) of the last positions, next states."""
+    """input_ids (B, L) and the carried states -> logits (B, num_logits, V) of the last positions, next
+    states.
+    """
     block = mamba1_block if model.config.kind == "mamba1" else mamba2_block
     conv_out, ssm_out = [], []
     hidden = net.embed(net.weight("embedding.weight"), input_ids)  # (B, L, D)

@@ -1,4 +1,6 @@
-"""Checkpoint + calibration -> QuantizedModel: every weight rounded to its codes, every scale put where an op reads it."""
+"""Checkpoint + calibration -> QuantizedModel: every weight rounded to its codes, every scale put where an
+op reads it.
+"""
 
 from __future__ import annotations
 
@@ -155,7 +157,9 @@ class _Layer:
 
 
 def absmax_scale(values: Tensor, dim: int | None = None) -> Tensor:
-    """max |values| / 127 in fp32, over everything or over `dim`; an all-zero slice gets 1 (its codes are all 0)."""
+    """max |values| / 127 in fp32, over everything or over `dim`; an all-zero slice gets 1 (its codes are
+    all 0).
+    """
     peak = values.abs().max() if dim is None else values.abs().amax(dim)
     return torch.where(peak > 0, peak / INT8_MAX, torch.ones_like(peak)).float()
 
@@ -163,8 +167,8 @@ def absmax_scale(values: Tensor, dim: int | None = None) -> Tensor:
 def scale_index(head_ends: Tensor, dim_ends: Tensor, heads: int, headdim: int) -> Tensor:
     """Row of the flattened (G, a, b) scale table for every head and channel.
 
-    head_ends (G, a), dim_ends (G, a, b): exclusive ends of contiguous runs inside a group of heads and inside a head
-    -> (H, P) int32.
+    head_ends (G, a), dim_ends (G, a, b): exclusive ends of contiguous runs inside a group of heads and
+    inside a head -> (H, P) int32.
     """
     groups, a = head_ends.shape
     per_group, b = heads // groups, dim_ends.shape[-1]

@@ -26,8 +26,8 @@ Tap = Callable[[str, Tensor], None]
 class QuantizedModel:
     """Constants of a quantized Mamba model.
 
-    tensors: int8 weights, fp32 scale vectors and the float parts (embedding, head), by the names network.py asks for.
-    scales:  per-tensor scales (fp32 values) by site or parameter name.
+    tensors: int8 weights, fp32 scale vectors and the float parts (embedding, head), by the names network.py
+    asks for. scales:  per-tensor scales (fp32 values) by site or parameter name.
     """
 
     FLOAT_MAX: ClassVar[float] = torch.finfo(torch.float32).max
@@ -49,7 +49,9 @@ class QuantizedModel:
         return self.scales[name]
 
     def site_scale(self, site: str) -> Tensor:
-        """fp32 scale that dequantizes the tensor tapped at `site`; broadcasts against it, 1 for a float tensor."""
+        """fp32 scale that dequantizes the tensor tapped at `site`; broadcasts against it, 1 for a float
+        tensor.
+        """
         layer, _, name = site.rpartition(".")
         if name in ("y", "hidden") or (name == "ssm_state" and self.ssm_state_dtype != "int8"):
             return torch.tensor(1.0)
@@ -76,7 +78,9 @@ class QuantizedModel:
         tap: Tap | None = None,
         num_logits: int | None = None,
     ) -> tuple[Tensor, States]:
-        """input_ids (B, L) int64 -> logits (B, num_logits or L, V) fp32, next states; `tap` sees every site."""
+        """input_ids (B, L) int64 -> logits (B, num_logits or L, V) fp32, next states; `tap` sees every
+        site.
+        """
         batch, length = input_ids.shape
         states = states or self.zero_states(batch)
         count = torch.tensor(length if num_logits is None else num_logits)

@@ -1,8 +1,9 @@
 """Write calib/network.py as an ONNX graph: one node a call, intermediate tensors named by their sites.
 
-A value is a name with its dtype and shape; a shape's entry is an int where it is fixed and a string ("batch",
-"length") where it is dynamic. Every quamba op is a node of its own domain; its function body in standard ops travels
-in the model, so that plain ONNX Runtime runs it and a TensorRT builder that has the plugin may strip it.
+A value is a name with its dtype and shape; a shape's entry is an int where it is fixed and a string
+("batch", "length") where it is dynamic. Every quamba op is a node of its own domain; its function body in
+standard ops travels in the model, so that plain ONNX Runtime runs it and a TensorRT builder that has the
+plugin may strip it.
 """
 
 from __future__ import annotations
@@ -195,5 +196,5 @@ def _function_proto(spec: OpSpec, body: str) -> onnx.FunctionProto:
     """The op's function: header from the contract, body from the op."""
     attrs = ", ".join([*(a.name for a in spec.attrs), "plugin_version", "plugin_namespace"])
     inputs, outputs = (", ".join(t.name for t in tensors) for tensors in (spec.inputs, spec.outputs))
-    header = f'<opset_import: ["" : {OPSET}], domain: "{spec.domain}"> {spec.name} <{attrs}> ({inputs}) => ({outputs})'
-    return onnx.parser.parse_function(f"{header} {{ {body} }}")
+    scope = f'<opset_import: ["" : {OPSET}], domain: "{spec.domain}">'
+    return onnx.parser.parse_function(f"{scope} {spec.name} <{attrs}> ({inputs}) => ({outputs}) {{ {body} }}")

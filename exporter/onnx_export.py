@@ -1,4 +1,6 @@
-"""QuantizedModel -> export/: one ONNX file with carried states, its weights beside it, configs and tokenizer."""
+"""QuantizedModel -> export/: one ONNX file with carried states, its weights beside it, configs and
+tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ MODEL, DATA = "model.onnx", "model.onnx.data"
 def export_onnx(
     model: QuantizedModel, checkpoint: Checkpoint, calibration: Calibration, out_dir: Path
 ) -> Path:
-    """Write export/ atomically: everything goes to a temporary directory beside it that is renamed at the end.
+    """Write export/ atomically: everything goes to a temporary directory beside it that is renamed at the
+    end.
 
     Raises QuambaError (exit 6) where the disk is full; an existing export is replaced only by a whole one.
     """
@@ -93,7 +96,9 @@ def state_table(model: QuantizedModel) -> list[dict[str, Any]]:
 
 
 def replace_directory(new: Path, target: Path) -> None:
-    """Put a finished directory in the place of `target`; what was there is gone only when the new one stands."""
+    """Put a finished directory in the place of `target`; what was there is gone only when the new one
+    stands.
+    """
     old = new.with_name(new.name + ".old")
     if target.exists():
         os.rename(target, old)

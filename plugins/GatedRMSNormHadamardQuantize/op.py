@@ -1,6 +1,7 @@
 """Mamba-2's gated RMSNorm, the online Hadamard transform and int8 codes, in front of out_proj.
 
-The norm runs over groups of E / n_groups channels, as the tensor-parallel training of grouped checkpoints left it.
+The norm runs over groups of E / n_groups channels, as the tensor-parallel training of grouped checkpoints
+left it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Online Hadamard transform, then int8 codes: what stands in front of a Mamba-1 out_proj (Quamba, section 4.3)."""
+"""Online Hadamard transform, then int8 codes: what stands in front of a Mamba-1 out_proj (Quamba, section
+4.3).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ SPEC = OpSpec(
 
 
 def reference(x: T, *, hadamard: int, out_scale: float) -> T:
-    """y = quantize(H x, out_scale) over the last axis, H of plugins/common/hadamard.py or, when `hadamard` is 0, I."""
+    """y = quantize(H x, out_scale) over the last axis, H of plugins/common/hadamard.py or, when `hadamard`
+    is 0, I.
+    """
     return quantize(apply_hadamard(x.double()).float() if hadamard else x, out_scale)  # (B, L, E)
 
 

@@ -1,7 +1,7 @@
 """Depthwise causal convolution and SiLU on int8 codes, with the last W-1 inputs as carried state.
 
-Every channel has its own input, weight and output scale, so one call serves Mamba-1 (one scale repeated), Mamba-2
-(x, B and C side by side) and Quamba2's piecewise output scales.
+Every channel has its own input, weight and output scale, so one call serves Mamba-1 (one scale repeated),
+Mamba-2 (x, B and C side by side) and Quamba2's piecewise output scales.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ SPEC = OpSpec(
 def reference(x: T, state: T, weight: T, x_scale: T, weight_scale: T, bias: T, out_scale: T) -> tuple[T, T]:
     """y = quantize(silu(conv * (x_scale * weight_scale) + bias), out_scale) (Quamba, section 4.2).
 
-    The sum over the W taps is of integers below 2^24, exact in fp32 in any order. Code 0 stands for the zeros before
-    the first token.
+    The sum over the W taps is of integers below 2^24, exact in fp32 in any order. Code 0 stands for the
+    zeros before the first token.
     """
     length, width = x.shape[1], weight.shape[1]
     codes = torch.cat([state.transpose(1, 2), x], dim=1)  # (B, W-1+L, C)

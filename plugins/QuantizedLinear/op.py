@@ -23,7 +23,9 @@ SPEC = OpSpec(
 
 
 def reference(x: T, weight: T, weight_scale: T, bias: T, *, x_scale: float) -> T:
-    """y = (x @ weight.T) * (x_scale * weight_scale) + bias; the integer sum is exact, then fp32 in this order."""
+    """y = (x @ weight.T) * (x_scale * weight_scale) + bias; the integer sum is exact, then fp32 in this
+    order.
+    """
     return int8_matmul(x, weight) * (as_scale(x_scale, x) * weight_scale) + bias  # (B, L, M)
 
 

@@ -1,8 +1,8 @@
 """Mamba-2's SSD scan on int8 codes: chunked matrix products in prefill, one recurrence step in decode.
 
-x and the int8 state share a table of head-group x channel-group scales (Quamba2): `scale_index` names, for each head
-and channel, the row of `x_scale` and `state_scale`. A float state takes a `state_scale` of ones. The state is rounded
-once, at the end of a call.
+x and the int8 state share a table of head-group x channel-group scales (Quamba2): `scale_index` names, for
+each head and channel, the row of `x_scale` and `state_scale`. A float state takes a `state_scale` of ones.
+The state is rounded once, at the end of a call.
 """
 
 from __future__ import annotations
@@ -91,7 +91,10 @@ def reference(
 
 
 def ssd_chunk(x: T, step: T, A: T, B: T, C: T, h: T) -> tuple[T, T]:
-    """One chunk of Q tokens in fp64: x (B,Q,H,P), step (B,Q,H), A (H), B, C (B,Q,G,N), h (B,H,P,N) -> y, next h."""
+    """One chunk of Q tokens in fp64 -> y (B, Q, H, P), next h.
+
+    x (B, Q, H, P), step (B, Q, H), A (H,), B and C (B, Q, G, N), h (B, H, P, N).
+    """
     groups = B.shape[2]
     inputs = (step[..., None] * x).transpose(1, 2).unflatten(1, (groups, -1))  # (B, G, H/G, Q, P)
     total = torch.cumsum(step * A, dim=1).transpose(1, 2).unflatten(1, (groups, -1))  # (B, G, H/G, Q)
@@ -114,8 +117,10 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
         {_dequantize_lines(dtypes["state"])}
         {_chunk_lines(groups, heads, channels, n_state)}
         h_last, y_chunks = Scan <num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
-            ssd_chunk (double[B, H, P, N] h, double[B, Q, H, P] x_q, double[B, Q, H] step_q, double[B, Q, G, N] B_q,
-                double[B, Q, G, N] C_q) => (double[B, H, P, N] h_next, double[B, H, Q, P] y_q) {{
+            ssd_chunk (
+                double[B, H, P, N] h, double[B, Q, H, P] x_q, double[B, Q, H] step_q,
+                double[B, Q, G, N] B_q, double[B, Q, G, N] C_q
+            ) => (double[B, H, P, N] h_next, double[B, H, Q, P] y_q) {{
                 step_column = Unsqueeze (step_q, last)
                 weighted = Mul (step_column, x_q)
                 weighted_h = Transpose <perm = [0, 2, 1, 3]> (weighted)

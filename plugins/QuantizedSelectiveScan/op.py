@@ -1,7 +1,7 @@
 """Mamba-1's selective scan on int8 codes: dequantize, softplus, recurrence, skip and gate.
 
-The state is carried: fp16 or fp32 as it stands, int8 on the calibrated `state_scale` (1 for a float state). It is
-rounded once, at the end of a call: after every token in decode, after the chunk in prefill.
+The state is carried: fp16 or fp32 as it stands, int8 on the calibrated `state_scale` (1 for a float state).
+It is rounded once, at the end of a call: after every token in decode, after the chunk in prefill.
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
         inputs = Mul (step, u_wide)
         {state_in_lines(dtypes["state"], "state_scale")}
         h_last, scanned = Scan <num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
-            selective_scan_step (double[B, E, N] h, double[B, E] step_t, double[B, E] inputs_t, double[B, N] B_t,
-                double[B, N] C_t) => (double[B, E, N] h_next, double[B, E] y_t) {{
+            selective_scan_step (
+                double[B, E, N] h, double[B, E] step_t, double[B, E] inputs_t, double[B, N] B_t, double[B, N] C_t
+            ) => (double[B, E, N] h_next, double[B, E] y_t) {{
                 step_column = Unsqueeze (step_t, last)
                 exponent = Mul (step_column, A)
                 decay = Exp (exponent)

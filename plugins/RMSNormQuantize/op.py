@@ -20,7 +20,9 @@ SPEC = OpSpec(
 
 
 def reference(x: T, *, epsilon: float, out_scale: float) -> T:
-    """y = quantize(x / sqrt(mean(x^2) + epsilon), out_scale) over the last axis; the root is rounded to fp32."""
+    """y = quantize(x / sqrt(mean(x^2) + epsilon), out_scale) over the last axis; the root is rounded to
+    fp32.
+    """
     return quantize(x / root_mean_square(x, epsilon), out_scale)  # (B, L, D)
 
 

@@ -1,6 +1,7 @@
 """W8A8 projection with int8 results, each output channel on a scale of its own.
 
-A Mamba-2 in_proj writes z, x, B, C and dt in one product; their five scales arrive here as one vector over the rows.
+A Mamba-2 in_proj writes z, x, B, C and dt in one product; their five scales arrive here as one vector over
+the rows.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ SPEC = OpSpec(
 
 
 def reference(x: T, weight: T, weight_scale: T, bias: T, out_scale: T, *, x_scale: float) -> T:
-    """y = quantize((x @ weight.T) * (x_scale * weight_scale) + bias, out_scale); exact integer sum, then fp32."""
+    """y = quantize((x @ weight.T) * (x_scale * weight_scale) + bias, out_scale); exact integer sum, then
+    fp32.
+    """
     total = int8_matmul(x, weight) * (as_scale(x_scale, x) * weight_scale) + bias
     return quantize(total, out_scale)  # (B, L, M)
 

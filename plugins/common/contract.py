@@ -1,9 +1,10 @@
 """The contract of an op, written once, as data.
 
-An op's folder holds one `SPEC`. The torch op, the ONNX node and its function body, the launcher's C struct and the
-TensorRT plugin are made from it or compared with it. Shapes are strings of letters, one a dimension; a letter stands
-for the same size wherever it occurs in one call. Letters: B batch, L length, D d_model, E d_inner, H heads, P headdim,
-N d_state, G groups, C conv channels, W conv width, K and M columns and rows of a weight, S entries of a scale table.
+An op's folder holds one `SPEC`. The torch op, the ONNX node and its function body, the launcher's C struct
+and the TensorRT plugin are made from it or compared with it. Shapes are strings of letters, one a
+dimension; a letter stands for the same size wherever it occurs in one call. Letters: B batch, L length, D
+d_model, E d_inner, H heads, P headdim, N d_state, G groups, C conv channels, W conv width, K and M columns
+and rows of a weight, S entries of a scale table.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ Size = int | str
 
 @dataclass(frozen=True)
 class Tensor:
-    """One input or output: its name, allowed dtypes and symbolic shape; `aliases` names the input it overwrites."""
+    """One input or output: its name, allowed dtypes and symbolic shape; `aliases` names the input it
+    overwrites.
+    """
 
     name: str
     dtypes: DType | tuple[DType, ...]

@@ -1,4 +1,6 @@
-"""Pieces of ONNX's textual form that several function bodies share; each names what it reads and what it yields."""
+"""Pieces of ONNX's textual form that several function bodies share; each names what it reads and what it
+yields.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def hadamard_lines(source: str, target: str, size: int) -> str:
 
 
 def quantize_lines(source: str, target: str, scale: str) -> str:
-    """`target` = int8 codes of fp32 `source` on `scale`; ONNX Runtime's QuantizeLinear is slow on the last axis."""
+    """`target` = int8 codes of fp32 `source` on `scale`; ONNX Runtime's QuantizeLinear is slow on the last
+    axis.
+    """
     return f"""
         {target}_low = Constant <value_float = -128.0> ()
         {target}_high = Constant <value_float = 127.0> ()

@@ -1,11 +1,11 @@
 """The arithmetic contract of every op: the formula as real numbers, rounded to fp32 once.
 
-int8 codes decide everything downstream, and one code that differs sends a network's later roundings on another path:
-two implementations with different fp32 summation orders agree at first and give different text fifty tokens later. So
-sums and transcendental functions are computed to at least 2^-40 of their value (fp64 here and in the ONNX bodies;
-a kernel may use fp64 or pairs of fp32) and rounded to fp32 at the places the references name. What remains are plain fp32
-multiplications, additions and divisions in a fixed order, which are the same bits everywhere as long as nothing
-contracts them into an FMA.
+int8 codes decide everything downstream, and one code that differs sends a network's later roundings on
+another path: two implementations with different fp32 summation orders agree at first and give different
+text fifty tokens later. So sums and transcendental functions are computed to at least 2^-40 of their value
+(fp64 here and in the ONNX bodies; a kernel may use fp64 or pairs of fp32) and rounded to fp32 at the places
+the references name. What remains are plain fp32 multiplications, additions and divisions in a fixed order,
+which are the same bits everywhere as long as nothing contracts them into an FMA.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Static symmetric int8, the two functions everything else is made of.
 
-q = clamp(round_half_even(x / s), -128, 127), x and s fp32, a true division: `x * (1 / s)` gives other codes on
-half-step inputs. Source: Quamba (arXiv 2410.13229), section 3; rounding order is this project's contract.
+q = clamp(round_half_even(x / s), -128, 127), x and s fp32, a true division: `x * (1 / s)` gives other codes
+on half-step inputs. Source: Quamba (arXiv 2410.13229), section 3; rounding order is this project's
+contract.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ _EXACT_COLUMNS = 1024  # 1024 * 128 * 128 = 2^24: sums of int8 products up to he
 
 
 def as_scale(scale: float | Tensor, like: Tensor) -> Tensor:
-    """fp32 tensor on the device of `like`; a Python float would be divided by through its reciprocal on CUDA."""
+    """fp32 tensor on the device of `like`; a Python float would be divided by through its reciprocal on
+    CUDA.
+    """
     return torch.as_tensor(scale, dtype=torch.float32, device=like.device)
 
 
@@ -31,8 +34,8 @@ def dequantize(codes: Tensor, scale: float | Tensor) -> Tensor:
 def int8_matmul(x: Tensor, weight: Tensor) -> Tensor:
     """Exact integer product x @ weight.T of int8 codes, returned in fp32 rounded once from the int32 sum.
 
-    x (..., K) int8, weight (M, K) int8 -> (..., M) fp32. Sums of up to 1,024 products are exact in fp32; longer ones
-    are added in fp64, exact up to 2^53.
+    x (..., K) int8, weight (M, K) int8 -> (..., M) fp32. Sums of up to 1,024 products are exact in fp32;
+    longer ones are added in fp64, exact up to 2^53.
     """
     columns = x.shape[-1]
     if columns <= _EXACT_COLUMNS:

@@ -1,4 +1,4 @@
-"""Every op of the project, found by folder: a folder of plugins/ that holds an op.py is an op of that name."""
+"""Every op of the project, found by folder: a folder of plugins/ with an op.py is an op of that name."""
 
 from __future__ import annotations
 

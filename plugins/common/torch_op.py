@@ -1,7 +1,8 @@
-"""Torch custom ops from contracts: `torch.ops.quamba.<Name>` runs the reference, nothing else does the work.
+"""Torch custom ops from contracts: `torch.ops.quamba.<Name>` runs the reference, nothing else does the
+work.
 
-The schema is derived from the OpSpec, so it cannot drift from it. The op is functional: an aliasing output is a new
-tensor here and the same buffer only on the device.
+The schema is derived from the OpSpec, so it cannot drift from it. The op is functional: an aliasing output
+is a new tensor here and the same buffer only on the device.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def schema(spec: OpSpec) -> str:
 
 
 def register(spec: OpSpec, reference: Callable[..., Outputs]) -> Callable[..., Outputs]:
-    """Define `torch.ops.quamba.<spec.name>`: every call is checked against the contract, then `reference` runs."""
+    """Define `torch.ops.quamba.<spec.name>`: every call is checked against the contract, then `reference`
+    runs.
+    """
 
     def checked(*inputs: torch.Tensor, **attrs: float | int) -> Outputs:
         spec.bind([dtype_name(t) for t in inputs], [tuple(t.shape) for t in inputs], attrs)
