@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -43,7 +44,7 @@ from torch import Tensor
 from quamba_export.calib.checkpoint import load_checkpoint
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.float_model import FloatMamba
-from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.errors import QuambaError
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Trainer:
         hidden = torch.rand(inputs.shape, device=self.device) < schedule.token_dropout
         logits, _ = self._thinned()(inputs.masked_fill(hidden, EOS))
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.tensors.values(), 1.0)
         self.optimizer.step()
         self.loss.copy_(loss.detach())
@@ -245,8 +246,8 @@ def main() -> None:
         text = arguments.evaluate.parent / "validation.txt"
         print(f"{arguments.evaluate}: {evaluate(arguments.evaluate, text):.4f} bits a byte on {text}")
     except QuambaError as error:
-        print(f"error: {error}")
-        raise SystemExit(int(error.code or ExitCode.INVALID_INPUT)) from None
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(int(error.code)) from None
 
 
 if __name__ == "__main__":
