@@ -66,6 +66,16 @@ class Recipe:
         """The observer of `site`, a short name."""
         return self.observers.get(site) or self.observers.get("default") or AbsoluteMaximum()
 
+    def groups(self, config: MambaConfig) -> tuple[int, int] | None:
+        """(a, b) for this model: at most the heads in a group of B and C, and the P channels of a head.
+
+        None where the recipe forms no groups and all scales are per tensor.
+        """
+        if not self.reorder:
+            return None
+        heads = config.n_heads // config.n_groups
+        return min(self.head_groups, heads), min(self.channel_groups, config.headdim)
+
     def as_table(self) -> dict[str, Any]:
         """The recipe as its TOML file would hold it, with every default written out."""
         table = {field.name: getattr(self, field.name) for field in fields(self)}

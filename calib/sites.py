@@ -49,13 +49,16 @@ def site_names(config: MambaConfig) -> list[str]:
     return [f"layers.{i}.{site}" for i in range(config.n_layer) for site in SITES[config.kind]]
 
 
-def scale_shape(config: MambaConfig, site: str, ranges: GroupRanges | None) -> tuple[int, ...]:
-    """Shape of the scale of `site`, a short name: () per tensor; (G,), (G, a, b), (G, a, b, N) per group."""
-    if ranges is None or site not in _GROUPED:
+def scale_shape(config: MambaConfig, site: str, groups: tuple[int, int] | None) -> tuple[int, ...]:
+    """Shape of the scale of `site`, a short name: () per tensor; (G,), (G, a, b), (G, a, b, N) per group.
+
+    groups: (a, b), or None where the recipe forms none.
+    """
+    if groups is None or site not in _GROUPED:
         return ()
     if site in ("B", "C"):
         return (config.n_groups,)
-    return (*ranges.channel_ends.shape, *((config.d_state,) if site == "ssm_state" else ()))
+    return (config.n_groups, *groups, *((config.d_state,) if site == "ssm_state" else ()))
 
 
 def split_rows(values: Tensor, site: str, ranges: GroupRanges | None) -> list[Tensor]:

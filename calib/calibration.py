@@ -1,0 +1,175 @@
+"""The calibration artefact: every scale of a model, and how it was found.
+
+calibration/
+    scales.safetensors  fp32 scale of every site; run ends and permutations of reordered layers
+    calibration.json    schema version, checkpoint digest, recipe, data, statistics of every site, file table
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from quamba_export.calib.calibration_checks import (
+    check_statistics,
+    check_tensors,
+    config_from_json,
+    config_to_json,
+    read_description,
+    read_tensors,
+)
+from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.head_groups import ChannelPermutation
+from quamba_export.calib.recipe import Recipe, recipe_from_table
+from quamba_export.calib.sites import GroupRanges
+from quamba_export.runtime.errors import QuambaError
+
+SCHEMA_VERSION = 1
+SCALES, DESCRIPTION = "scales.safetensors", "calibration.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Static scales of one checkpoint by one recipe.
+
+    scales:           site -> fp32 scale: () per tensor; (G,), (G, a, b), (G, a, b, N) per group.
+    head_group_range: layer -> (G, a) int32, dim_group_range: layer -> (G, a, b) int32: exclusive ends of the
+        runs of heads and of channels that share a scale, counted inside the group and inside the head.
+    permutation:      layer -> the reorder that made those runs. All three are empty without groups.
+    statistics:       site -> observer, absmax, scale, clipped share, ... (calib/calibrate.py).
+    run:              data digest, samples, tokens a sample, seed, micro-batch, sizes around the rewrites.
+    """
+
+    config: MambaConfig
+    checkpoint_digest: str
+    recipe: Recipe
+    scales: dict[str, Tensor]
+    head_group_range: dict[int, Tensor] = field(default_factory=dict)
+    dim_group_range: dict[int, Tensor] = field(default_factory=dict)
+    permutation: dict[int, ChannelPermutation] = field(default_factory=dict)
+    statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+
+    def ranges(self, layer: int) -> GroupRanges | None:
+        """Runs of heads and channels of `layer`; None where its scales are per tensor."""
+        if layer not in self.head_group_range:
+            return None
+        return GroupRanges(self.head_group_range[layer], self.dim_group_range[layer])
+
+    @property
+    def digest(self) -> str:
+        """sha256 hex of calibration.json, which holds the sha256 of the scales."""
+        return hashlib.sha256(_files(self)[DESCRIPTION]).hexdigest()
+
+
+def write_calibration(calibration: Calibration, path: str | Path) -> None:
+    """Write the artefact directory in one step: `path` never holds half of one. An older one is replaced.
+
+    Raises QuambaError where `path` holds something else, and for scales that reading would refuse.
+    """
+    target = Path(path)
+    if target.exists() and not (target / DESCRIPTION).is_file() and not _is_empty(target):
+        raise QuambaError(
+            f"{target} is not a calibration, and is not overwritten",
+            allowed="a new or empty directory, or an older calibration",
+            fix="choose another -o",
+        )
+    check_tensors(_tensors(calibration), calibration.config, calibration.recipe, str(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        staging.chmod(0o755)
+        for name, content in _files(calibration).items():
+            with (staging / name).open("xb") as file:
+                file.write(content)
+                os.fsync(file.fileno())
+        _swap(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def read_calibration(path: str | Path) -> Calibration:
+    """Read and check an artefact directory.
+
+    Raises QuambaError naming the file, key or tensor: an older schema, a missing or foreign site, a wrong
+    dtype or shape, a scale that is not finite and > 0, impossible run ends or permutations, a changed file
+    (exit 4).
+    """
+    directory = Path(path)
+    description = read_description(directory / DESCRIPTION, SCHEMA_VERSION)
+    config = config_from_json(description["config"], directory / DESCRIPTION)
+    recipe = recipe_from_table(description["recipe"])
+    recipe.check_fits(config)
+    tensors = read_tensors(directory / SCALES, description["files"][SCALES])
+    check_tensors(tensors, config, recipe, str(directory / SCALES))
+    check_statistics(description["statistics"], config, directory / DESCRIPTION)
+    layers = range(config.n_layer if recipe.groups(config) else 0)
+    return Calibration(
+        config=config,
+        checkpoint_digest=description["checkpoint_digest"],
+        recipe=recipe,
+        scales={name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()},
+        head_group_range={i: tensors[f"layers.{i}.head_group_range"] for i in layers},
+        dim_group_range={i: tensors[f"layers.{i}.dim_group_range"] for i in layers},
+        permutation={
+            i: ChannelPermutation(
+                tensors[f"layers.{i}.permutation.heads"], tensors[f"layers.{i}.permutation.channels"]
+            )
+            for i in layers
+        },
+        statistics=description["statistics"],
+        run=description["run"],
+    )
+
+
+def _tensors(calibration: Calibration) -> dict[str, Tensor]:
+    tensors = dict(calibration.scales)
+    for i, ends in calibration.head_group_range.items():
+        tensors[f"layers.{i}.head_group_range"] = ends
+        tensors[f"layers.{i}.dim_group_range"] = calibration.dim_group_range[i]
+    for i, permutation in calibration.permutation.items():
+        tensors[f"layers.{i}.permutation.heads"] = permutation.heads
+        tensors[f"layers.{i}.permutation.channels"] = permutation.channels
+    return tensors
+
+
+def _files(calibration: Calibration) -> dict[str, bytes]:
+    """File name -> content; the same calibration gives the same bytes."""
+    scales = safetensors.torch.save(
+        {name: t.contiguous() for name, t in sorted(_tensors(calibration).items())}
+    )
+    description = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "calibration",
+        "checkpoint_digest": calibration.checkpoint_digest,
+        "config": config_to_json(calibration.config),
+        "recipe": calibration.recipe.as_table(),
+        "run": calibration.run,
+        "statistics": calibration.statistics,
+        "files": {SCALES: {"sha256": hashlib.sha256(scales).hexdigest(), "size": len(scales)}},
+    }
+    text = json.dumps(description, indent=1, allow_nan=False) + "\n"
+    return {SCALES: scales, DESCRIPTION: text.encode()}
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _swap(staging: Path, target: Path) -> None:
+    """Put `staging` where `target` is; what was there is removed afterwards."""
+    old = staging.with_name(staging.name + ".old")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(target, old)
+    os.replace(staging, target)
+    shutil.rmtree(old, ignore_errors=True)
