@@ -1,0 +1,99 @@
+"""A bundle, or an export, opened: verified first, then its tokenizer and its engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quamba_export.runtime.decoder import HostDecoder
+from quamba_export.runtime.engine import Engine
+from quamba_export.runtime.engine_ort import OrtEngine
+from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.generate import Generation, Limits, Piece, generate, stream
+from quamba_export.runtime.manifest import Manifest, read_manifest
+from quamba_export.runtime.sampling import Sampling
+from quamba_export.runtime.vnni_probe import probe_int8_products
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Everything that is needed to turn text into more text."""
+
+    path: Path
+    manifest: Manifest
+    engine: Engine
+    tokenizer: Tokenizer
+    warnings: tuple[str, ...]  # about this host, one line each
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids without special tokens; for an empty text the end-of-text id: documents begin after it.
+
+        Raises QuambaError for text that is not Unicode (a lone surrogate, as a broken command line gives).
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise QuambaError(
+                "the prompt is not valid Unicode", found=str(error), allowed="UTF-8 text"
+            ) from error
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids or [self.manifest.eos_token_id]
+
+    def stream(self, prompts: Sequence[str], limits: Limits, sampling: Sampling = GREEDY) -> Iterator[Piece]:
+        """Continue every prompt, as one batch; see `generate.stream`."""
+        ids = [self.encode(prompt) for prompt in prompts]
+        return stream(HostDecoder(self.engine, sampling), self.tokenizer, ids, limits)
+
+    def generate(
+        self, prompts: Sequence[str], limits: Limits, sampling: Sampling = GREEDY
+    ) -> list[Generation]:
+        """`stream` to its end."""
+        ids = [self.encode(prompt) for prompt in prompts]
+        return generate(HostDecoder(self.engine, sampling), self.tokenizer, ids, limits)
+
+
+def open_bundle(path: Path | str, *, threads: int = 0) -> Bundle:
+    """Open a bundle/ or export/ directory. threads: of the CPU engine, 0 for one a physical core.
+
+    Raises QuambaError: exit 3 for a directory that is neither or lacks a tokenizer, 4 where a file is not the
+    one that the manifest names.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    tokenizer = open_tokenizer(path, manifest)
+    engine = OrtEngine(path / "model.onnx", manifest.states, manifest.vocab_size, threads=threads)
+    warning = probe_int8_products().warning
+    return Bundle(path, manifest, engine, tokenizer, (warning,) if warning else ())
+
+
+def open_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:
+    """The tokenizer of a verified directory. Raises QuambaError if it is missing or another model's."""
+    from tokenizers import Tokenizer
+
+    file = path / "tokenizer.json"
+    if file.name not in manifest.files:
+        fix = "export a checkpoint directory that holds tokenizer.json"
+        raise QuambaError(
+            f"{path} has no tokenizer, so no text can be given to it", found=f"no {file.name}", fix=fix
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise QuambaError(f"{file} is no tokenizer", found=str(error), allowed="tokenizers' JSON") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+    if largest >= manifest.vocab_size:
+        raise QuambaError(
+            f"{file} belongs to another model",
+            found=f"token id {largest}",
+            allowed=f"0 to {manifest.vocab_size - 1}",
+        )
+    return tokenizer

@@ -1,0 +1,222 @@
+"""The engine on plain ONNX Runtime: one session, states in two sets of buffers that take turns.
+
+A run reads one set and writes the other, both bound once (IO binding), so a decode step copies and allocates
+no state. ONNX Runtime does not promise that an input may share memory with an output, hence two sets, not
+one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quamba_export.runtime.engine import Ids, Logits, States, checked_batch
+from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.manifest import StateTensor
+
+MAX_THREADS = 1024
+REFUSALS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+ONNX_DTYPE = {
+    "tensor(int8)": "int8",
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+    "tensor(int64)": "int64",
+}
+
+
+def import_onnxruntime() -> Any:
+    """ONNX Runtime, imported when it is needed: the rest of the runtime starts without it."""
+    import onnxruntime
+
+    return onnxruntime
+
+
+def session_options(threads: int) -> Any:
+    """Options of every session here. threads: intra-op threads, 0 for one a physical core.
+
+    x64quantprecision: exact integer products on x86-64 without VNNI (vnni_probe.py); no effect elsewhere.
+    enable_mem_pattern: off, because it keeps one plan for every (B, L) ever seen.
+    """
+    if not 0 <= threads <= MAX_THREADS:
+        raise QuambaError(
+            "wrong number of threads", found=str(threads), allowed=f"0 to {MAX_THREADS}", code=ExitCode.USAGE
+        )
+    options = import_onnxruntime().SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+class OrtStates(States):
+    """States in host memory. `buffers` is None once a run has consumed them."""
+
+    def __init__(self, buffers: StateBuffers) -> None:
+        self.batch = buffers.batch
+        self._buffers: StateBuffers | None = buffers
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._current().front[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._current().front)
+
+    def __len__(self) -> int:
+        return len(self._current().front)
+
+    def fork(self) -> OrtStates:
+        return OrtStates(StateBuffers({name: array.copy() for name, array in self.items()}))
+
+    def take(self) -> StateBuffers:
+        """The buffers, to be written to; these states cannot be used again."""
+        buffers, self._buffers = self._current(), None
+        return buffers
+
+    def _current(self) -> StateBuffers:
+        if self._buffers is None:
+            raise RuntimeError(
+                "these states were consumed by Engine.run: use those it returned, or fork() first"
+            )
+        return self._buffers
+
+
+class StateBuffers:
+    """Two sets of state arrays and the two bindings between them, made at the first run."""
+
+    def __init__(self, front: dict[str, NDArray[Any]]) -> None:
+        self.front = front
+        self.back: dict[str, NDArray[Any]] = {}
+        self.batch = next(iter(front.values())).shape[0]
+        self._bindings: list[Any] = []
+
+    def binding(self, session: Any, table: tuple[StateTensor, ...]) -> Any:
+        """The binding that reads `front` and writes `back`."""
+        if not self._bindings:
+            self.back = {name: np.empty_like(array) for name, array in self.front.items()}
+            self._bindings = [
+                bind_states(session, table, self.front, self.back),
+                bind_states(session, table, self.back, self.front),
+            ]
+        return self._bindings[0]
+
+    def swap(self) -> None:
+        """Make what the last run wrote the current states."""
+        self.front, self.back = self.back, self.front
+        self._bindings.reverse()
+
+
+def bind_states(
+    session: Any,
+    table: tuple[StateTensor, ...],
+    source: dict[str, NDArray[Any]],
+    target: dict[str, NDArray[Any]],
+) -> Any:
+    binding = session.io_binding()
+    for state in table:
+        past, present = source[state.past], target[state.past]
+        binding.bind_input(state.past, "cpu", 0, past.dtype, past.shape, past.ctypes.data)
+        binding.bind_output(state.present, "cpu", 0, present.dtype, present.shape, present.ctypes.data)
+    return binding
+
+
+class OrtEngine:
+    """`model.onnx` of an export or CPU bundle in ONNX Runtime's CPU provider. Implements `Engine`."""
+
+    def __init__(
+        self, model_path: Path | str, states: tuple[StateTensor, ...], vocab_size: int, *, threads: int = 0
+    ) -> None:
+        """states: the manifest's table. Raises QuambaError where the file does not load or does not fit."""
+        self.vocab_size, self.states = vocab_size, states
+        self._session = open_session(Path(model_path), threads)
+        check_graph(self._session, states, vocab_size, Path(model_path).name)
+
+    def zero_states(self, batch: int) -> OrtStates:
+        shape = (checked_batch(batch),)
+        zeros = {state.past: np.zeros(shape + state.shape, state.dtype) for state in self.states}
+        return OrtStates(StateBuffers(zeros))
+
+    def load_states(self, arrays: Mapping[str, NDArray[Any]]) -> OrtStates:
+        names = [state.past for state in self.states]
+        if set(arrays) != set(names):
+            odd = sorted(set(arrays) ^ set(names))
+            raise QuambaError(
+                "these are not the states of this model", found=odd[0], allowed=f"{names[0]}, ..."
+            )
+        batch = checked_batch(arrays[names[0]].shape[0])
+        for state in self.states:
+            array, shape = arrays[state.past], (batch, *state.shape)
+            if array.shape != shape or array.dtype != state.dtype:
+                raise QuambaError(
+                    f"state '{state.past}' does not fit this model",
+                    found=f"{array.dtype} {array.shape}",
+                    allowed=f"{state.dtype} {shape}",
+                )
+        return OrtStates(StateBuffers({name: np.array(arrays[name], order="C") for name in names}))
+
+    def run(self, input_ids: Ids, states: States, num_logits: int = 1) -> tuple[Logits, OrtStates]:
+        if not isinstance(states, OrtStates):
+            raise TypeError(f"states of another engine: {type(states).__name__}")
+        if input_ids.shape[0] != states.batch:
+            raise ValueError(f"{input_ids.shape[0]} sequences of ids for the states of {states.batch}")
+        buffers = states.take()
+        ids, count = np.ascontiguousarray(input_ids), np.array(num_logits, dtype=np.int64)
+        logits = np.empty((buffers.batch, num_logits, self.vocab_size), dtype=np.float32)
+        binding = buffers.binding(self._session, self.states)
+        binding.bind_input("input_ids", "cpu", 0, ids.dtype, ids.shape, ids.ctypes.data)
+        binding.bind_input("num_logits_to_keep", "cpu", 0, count.dtype, (), count.ctypes.data)
+        binding.bind_output("logits", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
+        self._session.run_with_iobinding(binding)
+        buffers.swap()
+        return logits, OrtStates(buffers)
+
+
+def open_session(model_path: Path, threads: int) -> Any:
+    """A CPU session. Raises QuambaError (exit 3) for a file that ONNX Runtime refuses, with its own words."""
+    onnxruntime = import_onnxruntime()
+    native = onnxruntime.capi.onnxruntime_pybind11_state
+    refusals = tuple(getattr(native, name) for name in REFUSALS)
+    try:
+        return onnxruntime.InferenceSession(
+            str(model_path), session_options(threads), providers=["CPUExecutionProvider"]
+        )
+    except refusals as error:
+        raise QuambaError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {model_path}",
+            found=str(error).splitlines()[0],
+            fix="make it anew with `quamba-export export`, or install a newer onnxruntime",
+        ) from error
+
+
+def check_graph(session: Any, states: tuple[StateTensor, ...], vocab_size: int, name: str) -> None:
+    """Compare the graph's inputs and outputs with the state table; None stands for an open dimension.
+
+    Raises QuambaError (exit 3) naming the first tensor that is missing, left over or of another type.
+    """
+    past = {state.past: (state.dtype, (None, *state.shape)) for state in states}
+    present = {state.present: (state.dtype, (None, *state.shape)) for state in states}
+    ids, count = ("int64", (None, None)), ("int64", ())
+    for kind, found, wanted in (
+        ("input", session.get_inputs(), {"input_ids": ids, "num_logits_to_keep": count, **past}),
+        ("output", session.get_outputs(), {"logits": ("float32", (None, None, vocab_size)), **present}),
+    ):
+        tensors = {tensor.name: signature(tensor) for tensor in found}
+        for key in (*wanted, *tensors):
+            if tensors.get(key) != wanted.get(key):
+                raise QuambaError(
+                    f"{name} does not fit its manifest: {kind} '{key}'",
+                    found=str(tensors.get(key, "no such tensor")),
+                    allowed=str(wanted.get(key, "no such tensor")),
+                    fix="make the directory anew with `quamba-export export`",
+                )
+
+
+def signature(tensor: Any) -> tuple[str, tuple[int | None, ...]]:
+    """Dtype and shape of a graph input or output, symbolic dimensions as None."""
+    dims = tuple(dim if isinstance(dim, int) else None for dim in tensor.shape)
+    return ONNX_DTYPE.get(tensor.type, tensor.type), dims
