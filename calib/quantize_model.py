@@ -50,7 +50,7 @@ def quantize_model(
     for i in range(checkpoint.config.n_layer):
         layer = _Layer(i, checkpoint.config, model.tensors, calibration)
         layer.quantize(tensors, scales)
-    return QuantizedModel(checkpoint.config, tensors, scales, ssm_state_dtype, model.out_hadamard)
+    return QuantizedModel(checkpoint.config, tensors, scales, qformat, ssm_state_dtype, model.out_hadamard)
 
 
 class _Layer:

@@ -35,6 +35,7 @@ class QuantizedModel:
     config: MambaConfig
     tensors: dict[str, Tensor]
     scales: dict[str, float]
+    qformat: str
     ssm_state_dtype: SsmStateDtype
     out_hadamard: bool
 

@@ -1,13 +1,9 @@
-"""QuantizedModel -> export/: one ONNX file with carried states, its weights beside it, configs and
-tokenizer.
-"""
+"""QuantizedModel -> export/: one ONNX file with carried states, weights beside it, configs, tokenizer."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +15,8 @@ from quamba_export.calib.calibration import Calibration
 from quamba_export.calib.checkpoint import Checkpoint
 from quamba_export.calib.network import forward
 from quamba_export.calib.quantized_model import QuantizedModel
+from quamba_export.exporter.artefacts import written_directory
 from quamba_export.exporter.onnx_backend import OnnxBackend, Value
-from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import files_of
 
 SCHEMA_VERSION = 1
@@ -30,28 +26,11 @@ MODEL, DATA = "model.onnx", "model.onnx.data"
 def export_onnx(
     model: QuantizedModel, checkpoint: Checkpoint, calibration: Calibration, out_dir: Path
 ) -> Path:
-    """Write export/ atomically: everything goes to a temporary directory beside it that is renamed at the
-    end.
-
-    Raises QuambaError (exit 6) where the disk is full; an existing export is replaced only by a whole one.
-    """
-    out_dir = Path(out_dir)
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-    try:
+    """Write export/ atomically: an existing export is replaced only by a whole one."""
+    with written_directory(out_dir, "export") as work:
         _write_model(onnx_from_model(model), work)
         _write_configs(model, checkpoint, work)
         _write_json(work / "export.json", _export_record(model, checkpoint, calibration, work))
-        replace_directory(work, out_dir)
-    except OSError as error:
-        raise QuambaError(
-            f"cannot write {out_dir}",
-            found=str(error),
-            fix="free some space or choose another -o",
-            code=ExitCode.OUT_OF_SPACE,
-        ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return out_dir
 
 
@@ -95,17 +74,6 @@ def state_table(model: QuantizedModel) -> list[dict[str, Any]]:
     return table
 
 
-def replace_directory(new: Path, target: Path) -> None:
-    """Put a finished directory in the place of `target`; what was there is gone only when the new one
-    stands.
-    """
-    old = new.with_name(new.name + ".old")
-    if target.exists():
-        os.rename(target, old)
-    os.rename(new, target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _write_model(model: onnx.ModelProto, directory: Path) -> None:
     onnx.save_model(
         model,
@@ -122,7 +90,7 @@ def _write_configs(model: QuantizedModel, checkpoint: Checkpoint, directory: Pat
     config = json.loads((checkpoint.path / "config.json").read_text())
     config["quantization_config"] = {
         "quant_method": "quamba",
-        "qformat": "w8a8",
+        "qformat": model.qformat,
         "ssm_state_dtype": model.ssm_state_dtype,
     }
     _write_json(directory / "config.json", config)
@@ -140,7 +108,7 @@ def _export_record(
         "producer": f"quamba-export {version('quamba-export')}",
         "checkpoint_digest": checkpoint.digest,
         "calibration_digest": calibration.digest,
-        "qformat": "w8a8",
+        "qformat": model.qformat,
         "config": asdict(model.config),
         "eos_token_id": checkpoint.eos_token_id,
         "states": state_table(model),

@@ -116,7 +116,8 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
     return f"""
         {_dequantize_lines(dtypes["state"])}
         {_chunk_lines(groups, heads, channels, n_state)}
-        h_last, y_chunks = Scan <num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
+        h_last, y_chunks = Scan <
+            num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
             ssd_chunk (
                 double[B, H, P, N] h, double[B, Q, H, P] x_q, double[B, Q, H] step_q,
                 double[B, Q, G, N] B_q, double[B, Q, G, N] C_q

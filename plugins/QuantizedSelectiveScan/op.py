@@ -110,9 +110,11 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
         z_f = DequantizeLinear (z, z_scale, zero_point)
         inputs = Mul (step, u_wide)
         {state_in_lines(dtypes["state"], "state_scale")}
-        h_last, scanned = Scan <num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
+        h_last, scanned = Scan <
+            num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
             selective_scan_step (
-                double[B, E, N] h, double[B, E] step_t, double[B, E] inputs_t, double[B, N] B_t, double[B, N] C_t
+                double[B, E, N] h, double[B, E] step_t, double[B, E] inputs_t, double[B, N] B_t,
+                double[B, N] C_t
             ) => (double[B, E, N] h_next, double[B, E] y_t) {{
                 step_column = Unsqueeze (step_t, last)
                 exponent = Mul (step_column, A)

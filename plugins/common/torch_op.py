@@ -46,7 +46,7 @@ def register(spec: OpSpec, reference: Callable[..., Outputs]) -> Callable[..., O
         dtypes = [dtype_name(t) for t in inputs]
         sizes = spec.bind(dtypes, [tuple(t.shape) for t in inputs], attrs)
         outputs = tuple(
-            inputs[0].new_empty(shape, dtype=getattr(torch, dtype))
+            inputs[0].new_empty([int(size) for size in shape], dtype=getattr(torch, dtype))
             for shape, dtype in zip(spec.output_shapes(sizes), spec.output_dtypes(dtypes), strict=True)
         )
         return outputs if len(outputs) > 1 else outputs[0]
