@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -65,12 +67,12 @@ class OnnxBackend:
                 allowed="one set of fixed sizes and dtypes in a graph",
             )
         shapes, out_dtypes = op.spec.output_shapes(sizes), op.spec.output_dtypes(dtypes)
-        fields = {"plugin_version": str(op.spec.version), "plugin_namespace": op.spec.domain}
-        typed = {
+        fields: dict[str, float | int | str] = {
             a.name: float(attrs[a.name]) if a.type == "float" else int(attrs[a.name]) for a in op.spec.attrs
         }
+        fields |= {"plugin_version": str(op.spec.version), "plugin_namespace": op.spec.domain}
         return self._node(
-            name, inputs, list(zip(out_dtypes, shapes, strict=True)), domain=op.spec.domain, **typed, **fields
+            name, inputs, list(zip(out_dtypes, shapes, strict=True)), domain=op.spec.domain, attrs=fields
         )
 
     def weight(self, name: str) -> Value:
@@ -88,7 +90,7 @@ class OnnxBackend:
     def split(self, x: Value, sizes: Sequence[int]) -> tuple[Value, ...]:
         parts = self._int64(f"split_{'_'.join(map(str, sizes))}", sizes)
         outputs = [(x.dtype, (*x.shape[:-1], size)) for size in sizes]
-        return self._node("Split", (x, parts), outputs, axis=len(x.shape) - 1)
+        return self._node("Split", (x, parts), outputs, attrs={"axis": len(x.shape) - 1})
 
     def reshape_last(self, x: Value, shape: Sequence[int]) -> Value:
         target = self._int64(f"shape_{'_'.join(map(str, shape))}", [0, 0, *shape])
@@ -163,21 +165,30 @@ class OnnxBackend:
         inputs: Sequence[Value],
         outputs: Sequence[tuple[str, tuple[Size, ...]]],
         domain: str = "",
-        **attrs: object,
+        attrs: Mapping[str, float | int | str | Sequence[int]] = MappingProxyType({}),
     ) -> tuple[Value, ...]:
         first = len(self._values)
         values = tuple(Value(f"t{first + k}", dtype, shape) for k, (dtype, shape) in enumerate(outputs))
         self._values.update({v.name: v for v in values})
         node = helper.make_node(
-            op_type, [v.name for v in inputs], [v.name for v in values], domain=domain, **attrs
+            op_type,
+            [v.name for v in inputs],
+            [v.name for v in values],
+            domain=domain,
+            **dict[str, Any](attrs),
         )
         self._nodes.append(node)
         return values
 
     def _one(
-        self, op_type: str, inputs: Sequence[Value], dtype: str, shape: tuple[Size, ...], **attrs: object
+        self,
+        op_type: str,
+        inputs: Sequence[Value],
+        dtype: str,
+        shape: tuple[Size, ...],
+        **attrs: int | Sequence[int],
     ) -> Value:
-        return self._node(op_type, inputs, [(dtype, shape)], **attrs)[0]
+        return self._node(op_type, inputs, [(dtype, shape)], attrs=attrs)[0]
 
     def _int64(self, name: str, values: Sequence[int]) -> Value:
         self._initializers.setdefault(name, numpy_helper.from_array(np.array(values, np.int64), name))

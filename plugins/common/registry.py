@@ -17,14 +17,12 @@ PLUGINS = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Op:
-    """One op with all its layers that Python sees."""
+    """One op with all its layers that Python sees; onnx_body takes sizes, input dtypes and attributes."""
 
     spec: OpSpec
     reference: Callable[..., Outputs]  # torch tensors in, torch tensors out: the definition of the op
     torch_op: Callable[..., Outputs]  # the same behind the contract's checks, as torch.ops.quamba.<name>
-    onnx_body: Callable[
-        [Mapping[str, Size], Mapping[str, str]], str
-    ]  # (sizes, input dtypes) -> function body
+    onnx_body: Callable[[Mapping[str, Size], Mapping[str, str], Mapping[str, float | int]], str]
 
 
 def op_names() -> list[str]:
