@@ -19,7 +19,7 @@ def is_hub_id(source: str) -> bool:
 
 
 def download(hub_id: str) -> Path:
-    """The snapshot's directory in the local hub cache; pickles are fetched only where there is no safetensors file.
+    """The snapshot's directory in the local cache. Pickles are fetched only where there are no safetensors.
 
     Raises QuambaError (exit code 8) where the hub refuses or cannot be reached and nothing is cached.
     """
@@ -32,7 +32,6 @@ def download(hub_id: str) -> Path:
 def _snapshot(hub_id: str, patterns: list[str]) -> Path:
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         raise QuambaError(
             f"{hub_id} is a hub id, and huggingface_hub is not installed",
@@ -40,10 +39,10 @@ def _snapshot(hub_id: str, patterns: list[str]) -> Path:
         ) from error
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # the hub's own errors and whatever its transport raises
         raise QuambaError(
             f"the hub gave no checkpoint {hub_id}",
-            found=str(error).strip().split("\n")[0],
+            found=(str(error).strip() or type(error).__name__).splitlines()[0],
             allowed="a directory, or the owner/name of a model that this account may read",
             code=ExitCode.REMOTE,
         ) from error

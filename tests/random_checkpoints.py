@@ -81,7 +81,7 @@ def mamba_ssm_config(config: MambaConfig) -> dict[str, object]:
         "layer": config.kind.capitalize(),
         "d_state": config.d_state,
         "d_conv": config.d_conv,
-        "expand": config.d_inner / config.d_model,
+        "expand": _expand(config),
         "conv_bias": config.conv_bias,
         "bias": config.proj_bias,
     }
@@ -99,6 +99,11 @@ def mamba_ssm_config(config: MambaConfig) -> dict[str, object]:
         "pad_vocab_size_multiple": 8,
         "tie_embeddings": config.tie_embeddings,
     }
+
+
+def _expand(config: MambaConfig) -> int | float:
+    factor = config.d_inner / config.d_model
+    return int(factor) if factor.is_integer() else factor  # transformers refuses a float
 
 
 def write_hugging_face(directory: Path, config: MambaConfig, tensors: dict[str, Tensor]) -> Path:
@@ -121,7 +126,7 @@ def hugging_face_config(config: MambaConfig) -> dict[str, object]:
         "num_hidden_layers": config.n_layer,
         "state_size": config.d_state,
         "conv_kernel": config.d_conv,
-        "expand": config.d_inner / config.d_model,
+        "expand": _expand(config),
         "use_bias": config.proj_bias,
         "use_conv_bias": config.conv_bias,
         "tie_word_embeddings": config.tie_embeddings,

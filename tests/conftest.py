@@ -1,0 +1,27 @@
+"""Fixtures that every folder of tests may use. Nothing here imports torch: runtime's tests run without it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# tiny tensors on shared cores: a second thread costs more than it gives
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SHARED_MODELS = ("mamba1-docs-18m", "mamba2-docs-19m", "mamba2-docs-21m-g8")
+
+
+@pytest.fixture(scope="session")
+def shared_models() -> Path:
+    """The directory of the larger checkpoints; its texts are in ../data."""
+    if "QUAMBA_TEST_MODELS" not in os.environ:
+        pytest.skip("QUAMBA_TEST_MODELS is not set: point it to the directory of the larger checkpoints")
+    return Path(os.environ["QUAMBA_TEST_MODELS"])
+
+
+@pytest.fixture(params=SHARED_MODELS)
+def shared_model(request: pytest.FixtureRequest, shared_models: Path) -> Path:
+    """Each of the larger checkpoints in turn."""
+    return shared_models / str(request.param)
