@@ -73,7 +73,8 @@ def reference(
     Source: Mamba-2 (arXiv 2405.21060), section 6 and listing 1; Quamba2, section 4.
     """
     length, chunk = x.shape[1], min(x.shape[1], CHUNK)
-    step = softplus((dequantize(dt, dt_scale) + dt_bias).double()).clamp(dt_min, dt_max)  # (B, L, H)
+    limits = (float(torch.tensor(limit)) for limit in (dt_min, dt_max))  # fp32 values, as ONNX holds them
+    step = softplus((dequantize(dt, dt_scale) + dt_bias).double()).clamp(*limits)  # (B, L, H)
     wide = dequantize(x, x_scale[scale_index]).double()  # (B, L, H, P)
     rows = dequantize(B, B_scale[:, None]).double()  # (B, L, G, N)
     columns = dequantize(C, C_scale[:, None]).double()
