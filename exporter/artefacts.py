@@ -15,7 +15,7 @@ Kind = Literal["checkpoint", "calibration", "export", "bundle"]
 
 
 def artefact_kind(path: Path) -> Kind:
-    """Which of the four folders `path` is, by the manifest in it; anything else may be a checkpoint or a hub id."""
+    """Which of the four folders `path` is, by its manifest; anything else may be a checkpoint or a hub id."""
     if (path / "manifest.json").is_file():
         return "bundle"
     if (path / "export.json").is_file():
@@ -41,11 +41,14 @@ def written_directory(target: Path, kind: Kind) -> Iterator[Path]:
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    new, old = work / "new", work / "old"
     try:
-        (work / "new").mkdir()
-        yield work / "new"
+        new.mkdir()
+        yield new
         if target.exists():
-            target.rename(work / "old")
-        (work / "new").rename(target)
+            target.rename(old)
+        new.rename(target)
     finally:
+        if old.exists() and not target.exists():  # interrupted between the two renames
+            old.rename(target)
         shutil.rmtree(work)

@@ -1,4 +1,4 @@
-"""export/ -> bundle/: for CPU the graph itself, its tokenizer and configs, under a manifest that the runtime checks."""
+"""export/ -> bundle/: for CPU the graph itself, its tokenizer and configs, under a manifest of digests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Build:
 def build_bundle(export: Path, target_name: str, out: Path) -> Build:
     """Make a bundle of export/ for a target.
 
-    Raises QuambaError: exit 5 for a target without a data file, 4 where the export was changed, 3 where it is no export.
+    Raises QuambaError: exit 5 for a target without a data file, 4 for a changed export, 3 for what is no export.
     """
     target = load_target(target_name)
     if artefact_kind(export) != "export":

@@ -1,4 +1,4 @@
-"""SVG charts as text: no script, no fonts, no network; colours come from the page's CSS variables (light and dark).
+"""SVG charts as text: no script, no fonts, no network; colours come from the page's CSS (light and dark).
 
 Every mark carries a <title>, which a browser shows as a tooltip.
 """

@@ -1,7 +1,7 @@
 """The `quamba-export` console script: the table of commands, and how an error leaves the process.
 
-Only typer is imported here and at the top of a command's file, so that `--help` is quick and a device that has just
-the runtime's extra can start every command that extra covers.
+Only typer is imported here and at the top of a command's file, so that `--help` is quick and a device that has
+just the runtime's extra can start every command that extra covers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where a quantized model leaves its float model: per site and per state, through Polygraphy's comparator.
 
-The float side is the model after the exact rewrites, so that both sides have the same basis and the same channel
-order; that this model equals the checkpoint is a test of its own. Integer codes are dequantized with their site's
-scale. Every figure is over the whole text, window by window in constant memory.
+The float side is the model after the exact rewrites, so that both sides have the same basis and the same
+channel order; that this model equals the checkpoint is a test of its own. Integer codes are dequantized with
+their site's scale. Every figure is over the whole text, window by window in constant memory.
 """
 
 from __future__ import annotations

@@ -46,9 +46,9 @@ def compare_models(
     max_tokens: int = 2048,
     min_snr_db: float = DEFAULT_MIN_SNR_DB,
 ) -> Comparison:
-    """Compare the float model after the exact rewrites, the quantized PyTorch model, and the ONNX graph of `path`.
+    """Compare the float model after the exact rewrites, quantized PyTorch, and the ONNX graph of `path`.
 
-    Raises QuambaError: exit 4 where checkpoint, calibration and export do not belong together, 3 for too little text.
+    Raises QuambaError: exit 4 where the three do not belong together, 3 for too little text.
     """
     manifest = read_manifest(path)
     calibration_path = calibration_path or path.parent / "calibration"

@@ -1,7 +1,7 @@
-"""Polygraphy runners whose outputs are named by site, so that one model's layers can be laid beside another's.
+"""Polygraphy runners whose outputs are named by site, so that models can be laid side by side.
 
-All take `input_ids` (B, L) from a zero state. A runner's output names: `logits`, every site of docs/architecture.md,
-and `layers.{i}.conv_state`, `layers.{i}.ssm_state` after the last token. Integer tensors stay codes here.
+All take `input_ids` (B, L) from a zero state. Output names: `logits`, every site of docs/architecture.md, and
+`layers.{i}.conv_state`, `layers.{i}.ssm_state` after the last token. Integer tensors stay codes here.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class SiteRunner(BaseRunner):  # type: ignore[misc]
 
 
 class FloatRunner(SiteRunner):
-    """The float model after the exact rewrites: the same basis as the quantized models, itself equal to the checkpoint."""
+    """The float model after the exact rewrites: equal to the checkpoint, in the quantized models' basis."""
 
     def __init__(self, model: FloatMamba) -> None:
         super().__init__(name="float")

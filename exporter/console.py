@@ -1,4 +1,4 @@
-"""What a command prints: one JSON object on stdout for machines, or rich tables for people; progress on stderr."""
+"""What a command prints: one JSON object on stdout, or rich tables for people; progress goes to stderr."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def to_jsonable(value: Any) -> Any:
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Advance]:
-    """A progress bar with rate and time left on stderr; the body calls the yielded function with each increment."""
+    """A progress bar with time left on stderr; the body calls the yielded function with each increment."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -1,7 +1,7 @@
 """Perplexity of a model on text, and how far its next-token distribution is from another model's.
 
-Prefill scores whole windows in one call; decode steps token by token through the states as they are stored, which is
-what a static int8 state costs on and a whole window never shows.
+Prefill scores whole windows in one call; decode steps token by token through the states as they are stored: what a
+coarse state costs shows there and never in a whole window.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Tally:
     distance: Distance = field(default_factory=Distance)
 
     def add(self, logits: Logits, targets: Ids, against: Logits | None) -> None:
-        """Score logits (B, L, V) on targets (B, L); `against` are the other model's logits for the same tokens."""
+        """Score logits (B, L, V) on targets (B, L); `against` are the other model's logits."""
         picked = np.arange(targets.size), targets.ravel()
         log_probs = log_softmax(logits)
         self.tokens += targets.size
@@ -99,7 +99,7 @@ def evaluate(
     """Score `model` on a token stream cut into contiguous windows, the last one as short as it comes.
 
     stream: (tokens,) int64, documents joined by the end-of-text id (calib.data.token_stream).
-    Raises QuambaError: fewer than two tokens, models of different vocabularies, or logits that are not finite (exit 9).
+    Raises QuambaError: fewer than two tokens, different vocabularies, logits that are not finite (exit 9).
     """
     check(model, stream, against)
     tally = Tally()
@@ -158,7 +158,7 @@ def prefill_batch(model: LanguageModel, window: int) -> int:
 
 
 def batches(stream: Ids, window: int, size: int) -> Iterator[Ids]:
-    """Contiguous windows as (B, window) arrays of at most `size` rows, then what is left over as (1, rest)."""
+    """Contiguous windows as (B, window) arrays of at most `size` rows, then what is left as (1, rest)."""
     whole = len(stream) // window
     for start in range(0, whole, size):
         stop = min(start + size, whole)

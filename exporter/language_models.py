@@ -1,6 +1,6 @@
-"""Anything that gives next-token logits, behind one call: a checkpoint, the quantized reference, export/ or bundle/.
+"""Whatever gives next-token logits, behind one call: a checkpoint, the quantized reference, export/ or bundle/.
 
-`open_language_model` finds out what a path holds. Arrays in and out are numpy, so that scoring does not care which.
+`open_language_model` finds out what a path holds. Arrays are numpy, so that scoring does not care which it is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LanguageModel:
     """A model ready to be scored.
 
     forward: (input_ids (B, L), states or None) -> (logits (B, L, V) fp32, states after the last token).
-    states:  what the runtime stores between two calls, whatever type that is; None is the state before any token.
+    states:  what is stored between two calls, whatever type that is; None is the state before any token.
     """
 
     path: str
@@ -43,7 +43,7 @@ class LanguageModel:
 def open_language_model(
     source: str, *, calibration: Path | None = None, qformat: str = "w8a8", ssm_state_dtype: str = "float16"
 ) -> LanguageModel:
-    """Open `source`; with `calibration`, a checkpoint becomes the quantized PyTorch reference of that calibration.
+    """Open `source`; with `calibration`, a checkpoint becomes its quantized PyTorch reference.
 
     Raises QuambaError where `source` is none of the four, or has no tokenizer.
     """

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions over an exported graph: for scoring, and with every site as an extra output for comparing."""
+"""ONNX Runtime sessions over an exported graph."""
 
 from __future__ import annotations
 

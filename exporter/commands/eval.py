@@ -60,9 +60,8 @@ def evaluate(
 
 
 def show(result: Evaluation, console: Console) -> None:
-    console.print(
-        f"[bold]{result.path}[/] ({result.kind}, {result.qformat}, {result.ssm_state_dtype} state, {result.mode})"
-    )
+    details = f"{result.kind}, {result.qformat}, {result.ssm_state_dtype} state, {result.mode}"
+    console.print(f"[bold]{result.path}[/] ({details})")
     console.print(f"  perplexity      {result.perplexity:.4f}   ({result.nats_per_token:.5f} nats a token)")
     console.print(f"  bits a byte     {result.bits_per_byte:.4f}")
     console.print(f"  tokens scored   {result.tokens} in windows of {result.window}")

@@ -34,7 +34,7 @@ def test_building_again_replaces_the_bundle_with_the_same_bytes(export: Path, tm
 
 def test_a_changed_export_is_refused_and_nothing_is_left_behind(export: Path, tmp_path: Path) -> None:
     (export / "model.onnx").write_bytes(b"grapf")
-    with pytest.raises(QuambaError, match="model.onnx") as caught:
+    with pytest.raises(QuambaError, match=r"model\.onnx") as caught:
         build_bundle(export, "cpu", tmp_path / "bundle")
     assert caught.value.code is ExitCode.INTEGRITY
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]

@@ -1,0 +1,48 @@
+"""`quamba-export export`: the quantized model as one ONNX graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quamba_export.exporter.console import emit
+from quamba_export.exporter.options import Json, Output, QFormat, SsmStateDtype
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quamba_export.exporter.inspect import GraphFacts
+
+
+def export(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint directory or hub id.")],
+    calibration: Annotated[Path, typer.Option(help="The calibration/ directory made from it.")],
+    out: Output,
+    qformat: QFormat = "w8a8",
+    ssm_state_dtype: SsmStateDtype = "float16",
+    as_json: Json = False,
+) -> None:
+    """Quantize a checkpoint with the scales of its calibration and write it as ONNX, states in and out.
+
+    Example: quamba-export export CHECKPOINT --calibration calibration/ -o export/
+    """
+    from quamba_export.calib.calibration import read_calibration
+    from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.quantize_model import quantize_model
+    from quamba_export.exporter.inspect import inspect_graph
+    from quamba_export.exporter.onnx_export import export_onnx
+
+    source, scales = load_checkpoint(checkpoint), read_calibration(calibration)
+    model = quantize_model(source, scales, qformat=qformat, ssm_state_dtype=ssm_state_dtype)
+    export_onnx(model, source, scales, out)
+    facts = inspect_graph(out)
+    emit(facts, as_json, lambda console: show(facts, console))
+
+
+def show(facts: GraphFacts, console: Console) -> None:
+    console.print(f"[bold]{facts.path}[/] {facts.qformat}, scan state {facts.state_dtypes['ssm']}")
+    for name, size in facts.files.items():
+        console.print(f"  {size:>12,} bytes  {name}")
+    console.print(f"  {sum(facts.state_bytes.values()):>12,} bytes  state of one sequence")
