@@ -31,6 +31,7 @@ SPEC = OpSpec(
         Attr("epsilon", "float"),
         Attr("out_scale", "float"),
     ),
+    multiples=(("E", "n_groups"),),
 )
 
 

@@ -19,6 +19,8 @@ from quamba_export.runtime.errors import QuambaError
 DType = Literal["int8", "int32", "float16", "float32"]
 Size = int | str
 
+FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2 - 2**-23) * 2.0**127  # normal numbers
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -42,7 +44,9 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Attr:
-    """One attribute, always required. `positive` marks a scale or epsilon: finite and above zero."""
+    """One attribute, always required and held in fp32 where it is a float. `positive` marks a scale or
+    epsilon: above zero, and a normal number, so that fp32 neither loses it nor divides by zero.
+    """
 
     name: str
     type: Literal["float", "int"]
@@ -51,12 +55,16 @@ class Attr:
 
 @dataclass(frozen=True)
 class OpSpec:
-    """Name, inputs, outputs and attributes of one op of the ONNX domain `quamba`."""
+    """Name, inputs, outputs and attributes of one op of the ONNX domain `quamba`.
+
+    multiples: pairs (letter, part): the size is a multiple of `part`, another letter or an attribute.
+    """
 
     name: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     attrs: tuple[Attr, ...] = ()
+    multiples: tuple[tuple[str, str], ...] = ()
     domain: str = "quamba"
     version: int = 1
 
@@ -65,7 +73,7 @@ class OpSpec:
         if len(names) != len(set(names)):
             raise ValueError(f"{self.name}: an input or attribute name occurs twice in {names}")
         for output in self.outputs:
-            if output.aliases is not None and output.aliases not in names:
+            if output.aliases is not None and output.aliases not in {t.name for t in self.inputs}:
                 raise ValueError(f"{self.name}: output {output.name} aliases unknown input {output.aliases}")
 
     def bind(
@@ -94,14 +102,18 @@ class OpSpec:
                 )
             for letter, size in zip(tensor.dims, shape, strict=True):
                 self._bind_letter(sizes, letter, size, tensor)
+        self._check_multiples(sizes, attrs)
         return sizes
 
     def _bind_letter(self, sizes: dict[str, Size], letter: str, size: Size, tensor: Tensor) -> None:
         base, offset = _split_offset(letter)
-        if isinstance(size, int):
-            size -= offset
-        elif offset:
-            self._refuse(f"input '{tensor.name}' needs a known size for {letter}", str(size), "an integer")
+        if isinstance(size, str):
+            if offset:
+                self._refuse(f"input '{tensor.name}' needs a known size for {letter}", size, "an integer")
+        elif size < 1:
+            self._refuse(f"input '{tensor.name}' is empty", f"{letter} = {size}", "1 or more")
+        else:  # an int, or torch's symbolic one
+            size = size - offset
         known = sizes.setdefault(base, size)
         if known != size:
             self._refuse(
@@ -119,8 +131,18 @@ class OpSpec:
         for name, value in attrs.items():
             if wanted[name].type == "int" and not isinstance(value, int):
                 self._refuse(f"attribute '{name}' has the wrong type", repr(value), "an integer")
-            if wanted[name].positive and not 0.0 < value < float("inf"):
-                self._refuse(f"attribute '{name}' is out of range", repr(value), "finite and above 0")
+            lowest = FLOAT32_SMALLEST if wanted[name].positive else -FLOAT32_LARGEST
+            if not lowest <= value <= FLOAT32_LARGEST:
+                sign = "and above 0 " if wanted[name].positive else ""
+                self._refuse(f"attribute '{name}' is out of range", repr(value), f"finite {sign}in fp32")
+
+    def _check_multiples(self, sizes: Mapping[str, Size], attrs: Mapping[str, float | int]) -> None:
+        for letter, part in self.multiples:
+            whole, divisor = sizes[letter], {**sizes, **attrs}[part]
+            if not isinstance(whole, str) and not isinstance(divisor, str) and whole % divisor != 0:
+                self._refuse(
+                    f"{letter} is not a multiple of {part}", f"{letter} = {whole}, {part} = {divisor}", ""
+                )
 
     def output_shapes(self, sizes: Mapping[str, Size]) -> list[tuple[Size, ...]]:
         """Shapes of the outputs for the sizes that `bind` returned."""
@@ -147,4 +169,4 @@ def _split_offset(letter: str) -> tuple[str, int]:
 def _size_of(letter: str, sizes: Mapping[str, Size]) -> Size:
     base, offset = _split_offset(letter)
     size = sizes[base]
-    return size + offset if isinstance(size, int) else size
+    return size if isinstance(size, str) else size + offset
