@@ -44,7 +44,7 @@ def read_tokenizer(directory: Path, vocab_size: int) -> StoredTokenizer | None:
 
 
 def read_eos_token_id(directory: Path, vocab_size: int, tokenizer: StoredTokenizer | None) -> int:
-    """The id that ends a text: from generation_config.json, config.json, or the token that tokenizer.json has.
+    """The id that ends a text: from generation_config.json, config.json, or a token of tokenizer.json.
 
     Where a model names several the first counts. Raises QuambaError where none is named.
     """

@@ -54,7 +54,8 @@ class Layer:
         weight, bias = self.weight("mixer.conv1d.weight"), self.optional("mixer.conv1d.bias")
         history = torch.cat([state.to(conv_in.dtype), conv_in.transpose(1, 2)], dim=2)  # (B, C, W-1+L)
         y = F.conv1d(history, weight, bias, groups=history.shape[1])  # (B, C, L)
-        return F.silu(y).transpose(1, 2), history[:, :, conv_in.shape[1] :]
+        last = history[:, :, conv_in.shape[1] :].clone()  # not a view that keeps all of history
+        return F.silu(y).transpose(1, 2), last
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, groups: int = 1) -> Tensor:

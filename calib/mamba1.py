@@ -54,12 +54,12 @@ def selective_scan(
     outputs, state = [], state.to(x.dtype)
     x_parts, dt_parts, B_parts, C_parts = (torch.split(t, segment, dim=1) for t in (x, dt, B, C))
     for x, dt, B, C in zip(x_parts, dt_parts, B_parts, C_parts, strict=True):
-        y, state = _scan_chunks(x, dt, A, B, C, state)
+        y, state = scan_chunks(x, dt, A, B, C, state)
         outputs.append(y)
     return torch.cat(outputs, dim=1), state
 
 
-def _scan_chunks(
+def scan_chunks(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The scan in K chunks of T tokens: T steps for all chunks at once, then K from chunk to chunk.
@@ -87,4 +87,4 @@ def _scan_chunks(
         missed = decay_from_start * torch.stack(starts[:-1], dim=1)[:, :, None]
         hidden = torch.cat([hidden[:, :1], hidden[:, 1:] + missed], dim=1)
     y = (hidden @ C[..., None]).squeeze(-1)  # (B, K, T, E)
-    return y.flatten(1, 2)[:, :length], hidden[:, -1, -1]
+    return y.flatten(1, 2)[:, :length], hidden[:, -1, -1].clone()  # not a view that keeps all of hidden

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +13,14 @@ from random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS, random_checkpoint
 from torch import Tensor
 
 from quamba_export.calib import mamba1, mamba2
+from quamba_export.calib.checkpoint import load_checkpoint
 from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.data import token_stream, windows
 from quamba_export.calib.float_model import FloatMamba
 from quamba_export.calib.mamba1 import selective_scan
 from quamba_export.calib.mamba2 import ssd_scan
 from quamba_export.calib.states import States
+from quamba_export.plugins.common.hadamard import fold_hadamard
 
 CONFIGS = {"mamba1": MAMBA1, "mamba2": MAMBA2, "mamba2-groups": MAMBA2_GROUPS}
 AWKWARD_LENGTHS = st.one_of(st.sampled_from([1, 2, 15, 16, 17, 63, 64, 65, 128, 129]), st.integers(1, 200))
@@ -61,7 +65,7 @@ def test_ssd_scan_is_the_recurrence(length: int, batch: int, dt: float, data: st
 
 @settings(max_examples=40, deadline=None)
 @given(length=AWKWARD_LENGTHS, batch=st.integers(1, 3), dt=st.sampled_from([0.0, 0.1, 1.0, 50.0]))
-@pytest.mark.parametrize("scan", [selective_scan, mamba1._scan_chunks], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("scan", [selective_scan, mamba1.scan_chunks], ids=["cpu", "gpu"])
 def test_selective_scan_is_the_recurrence(scan, length: int, batch: int, dt: float) -> None:
     torch.manual_seed(length)
     x, steps, A, state = scan_inputs(batch, length, (6,), dt)
@@ -80,7 +84,7 @@ def test_scan_gradients_are_the_numeric_ones(monkeypatch: pytest.MonkeyPatch) ->
     x, dt, A, state = (t.double().requires_grad_() for t in scan_inputs(2, 8, (2,), 1.0))
     B, C = torch.randn(2, 2, 8, 5, dtype=torch.float64).requires_grad_()
     wide_A = A.detach()[:, None].repeat(1, 5).requires_grad_()
-    for scan in (selective_scan, mamba1._scan_chunks):
+    for scan in (selective_scan, mamba1.scan_chunks):
         assert torch.autograd.gradcheck(scan, (x, dt, wide_A, B, C, state), fast_mode=True)
     x, B, C, state = x[..., None], B[:, :, None], C[:, :, None], state[:, :, None]  # P = 1, G = 1
     assert torch.autograd.gradcheck(ssd_scan, (x, dt, A, B, C, state), fast_mode=True)
@@ -217,8 +221,6 @@ def test_sites_hold_what_their_names_say(config: MambaConfig) -> None:
 
 @configs
 def test_out_hadamard_undoes_a_folded_weight(config: MambaConfig) -> None:
-    from quamba_export.plugins.common.hadamard import fold_hadamard
-
     tokens = torch.randint(config.vocab_size, (1, 10))
     model = FloatMamba.from_checkpoint(random_checkpoint(config))
     wanted = model(tokens)[0]
@@ -234,6 +236,23 @@ def test_from_checkpoint_leaves_the_checkpoint_alone() -> None:
     model.tensors["lm_head.weight"] = torch.zeros(64, 32)
     assert "lm_head.weight" not in checkpoint.tensors
     assert model(torch.zeros(1, 1, dtype=torch.int64))[0].abs().max() == 0
+
+
+REFERENCE_PERPLEXITY = {"mamba1-docs-18m": 6.210, "mamba2-docs-19m": 5.858, "mamba2-docs-21m-g8": 5.749}
+
+
+@pytest.mark.slow
+def test_perplexity_of_the_shared_models(shared_model: Path) -> None:
+    """4,096 tokens of the validation text in windows of 1,024, every token but a window's first scored."""
+    checkpoint = load_checkpoint(shared_model)
+    assert checkpoint.tokenizer_path is not None
+    text = shared_model.parent.parent / "data" / "validation.txt"
+    stream = token_stream(text, checkpoint.tokenizer_path, checkpoint.eos_token_id, limit=4096)
+    tokens = torch.from_numpy(windows(stream, 1024))
+    with torch.no_grad():
+        logits, _ = FloatMamba.from_checkpoint(checkpoint)(tokens)
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    assert loss.exp().item() == pytest.approx(REFERENCE_PERPLEXITY[shared_model.name], abs=0.002)
 
 
 def test_zero_states_have_the_asked_dtypes() -> None:

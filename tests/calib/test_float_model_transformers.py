@@ -12,6 +12,7 @@ from random_checkpoints import MAMBA1, MAMBA2, random_tensors, write_hugging_fac
 from quamba_export.calib.checkpoint import load_checkpoint
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.float_model import FloatMamba
+from quamba_export.calib.layer import rms_norm
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed: pip install transformers"
@@ -80,8 +81,6 @@ def test_a_directory_that_transformers_wrote_in_shards(config: MambaConfig, tmp_
 def test_the_gated_norm_is_per_group() -> None:
     """transformers normalizes each group of d_inner / n_groups channels by itself, as mamba-ssm does."""
     from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
-
-    from quamba_export.calib.layer import rms_norm
 
     y, z, weight = torch.randn(2, 3, 64), torch.randn(2, 3, 64), torch.rand(64)
     theirs = MambaRMSNormGated(64, group_size=16, eps=1e-5)
