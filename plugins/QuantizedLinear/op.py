@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor as T
 
 from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
+from quamba_export.plugins.common.onnx_text import int8_matmul_lines
 from quamba_export.plugins.common.quantization import as_scale, int8_matmul
 
 SPEC = OpSpec(
@@ -31,12 +32,10 @@ def reference(x: T, weight: T, weight_scale: T, bias: T, *, x_scale: float) -> T
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
     """The reference in standard ops; MatMulInteger keeps the sum exact whatever is optimized around it."""
-    return """
+    return f"""
         x_scale = Constant <value_float: float = @x_scale> ()
-        weight_t = Transpose <perm = [1, 0]> (weight)
-        total = MatMulInteger (x, weight_t)
-        total_f = Cast <to = 1> (total)
+        {int8_matmul_lines("x", "weight", "total")}
         scale = Mul (x_scale, weight_scale)
-        scaled = Mul (total_f, scale)
+        scaled = Mul (total, scale)
         y = Add (scaled, bias)
     """

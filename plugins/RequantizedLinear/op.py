@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor as T
 
 from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
-from quamba_export.plugins.common.onnx_text import quantize_lines
+from quamba_export.plugins.common.onnx_text import int8_matmul_lines, quantize_lines
 from quamba_export.plugins.common.quantization import as_scale, int8_matmul, quantize
 
 SPEC = OpSpec(
@@ -40,11 +40,9 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
     """The reference in standard ops; MatMulInteger keeps the sum exact whatever is optimized around it."""
     return f"""
         x_scale = Constant <value_float: float = @x_scale> ()
-        weight_t = Transpose <perm = [1, 0]> (weight)
-        total = MatMulInteger (x, weight_t)
-        total_f = Cast <to = 1> (total)
+        {int8_matmul_lines("x", "weight", "total")}
         scale = Mul (x_scale, weight_scale)
-        scaled = Mul (total_f, scale)
+        scaled = Mul (total, scale)
         biased = Add (scaled, bias)
         {quantize_lines("biased", "y", "out_scale")}
     """
