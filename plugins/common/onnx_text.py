@@ -120,7 +120,7 @@ def state_in_lines(dtype: str, scale: str) -> str:
             state_values = Mul (state_codes, {scale})
             h_0 = Cast <to = {DOUBLE}> (state_values)
         """
-    return f"h_0 = Cast <to = {DOUBLE}> (state)"
+    return f"state_values = Cast <to = {FLOAT}> (state)\n h_0 = Cast <to = {DOUBLE}> (state_values)"
 
 
 def state_out_lines(dtype: str, scale: str) -> str:
