@@ -58,19 +58,28 @@ def open_plain(path: Path, max_bytes: int) -> Iterator[tuple[BinaryIO, int]]:
     except OSError as error:
         found = "a symbolic link" if path.is_symlink() else error.strerror or str(error)
         raise integrity_error(f"{path} cannot be used", found=found, allowed="a regular file") from error
+    try:
+        size = plain_size(path, os.fstat(descriptor), max_bytes)
+    except QuambaError:
+        os.close(descriptor)
+        raise
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise integrity_error(f"{path} cannot be used", found=kind_of(status), allowed="a regular file")
-        if status.st_nlink != 1:
-            raise integrity_error(
-                f"{path} has other names", found=f"{status.st_nlink} hard links", allowed="1: no hard links"
-            )
-        if status.st_size > max_bytes:
-            raise integrity_error(
-                f"{path} is too large", found=f"{status.st_size} bytes", allowed=f"at most {max_bytes}"
-            )
-        yield file, status.st_size
+        yield file, size
+
+
+def plain_size(path: Path, status: os.stat_result, max_bytes: int) -> int:
+    """Bytes of a regular file that has one name and keeps to its limit. Raises QuambaError (exit 4)."""
+    if not stat.S_ISREG(status.st_mode):
+        raise integrity_error(f"{path} cannot be used", found=kind_of(status), allowed="a regular file")
+    if status.st_nlink != 1:
+        raise integrity_error(
+            f"{path} has other names", found=f"{status.st_nlink} hard links", allowed="1: no hard links"
+        )
+    if status.st_size > max_bytes:
+        raise integrity_error(
+            f"{path} is too large", found=f"{status.st_size} bytes", allowed=f"at most {max_bytes}"
+        )
+    return status.st_size
 
 
 def kind_of(status: os.stat_result) -> str:

@@ -84,7 +84,7 @@ class Sampler:
 
 
 def penalized(logits: NDArray[np.float32], seen: NDArray[np.bool_], penalty: float) -> NDArray[np.float32]:
-    """Logits (V,) of seen tokens over the penalty where positive, times it where negative (CTRL, section 4.1)."""
+    """Logits (V,) with seen tokens': over the penalty if positive, times it if negative (CTRL, section 4.1)."""
     factor = np.float32(penalty)
     return np.where(seen, np.where(logits > 0, logits / factor, logits * factor), logits)
 

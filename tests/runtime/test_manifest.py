@@ -1,0 +1,282 @@
+"""Manifests: what is written is read back, and a hostile directory for every rule."""
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_recurrent import write_tiny_export
+
+from quamba_export.runtime import folder_check
+from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.manifest import files_of, manifest_for, read_manifest, write_manifest
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    return write_tiny_export(tmp_path / "export")
+
+
+@pytest.fixture
+def bundle(export: Path, tmp_path: Path) -> Path:
+    source, folder = read_manifest(export), tmp_path / "bundle"
+    export.rename(folder)
+    (folder / "export.json").unlink()
+    write_manifest(manifest_for(folder, source, target="cpu", backend="onnxruntime", producer="test"), folder)
+    return folder
+
+
+def refused(folder: Path, text: str, code: ExitCode) -> QuambaError:
+    with pytest.raises(QuambaError, match=text) as caught:
+        read_manifest(folder)
+    assert caught.value.code is code
+    assert caught.value.fix
+    return caught.value
+
+
+def change(folder: Path, edit: Callable[[dict[str, Any]], object], name: str = "manifest.json") -> None:
+    record = json.loads((folder / name).read_text())
+    edit(record)
+    (folder / name).write_text(json.dumps(record))
+
+
+def test_a_bundle_says_what_it_was_made_of(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    assert (manifest.kind, manifest.target, manifest.backend, manifest.qformat) == (
+        "bundle",
+        "cpu",
+        "onnxruntime",
+        "w8a8",
+    )
+    assert manifest.sources["checkpoint"] == "a" * 64
+    assert manifest.sources["calibration"] is None
+    assert [state.shape for state in manifest.states] == [(8, 2), (8, 2), (8, 4), (8, 4)]
+    assert manifest.states[0].nbytes == 16
+    assert len(manifest.digest) == 64
+
+
+def test_an_export_is_read_like_a_cpu_bundle(export: Path) -> None:
+    manifest = read_manifest(export)
+    assert (manifest.kind, manifest.target, manifest.backend) == ("export", "cpu", "onnxruntime")
+
+
+def test_nothing_is_written_that_would_not_be_read(bundle: Path) -> None:
+    before = (bundle / "manifest.json").read_bytes()
+    with pytest.raises(QuambaError, match="'eos_token_id'"):
+        write_manifest(replace(read_manifest(bundle), eos_token_id=-1), bundle)
+    assert (bundle / "manifest.json").read_bytes() == before
+
+
+def test_files_of_lists_sizes_and_digests(bundle: Path) -> None:
+    files = files_of(bundle)
+    assert "manifest.json" not in files
+    assert files["config.json"]["size"] == 2
+
+
+def test_a_directory_that_is_none_of_ours_is_named(tmp_path: Path) -> None:
+    assert (
+        "no such directory" in refused(tmp_path / "nowhere", "neither a bundle", ExitCode.INVALID_INPUT).found
+    )
+    assert "no manifest.json" in refused(tmp_path, "neither a bundle", ExitCode.INVALID_INPUT).found
+    (tmp_path / "file").write_text("")
+    refused(tmp_path / "file", "neither a bundle", ExitCode.INVALID_INPUT)
+
+
+MALFORMED = {
+    "no JSON": b"{",
+    "not UTF-8": b'{"kind": "\xff"}',
+    "no object": b"[]",
+    "a key twice": b'{"kind": "bundle", "kind": "bundle"}',
+    "too deep": b"[" * 200_000,
+    "a number too long to parse": b'{"schema_version": ' + b"1" * 10_000 + b"}",
+}
+
+
+@pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_malformed_manifest_is_refused(bundle: Path, content: bytes) -> None:
+    (bundle / "manifest.json").write_bytes(content)
+    refused(bundle, "JSON", ExitCode.INVALID_INPUT)
+
+
+@pytest.mark.parametrize("version", [0, 2, -1, 1.0, "1", True, None])
+def test_another_schema_version_names_the_command_that_makes_it_anew(bundle: Path, version: object) -> None:
+    change(bundle, lambda record: record.update(schema_version=version))
+    error = refused(bundle, "'schema_version'", ExitCode.INVALID_INPUT)
+    assert "quamba-export build" in error.fix
+
+
+BAD_FIELDS: dict[str, list[object]] = {
+    "kind": ["export", "", 1],
+    "producer": ["", 3, "x" * 5000, "two\nlines", "\x1b[31m"],
+    "target": [None, ""],
+    "backend": ["tensorrt9", "", ["onnxruntime"]],
+    "qformat": [8, ""],
+    "config": [
+        [],
+        {},
+        {"vocab_size": 0},
+        {"vocab_size": "8192"},
+        {"vocab_size": 1 << 30},
+        {"vocab_size": True},
+    ],
+    "eos_token_id": [-1, 1 << 20, 0.0, None],
+    "sources": [{}, [], {"checkpoint": "A" * 64, "calibration": None, "export": "a" * 64}],
+    "files": [[], None, {"model.onnx": []}, {"model.onnx": {"sha256": "x", "size": 1}}],
+    "states": [[], {}, [1], [{}]],
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, values in BAD_FIELDS.items() for value in values]
+)
+def test_a_field_of_the_wrong_type_or_range_is_named(bundle: Path, key: str, value: object) -> None:
+    change(bundle, lambda record: record.update({key: value}))
+    with pytest.raises(QuambaError, match=r"manifest\.json"):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize("key", ["kind", "config", "states", "files", "sources", "eos_token_id"])
+def test_a_missing_field_is_named(bundle: Path, key: str) -> None:
+    change(bundle, lambda record: record.pop(key))
+    refused(bundle, f"'{key}'", ExitCode.INVALID_INPUT)
+
+
+def test_an_unknown_field_is_named(bundle: Path) -> None:
+    change(bundle, lambda record: record.update(extra=1))
+    refused(bundle, "'extra'", ExitCode.INVALID_INPUT)
+
+
+STATE_EDITS = {
+    "a state twice": lambda states: states.append(states[0]),
+    "a layer without its ssm state": lambda states: states.pop(),
+    "a wrong name": lambda states: states[0].update(past="past_conv_states.9"),
+    "names of two layers": lambda states: states[0].update(present="present_conv_states.1"),
+    "another dtype": lambda states: states[0].update(dtype="float64"),
+    "no shape": lambda states: states[0].update(shape=[]),
+    "an empty dimension": lambda states: states[0].update(shape=[8, 0]),
+    "a dimension that is no integer": lambda states: states[0].update(shape=[8, 2.0]),
+    "more bytes than any model has": lambda states: states[2].update(shape=[1 << 20, 1 << 20]),
+    "an unknown key": lambda states: states[0].update(layout="NCW"),
+}
+
+
+@pytest.mark.parametrize("edit", STATE_EDITS.values(), ids=STATE_EDITS.keys())
+def test_a_wrong_state_table_is_refused(bundle: Path, edit: Callable[[list[Any]], object]) -> None:
+    change(bundle, lambda record: edit(record["states"]))
+    refused(bundle, "states", ExitCode.INVALID_INPUT)
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "a/b", "..", "sub\\model.onnx"])
+def test_a_name_that_leaves_the_directory_is_refused(bundle: Path, name: str) -> None:
+    change(bundle, lambda record: record["files"].update({name: record["files"]["config.json"]}))
+    refused(bundle, "leaves its directory", ExitCode.INTEGRITY)
+
+
+@pytest.mark.parametrize(
+    "name", ["run.sh", "model.onnx ", "Model.onnx", "", ".manifest.json", "libplugin.so"]
+)
+def test_a_listed_file_that_is_not_on_the_allowlist_is_refused(bundle: Path, name: str) -> None:
+    (bundle / (name or "x")).write_text("{}")
+    change(bundle, lambda record: record["files"].update({name: record["files"]["config.json"]}))
+    refused(bundle, "may not be there", ExitCode.INTEGRITY)
+
+
+def test_the_model_must_be_listed(bundle: Path) -> None:
+    change(bundle, lambda record: record["files"].pop("model.onnx"))
+    refused(bundle, r"does not list model\.onnx", ExitCode.INTEGRITY)
+
+
+def hide_a_file(folder: Path) -> None:
+    (folder / ".hidden").write_text("")
+
+
+def add_a_folder(folder: Path) -> None:
+    (folder / "sub").mkdir()
+
+
+def keep_the_export_record(folder: Path) -> None:
+    (folder / "export.json").write_text("{}")
+
+
+@pytest.mark.parametrize("add", [hide_a_file, add_a_folder, keep_the_export_record])
+def test_what_the_manifest_does_not_list_is_refused(bundle: Path, add: Callable[[Path], None]) -> None:
+    add(bundle)
+    refused(bundle, "does not list", ExitCode.INTEGRITY)
+
+
+def test_a_missing_file_is_refused(bundle: Path) -> None:
+    (bundle / "generation_config.json").unlink()
+    refused(bundle, "lacks a file", ExitCode.INTEGRITY)
+
+
+def test_a_changed_byte_is_refused(bundle: Path) -> None:
+    content = bytearray((bundle / "model.onnx.data").read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / "model.onnx.data").write_bytes(content)
+    assert "sha256" in refused(bundle, r"model\.onnx\.data has changed", ExitCode.INTEGRITY).found
+
+
+def test_a_longer_file_is_refused_before_anything_is_hashed(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_check, "entry_of", None)
+    with (bundle / "tokenizer.json").open("ab") as file:
+        file.write(b" ")
+    assert "bytes" in refused(bundle, r"tokenizer\.json has changed", ExitCode.INTEGRITY).found
+
+
+def test_a_file_beyond_its_limit_is_refused_unread(bundle: Path) -> None:
+    with (bundle / "config.json").open("r+b") as file:
+        file.truncate(1 << 33)  # sparse
+    refused(bundle, r"config\.json is too large", ExitCode.INTEGRITY)
+
+
+def test_a_manifest_beyond_its_limit_is_refused_unread(bundle: Path) -> None:
+    with (bundle / "manifest.json").open("r+b") as file:
+        file.truncate(1 << 33)
+    refused(bundle, r"manifest\.json is too large", ExitCode.INTEGRITY)
+
+
+def symbolic_link(path: Path) -> None:
+    target = path.parent.parent / "elsewhere"
+    path.rename(target)
+    path.symlink_to(target)
+
+
+def hard_link(path: Path) -> None:
+    os.link(path, path.parent.parent / "elsewhere")
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def unix_socket(path: Path) -> None:
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as server:
+        here = Path.cwd()
+        os.chdir(path.parent)  # a socket's path has a short limit
+        server.bind(path.name)
+        os.chdir(here)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "model.onnx.data", "tokenizer.json"])
+@pytest.mark.parametrize("swap", [symbolic_link, hard_link, fifo, folder, unix_socket])
+def test_anything_but_a_plain_file_is_refused(bundle: Path, name: str, swap: Callable[[Path], None]) -> None:
+    swap(bundle / name)
+    refused(bundle, rf"{name} (cannot be used|has other names)", ExitCode.INTEGRITY)
+
+
+def test_a_link_to_the_whole_directory_is_followed(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(bundle)
+    assert read_manifest(tmp_path / "current").kind == "bundle"
