@@ -27,7 +27,7 @@ class Build:
 def build_bundle(export: Path, target_name: str, out: Path) -> Build:
     """Make a bundle of export/ for a target.
 
-    Raises QuambaError: exit 5 for a target without a data file, 4 for a changed export, 3 for what is no export.
+    Raises QuambaError: exit 5 for an unknown target, 4 for a changed export, 3 for what is no export.
     """
     target = load_target(target_name)
     if artefact_kind(export) != "export":

@@ -41,36 +41,76 @@ def heatmap(
     text: Callable[[float], str],
     title: str,
 ) -> str:
-    """A table of coloured cells; `strength` (0 to 1) of a value is how much colour it gets, None stays empty."""
-    width, height = LABEL_WIDTH + CELL_WIDTH * len(columns), HEADER + CELL_HEIGHT * len(rows)
-    marks = []
-    for j, column in enumerate(columns):
-        x = LABEL_WIDTH + CELL_WIDTH * (j + 0.5)
-        marks.append(
-            f'<text class="axis" x="{x}" y="{HEADER - 6}" text-anchor="middle">{escape(column)}</text>'
+    """A table of coloured cells; `strength` (0 to 1) of a value is how much colour it gets, None is empty."""
+    marks = [
+        tag(
+            "text",
+            column,
+            class_="axis",
+            x=LABEL_WIDTH + CELL_WIDTH * (j + 0.5),
+            y=HEADER - 6,
+            text_anchor="middle",
         )
+        for j, column in enumerate(columns)
+    ]
     for i, (row, values) in enumerate(zip(rows, cells, strict=True)):
         y = HEADER + CELL_HEIGHT * i
-        marks.append(
-            f'<text class="label" x="{LABEL_WIDTH - 8}" y="{y + 15}" text-anchor="end">{escape(row)}</text>'
-        )
+        marks.append(tag("text", row, class_="label", x=LABEL_WIDTH - 8, y=y + 15, text_anchor="end"))
         for j, value in enumerate(values):
             if value is not None:
-                x, tip = LABEL_WIDTH + CELL_WIDTH * j, f"layer {columns[j]}, {row}: {text(value)}"
-                marks.append(_cell(x, y, strength(value), text(value), tip))
-    return _svg(width, height, title, marks)
+                tip = f"layer {columns[j]}, {row}: {text(value)}"
+                marks.append(cell(LABEL_WIDTH + CELL_WIDTH * j, y, strength(value), text(value), tip))
+    return svg(LABEL_WIDTH + CELL_WIDTH * len(columns), HEADER + CELL_HEIGHT * len(rows), title, marks)
+
+
+def cell(x: float, y: float, strength: float, text: str, tip: str) -> str:
+    opacity = 0.04 + 0.9 * min(1.0, max(0.0, strength))
+    box: dict[str, object] = {
+        "x": x + 1,
+        "y": y + 1,
+        "width": CELL_WIDTH - 2,
+        "height": CELL_HEIGHT - 2,
+        "rx": 3,
+    }
+    shape = tag("rect", "", class_="heat", fill_opacity=round(opacity, 2), **box)
+    label = tag("text", text, class_="cell", x=x + CELL_WIDTH / 2, y=y + 15, text_anchor="middle")
+    return titled(shape + label, tip)
 
 
 def small_multiples(bands: Sequence[Band], title: str) -> str:
     """One small panel a site: the scale over the layers, logarithmic, each panel with its own range."""
-    lines = math.ceil(len(bands) / PANEL_COLUMNS)
-    width = PANEL_COLUMNS * (PANEL_WIDTH + PANEL_GAP) - PANEL_GAP
     marks = []
     for k, band in enumerate(bands):
         x = (k % PANEL_COLUMNS) * (PANEL_WIDTH + PANEL_GAP)
         y = (k // PANEL_COLUMNS) * (PANEL_HEIGHT + PANEL_GAP)
-        marks.append(f'<g transform="translate({x} {y})">{_panel(band)}</g>')
-    return _svg(width, lines * (PANEL_HEIGHT + PANEL_GAP), title, marks)
+        marks.append(f'<g transform="translate({x} {y})">{panel(band)}</g>')
+    lines = math.ceil(len(bands) / PANEL_COLUMNS)
+    width = PANEL_COLUMNS * (PANEL_WIDTH + PANEL_GAP) - PANEL_GAP
+    return svg(width, lines * (PANEL_HEIGHT + PANEL_GAP), title, marks)
+
+
+def panel(band: Band) -> str:
+    """A line with a band around it; the range stands in the corner in words."""
+    low, high = min(band.low), max(band.high)
+    top, bottom, left, right = 34, PANEL_HEIGHT - 8, 10, PANEL_WIDTH - 10
+    span = math.log(high / low) if high > low else 1.0
+    step = (right - left) / max(1, len(band.middle) - 1)
+
+    def points(values: Sequence[float]) -> list[tuple[float, float]]:
+        heights = (bottom - (math.log(value / low) / span) * (bottom - top) for value in values)
+        return [(round(left + k * step, 1), round(y, 1)) for k, y in enumerate(heights)]
+
+    dots = [
+        titled(tag("circle", class_="dot", cx=x, cy=y, r=2.2), f"layer {k}: {band.middle[k]:.3g}")
+        for k, (x, y) in enumerate(points(band.middle))
+    ]
+    frame = tag("rect", class_="panel", width=PANEL_WIDTH, height=PANEL_HEIGHT, rx=6)
+    name = tag("text", band.title, class_="label", x=10, y=18)
+    extent = f"{low:.2g} to {high:.2g}"
+    corner = tag("text", extent, class_="axis", x=PANEL_WIDTH - 10, y=18, text_anchor="end")
+    area = tag("polygon", class_="band", points=path(points(band.high) + points(band.low)[::-1]))
+    line = tag("polyline", class_="line", points=path(points(band.middle)))
+    return "".join([frame, name, corner, area, line, *dots])
 
 
 def stacked_bars(bars: Sequence[Bar], title: str) -> str:
@@ -79,19 +119,15 @@ def stacked_bars(bars: Sequence[Bar], title: str) -> str:
     marks = []
     for i, bar in enumerate(bars):
         y, x = i * (BAR_HEIGHT + BAR_GAP), float(BAR_LABEL)
-        marks.append(
-            f'<text class="label" x="{BAR_LABEL - 12}" y="{y + 20}" text-anchor="end">{escape(bar.label)}</text>'
-        )
+        marks.append(tag("text", bar.label, class_="label", x=BAR_LABEL - 12, y=y + 20, text_anchor="end"))
         for k, (name, size) in enumerate(bar.parts):
-            length = size / longest * BAR_WIDTH
-            tip = f"<title>{escape(name)}: {megabytes(size)}</title>"
-            marks.append(
-                f'<rect class="part{k}" x="{x:.1f}" y="{y}" width="{length:.1f}" height="{BAR_HEIGHT}">{tip}</rect>'
-            )
+            length = round(size / longest * BAR_WIDTH, 1)
+            box = tag("rect", class_=f"part{k}", x=round(x, 1), y=y, width=length, height=BAR_HEIGHT)
+            marks.append(titled(box, f"{name}: {megabytes(size)}"))
             x += length
         total = megabytes(sum(size for _, size in bar.parts))
-        marks.append(f'<text class="value" x="{x + 8:.1f}" y="{y + 20}">{total}</text>')
-    return _svg(BAR_LABEL + BAR_WIDTH + 90, len(bars) * (BAR_HEIGHT + BAR_GAP), title, marks)
+        marks.append(tag("text", total, class_="value", x=round(x + 8, 1), y=y + 20))
+    return svg(BAR_LABEL + BAR_WIDTH + 90, len(bars) * (BAR_HEIGHT + BAR_GAP), title, marks)
 
 
 def megabytes(size: int) -> str:
@@ -99,39 +135,22 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.2f} MB" if size < 1e7 else f"{size / 1e6:.1f} MB"
 
 
-def _cell(x: float, y: float, strength: float, text: str, tip: str) -> str:
-    opacity = 0.04 + 0.9 * min(1.0, max(0.0, strength))
-    shape = f'<rect class="heat" x="{x + 1}" y="{y + 1}" width="{CELL_WIDTH - 2}" height="{CELL_HEIGHT - 2}" rx="3"'
-    label = (
-        f'<text class="cell" x="{x + CELL_WIDTH / 2}" y="{y + 15}" text-anchor="middle">{escape(text)}</text>'
-    )
-    return f'<g><title>{escape(tip)}</title>{shape} fill-opacity="{opacity:.2f}"/>{label}</g>'
+def tag(name: str, text: str = "", **attributes: object) -> str:
+    """One element; class_ is class, text_anchor is text-anchor."""
+    items = ((key.rstrip("_").replace("_", "-"), escape(str(value))) for key, value in attributes.items())
+    pairs = "".join(f' {key}="{value}"' for key, value in items)
+    return f"<{name}{pairs}>{escape(text)}</{name}>"
 
 
-def _panel(band: Band) -> str:
-    """Axis-free line with a band around it; the range stands in words."""
-    low, high = min(band.low), max(band.high)
-    top, bottom, left, right = 34, PANEL_HEIGHT - 8, 10, PANEL_WIDTH - 10
-    span = math.log(high / low) if high > low else 1.0
-    step = (right - left) / max(1, len(band.middle) - 1)
-
-    def points(values: Sequence[float]) -> list[str]:
-        heights = (bottom - (math.log(value / low) / span) * (bottom - top) for value in values)
-        return [f"{left + k * step:.1f},{y:.1f}" for k, y in enumerate(heights)]
-
-    area = " ".join(points(band.high) + points(band.low)[::-1])
-    dots = "".join(
-        f'<circle class="dot" cx="{point.split(",")[0]}" cy="{point.split(",")[1]}" r="2.2"><title>layer {k}: {value:.3g}</title></circle>'
-        for k, (point, value) in enumerate(zip(points(band.middle), band.middle, strict=True))
-    )
-    return (
-        f'<rect class="panel" width="{PANEL_WIDTH}" height="{PANEL_HEIGHT}" rx="6"/>'
-        f'<text class="label" x="10" y="18">{escape(band.title)}</text>'
-        f'<text class="axis" x="{PANEL_WIDTH - 10}" y="18" text-anchor="end">{low:.2g} – {high:.2g}</text>'
-        f'<polygon class="band" points="{area}"/><polyline class="line" points="{" ".join(points(band.middle))}"/>{dots}'
-    )
+def titled(marks: str, tip: str) -> str:
+    """Marks that show `tip` under the pointer."""
+    return f"<g>{tag('title', tip)}{marks}</g>"
 
 
-def _svg(width: float, height: float, title: str, marks: Sequence[str]) -> str:
-    head = f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" role="img" aria-label="{escape(title, quote=True)}">'
-    return f"{head}{''.join(marks)}</svg>"
+def path(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x},{y}" for x, y in points)
+
+
+def svg(width: float, height: float, title: str, marks: Sequence[str]) -> str:
+    size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}"'
+    return f'<svg {size} role="img" aria-label="{escape(title, quote=True)}">{"".join(marks)}</svg>'

@@ -1,7 +1,7 @@
 """The `quamba-export` console script: the table of commands, and how an error leaves the process.
 
-Only typer is imported here and at the top of a command's file, so that `--help` is quick and a device that has
-just the runtime's extra can start every command that extra covers.
+Only typer is imported here and at the top of a command's file: `--help` is quick, and a device that has just
+the runtime's extra can start every command which that extra covers.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ OUT_OF_MEMORY_TEXTS = (
     "can't allocate memory",
     "Failed to allocate memory",
 )  # torch, onnxruntime
+UNUSABLE_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 app = typer.Typer(
     name="quamba-export",
@@ -106,4 +107,10 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         fix = "free some space, or choose an output folder on another disk"
         return f"no space left on the device\n  found: {error}\n  fix: {fix}", ExitCode.OUT_OF_SPACE
+    if isinstance(error, OSError) and error.errno in UNUSABLE_PATH:
+        return f"{error.filename} cannot be used\n  found: {error.strerror}", ExitCode.INVALID_INPUT
     return f"{error!r}\n  this is a bug in quamba-export: please report it with the lines above", ExitCode.BUG
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,8 @@ from polygraphy.logger import G_LOGGER
 from quamba_export.exporter.compare_runners import SiteRunner
 from quamba_export.exporter.console import Advance
 from quamba_export.exporter.differences import Difference
-from quamba_export.exporter.evaluate import Distance, Ids, log_softmax
+from quamba_export.exporter.evaluate import Distance, log_softmax
+from quamba_export.exporter.language_models import Ids
 
 SiteScale = Callable[[str], NDArray[np.float32] | float]  # what a site's codes are multiplied with
 DEFAULT_MIN_SNR_DB = 10.0

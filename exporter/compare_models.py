@@ -1,4 +1,4 @@
-"""`compare`: open an export or bundle, its checkpoint and its calibration, and lay three models side by side."""
+"""`compare`: an export or bundle, its checkpoint and its calibration, as three models side by side."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def compare_models(
         OnnxRunner(path / "model.onnx", manifest.states),
     ]
     tokens = len(batches) * window
-    with progress(f"compare {path}", tokens) as advance:
+    with progress(f"compare {path}", tokens) as bar:
         scales = partial(site_scale, reference)
-        pairs = compare_runners(runners, batches, scales, min_snr_db=min_snr_db, advance=advance)
+        pairs = compare_runners(runners, batches, scales, min_snr_db=min_snr_db, advance=bar.advance)
     return Comparison(str(path), against, str(calibration_path), window, tokens, min_snr_db, pairs)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
     Show = Callable[[Console], None]
 Advance = Callable[[int], None]
@@ -41,13 +42,31 @@ def to_jsonable(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+class Bar:
+    """One progress bar on stderr."""
+
+    def __init__(self, progress: Progress, description: str, total: int | None, unit: str) -> None:
+        self.progress, self.unit = progress, unit
+        self.task = progress.add_task(description, total=total, rate="")
+
+    def advance(self, amount: int) -> None:
+        self.progress.advance(self.task, amount)
+        speed = self.progress.tasks[0].speed
+        self.progress.update(self.task, rate=f"{speed:.1f} {self.unit}/s" if speed else "")
+
+    def show(self, done: int, total: int) -> None:
+        """Set where it stands; `total` may become known late."""
+        self.progress.update(self.task, total=total)
+        self.advance(done - int(self.progress.tasks[0].completed))
+
+
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Advance]:
-    """A progress bar with time left on stderr; the body calls the yielded function with each increment."""
+def progress(description: str, total: int | None = None, unit: str = "tokens") -> Iterator[Bar]:
+    """A bar with rate and time left, gone when the body ends."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda amount: bar.advance(task, amount)
+    text, rate = TextColumn("{task.description}"), TextColumn("{task.fields[rate]}")
+    columns = (text, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        yield Bar(shown, description, total, unit)

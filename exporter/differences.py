@@ -55,7 +55,7 @@ class Difference:
 
     @property
     def snr_db(self) -> float:
-        """10 log10(energy of a / energy of a - b); infinite where they are equal, -infinite where only a is 0."""
+        """10 log10(energy of a / energy of a - b); inf where they are equal, -inf where only a is 0."""
         if self.noise == 0:
             return math.inf
         return 10 * math.log10(self.energy_a / self.noise) if self.energy_a else -math.inf

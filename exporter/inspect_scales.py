@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-
 from quamba_export.calib.calibration import Calibration, read_calibration
 from quamba_export.exporter.inspect import check_layer
 from quamba_export.exporter.layer_scale_table import ScaleEntry, layer_scale_table

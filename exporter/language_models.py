@@ -1,6 +1,6 @@
-"""Whatever gives next-token logits, behind one call: a checkpoint, the quantized reference, export/ or bundle/.
+"""Whatever gives next-token logits, behind one call: a checkpoint, its quantized reference, export/, bundle/.
 
-`open_language_model` finds out what a path holds. Arrays are numpy, so that scoring does not care which it is.
+`open_language_model` finds out what a path holds. Arrays are numpy: scoring does not care which it is.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from quamba_export.runtime.errors import QuambaError
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
 Forward = Callable[[Ids, Any], tuple[Logits, Any]]
+SsmStateDtype = Literal["float16", "float32", "int8"]
 ModelKind = Literal["checkpoint", "reference", "export", "bundle"]
 
 
@@ -41,7 +42,11 @@ class LanguageModel:
 
 
 def open_language_model(
-    source: str, *, calibration: Path | None = None, qformat: str = "w8a8", ssm_state_dtype: str = "float16"
+    source: str,
+    *,
+    calibration: Path | None = None,
+    qformat: str = "w8a8",
+    ssm_state_dtype: SsmStateDtype = "float16",
 ) -> LanguageModel:
     """Open `source`; with `calibration`, a checkpoint becomes its quantized PyTorch reference.
 
@@ -80,7 +85,9 @@ def open_checkpoint(source: str) -> LanguageModel:
     )
 
 
-def open_reference(source: str, calibration: Path, qformat: str, ssm_state_dtype: str) -> LanguageModel:
+def open_reference(
+    source: str, calibration: Path, qformat: str, ssm_state_dtype: SsmStateDtype
+) -> LanguageModel:
     """The quantized PyTorch model, the ground truth of the exported graph."""
     from quamba_export.calib.calibration import read_calibration
     from quamba_export.calib.checkpoint import load_checkpoint

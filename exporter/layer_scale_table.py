@@ -1,4 +1,4 @@
-"""The scales around one layer's convolution in the published form (Quamba2): 12 entries for Mamba-2, 4 for Mamba-1."""
+"""The scales around a layer's convolution in the form Quamba2 publishes: 12 for Mamba-2, 4 for Mamba-1."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def scale_entry(name: str, scale: NDArray[np.float32]) -> ScaleEntry:
 def exported_layer_table(
     folder: Path, graph: onnx.GraphProto, config: Mapping[str, Any], layer: int
 ) -> list[ScaleEntry]:
-    """The table from a graph's constants, weight scales and all; a scale repeated over its channels counts as one."""
+    """The table from a graph's constants; a scale that is repeated over its channels counts as one."""
     sizes = [
         config["d_inner"],
         *[config["n_groups"] * config["d_state"]] * (2 * (config["kind"] == "mamba2")),

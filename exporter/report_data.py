@@ -1,7 +1,7 @@
 """What the report is made of: the commands' `--json` outputs, one folder a model, read and put in relation.
 
-A run folder holds any of: inspect-checkpoint.json, inspect-calibration.json, inspect-export.json, eval-*.json,
-compare.json, run.json. What is missing leaves its section out.
+A run folder holds any of: inspect-checkpoint.json, inspect-calibration.json, inspect-export.json,
+eval-*.json, compare.json, run.json. What is missing leaves its section out.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Run:
         return [score for score in self.scores if score.change is not None]
 
     def change_in(self, mode: str) -> float | None:
-        """Change of perplexity of the exported model in a mode; of the reference where no export was scored."""
+        """Change of perplexity of the exported model in a mode; of the reference where none was scored."""
         order = {"bundle": 0, "export": 1, "reference": 2}
         scores = [score for score in self.quantized_scores if score.facts["mode"] == mode]
         scores.sort(key=lambda score: (score.facts["ssm_state_dtype"] == "int8", order[score.facts["kind"]]))
@@ -101,7 +101,7 @@ def read_run(folder: Path) -> Run:
 
 
 def scores_of(evaluations: list[Facts]) -> list[Score]:
-    """Evaluations with float first, each beside the float perplexity of its mode, or else of any mode."""
+    """Evaluations, float first, each beside the float perplexity of its mode, or else of any mode."""
     evaluations.sort(
         key=lambda facts: (facts["kind"] != "checkpoint", facts["mode"] == "decode", facts["ssm_state_dtype"])
     )

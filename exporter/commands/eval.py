@@ -54,8 +54,8 @@ def evaluate(
     )
     other = open_language_model(against) if against else None
     stream = token_stream(data, model.tokenizer_path, model.eos_token_id, limit=max_tokens)
-    with progress(f"{mode} {path}", len(stream)) as advance:
-        result = evaluate(model, stream, window=window, mode=mode, against=other, advance=advance)
+    with progress(f"{mode} {path}", len(stream)) as bar:
+        result = evaluate(model, stream, window=window, mode=mode, against=other, advance=bar.advance)
     emit(result.present_fields(), as_json, lambda console: show(result, console))
 
 

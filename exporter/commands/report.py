@@ -30,5 +30,6 @@ def report(
 
     found = read_runs(runs)
     page = write_report(found, out)
-    result = {"report": str(page), "size": page.stat().st_size, "models": [run.name for run in found]}
-    emit(result, as_json, lambda console: console.print(f"[bold]{page}[/] on {', '.join(result['models'])}"))
+    models = [run.name for run in found]
+    result = {"report": page, "size": page.stat().st_size, "models": models}
+    emit(result, as_json, lambda console: console.print(f"[bold]{page}[/] on {', '.join(models)}"))

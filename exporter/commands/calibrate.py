@@ -1,0 +1,69 @@
+"""`quamba-export calibrate`: a static scale for every site, found on text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quamba_export.exporter.console import emit, progress
+from quamba_export.exporter.options import Data, Json, Output
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def calibrate(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint directory or hub id.")],
+    data: Data,
+    out: Output,
+    recipe: Annotated[
+        str | None, typer.Option(help="quamba, quamba2, or a .toml file. Default: by the kind of model.")
+    ] = None,
+    group_heads: Annotated[
+        bool, typer.Option("--group-heads", help="The published code's name for --recipe quamba2.")
+    ] = False,
+    calib_size: Annotated[
+        int, typer.Option("--calib-size", "--calib-data-num", min=1, help="Samples: windows of the text.")
+    ] = 512,
+    calib_seqlen: Annotated[int, typer.Option("--calib-seqlen", min=1, help="Tokens a sample.")] = 512,
+    seed: Annotated[
+        int | None, typer.Option(help="Draw the samples from the whole text; without it they are its first.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; any number gives the same bytes.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run ended.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Observe the float model on text and choose a scale for every site.
+
+    Example: quamba-export calibrate CHECKPOINT --data calibration.txt -o calibration/ --calib-size 128
+    """
+    from quamba_export.calib.calibrate import calibrate
+    from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.recipe import load_recipe
+
+    if group_heads and recipe is None:
+        recipe = "quamba2"
+    with progress(f"calibrate {checkpoint}", unit="samples") as bar:
+        result = calibrate(
+            load_checkpoint(checkpoint),
+            data,
+            load_recipe(recipe) if recipe else None,
+            calib_size=calib_size,
+            calib_seqlen=calib_seqlen,
+            seed=seed,
+            workers=workers,
+            out_dir=out,
+            resume=resume,
+            progress=lambda stage: bar.show(stage.done, stage.total),
+        )
+    facts = {"calibration": str(out), "digest": result.digest, "recipe": result.recipe.name, **result.run}
+    emit(facts | {"sites": len(result.scales)}, as_json, lambda console: show(facts, console))
+
+
+def show(facts: dict[str, Any], console: Console) -> None:
+    samples = f"{facts['samples']} samples of {facts['tokens_per_sample']} tokens"
+    console.print(
+        f"[bold]{facts['calibration']}[/] by recipe {facts['recipe']}, {samples} of {facts['data']}"
+    )
+    console.print(f"  `quamba-export inspect {facts['calibration']}` shows the scales")

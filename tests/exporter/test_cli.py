@@ -1,0 +1,154 @@
+"""The command line: help, start-up time, JSON on stdout, and the exit code of every kind of error."""
+
+import errno
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fake_export import write_fake_export
+
+from quamba_export.exporter import cli
+from quamba_export.runtime.errors import ExitCode, QuambaError
+
+COMMANDS = ("calibrate", "export", "build", "run", "eval", "compare", "inspect", "report")
+
+
+@dataclass
+class Left:
+    """How a command left: exit code and what it printed."""
+
+    returncode: object
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Left]
+
+
+@pytest.fixture
+def quamba_export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The console script, in this process."""
+
+    def run(*arguments: str | Path) -> Left:
+        monkeypatch.setattr(sys, "argv", ["quamba-export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as leaving:
+            cli.main()
+        return Left(leaving.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def test_help_starts_in_half_a_second() -> None:
+    times = []
+    for _ in range(4):  # the first fills the caches
+        started = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "quamba_export.exporter.cli", "--help"], capture_output=True, check=True
+        )
+        times.append(time.perf_counter() - started)
+    assert min(times) < 0.5
+
+
+def test_starting_imports_nothing_heavy() -> None:
+    code = "import sys; import quamba_export.exporter.cli; print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "numpy", "onnx", "onnxruntime", "polygraphy", "tokenizers", "rich"} & set(modules)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(quamba_export: Command, command: str) -> None:
+    result = quamba_export(command, "--help")
+    assert result.returncode == 0
+    assert f"Example: quamba-export {command}" in " ".join(result.stdout.split())
+    assert "--json" in result.stdout
+
+
+def test_json_is_the_only_thing_on_stdout(quamba_export: Command, tmp_path: Path) -> None:
+    export = write_fake_export(tmp_path / "export")
+    result = quamba_export("build", export, "--target", "cpu", "-o", tmp_path / "bundle", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["target"] == "cpu"
+    assert result.stdout.count("\n") == 1
+
+
+def test_an_error_names_what_was_found_and_how_to_fix_it_without_a_traceback(
+    quamba_export: Command, tmp_path: Path
+) -> None:
+    result = quamba_export("build", tmp_path, "--target", "orin", "-o", tmp_path / "bundle", "--json")
+    assert result.returncode == ExitCode.INCOMPATIBLE
+    assert result.stdout == ""
+    assert result.stderr.startswith(
+        "error: no bundle can be built for target 'orin'\n  found: --target orin\n"
+    )
+    assert "--target cpu" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["bild"], ["build"], ["eval", "x", "--data", "t", "--window", "one"], ["--bogus"]]
+)
+def test_usage_errors_exit_with_2(quamba_export: Command, arguments: list[str]) -> None:
+    result = quamba_export(*arguments)
+    assert result.returncode == ExitCode.USAGE
+    assert result.stdout == ""
+
+
+def test_the_published_code_s_snake_case_flags_are_accepted(quamba_export: Command, tmp_path: Path) -> None:
+    result = quamba_export("eval", tmp_path / "nowhere", "--data", "t.txt", "--max_tokens", "8")
+    assert result.returncode == ExitCode.INVALID_INPUT, result.stderr
+
+
+def test_version_is_printed(quamba_export: Command) -> None:
+    assert quamba_export("--version").stdout.startswith("quamba-export 0.")
+
+
+ERRORS = [
+    (QuambaError("bad", code=ExitCode.NUMERIC), ExitCode.NUMERIC, "bad"),
+    (
+        ModuleNotFoundError("No module named 'torch'", name="torch"),
+        ExitCode.USAGE,
+        "quamba-export[calibrate]",
+    ),
+    (
+        ModuleNotFoundError("No module named 'jinja2.ext'", name="jinja2.ext"),
+        ExitCode.USAGE,
+        "quamba-export[compare]",
+    ),
+    (ModuleNotFoundError("No module named 'surprise'", name="surprise"), ExitCode.BUG, "bug"),
+    (MemoryError("1 TiB"), ExitCode.OUT_OF_SPACE, "out of memory"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), ExitCode.OUT_OF_SPACE, "out of memory"),
+    (OSError(errno.ENOSPC, "No space left on device"), ExitCode.OUT_OF_SPACE, "no space left"),
+    (PermissionError(errno.EACCES, "Permission denied", "out"), ExitCode.INVALID_INPUT, "Permission denied"),
+    (ZeroDivisionError("division by zero"), ExitCode.BUG, "ZeroDivisionError"),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "text"), ERRORS, ids=lambda value: type(value).__name__)
+def test_every_error_leaves_with_its_exit_code(
+    error: Exception,
+    code: ExitCode,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli, "app", raiser(error))
+    with pytest.raises(SystemExit) as leaving:
+        cli.main()
+    assert leaving.value.code == code
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert ("Traceback" in captured.err) == (code is ExitCode.BUG)
+
+
+def raiser(error: Exception) -> Callable[[], None]:
+    def app() -> None:
+        raise error
+
+    return app
