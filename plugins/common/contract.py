@@ -141,7 +141,7 @@ class OpSpec:
             whole, divisor = sizes[letter], {**sizes, **attrs}[part]
             if not isinstance(whole, str) and not isinstance(divisor, str) and whole % divisor != 0:
                 self._refuse(
-                    f"{letter} is not a multiple of {part}", f"{letter} = {whole}, {part} = {divisor}", ""
+                    f"{letter} does not divide by {part}", f"{letter} = {whole}", f"a multiple of {divisor}"
                 )
 
     def output_shapes(self, sizes: Mapping[str, Size]) -> list[tuple[Size, ...]]:
