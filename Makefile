@@ -51,8 +51,11 @@ CLI := $(BIN)/quamba-export
 CALIBRATION_TEXT := embedded/calibration.txt --calib-size 128 --calib-seqlen 512
 VALIDATION_TEXT := embedded/validation.txt --max-tokens 8192
 
+PROMPT := --prompt "In the beginning" --max-new-tokens 120 --temperature 0.7 --top-p 0.95 --seed 7
+
 demo: environment-demo $(MODELS:%=demo-out/%)
 	@ci/step "report" $(CLI) report demo-out -o demo-out/report.html
+	@ci/step "summary" $(BIN)/python ci/summary.py demo-out
 	@$(DONE)
 	@echo "open demo-out/report.html"
 
@@ -66,7 +69,10 @@ $(MODELS:%=demo-out/%): demo-out/%: environment-demo
 	@ci/step -o $@/eval-float.json "$*: eval before" $(CLI) eval embedded/$* --data $(VALIDATION_TEXT) --json
 	@ci/step -o $@/eval-prefill.json "$*: eval after" $(CLI) eval $@/bundle --against embedded/$* --data $(VALIDATION_TEXT) --json
 	@ci/step -o $@/eval-decode.json "$*: eval after, token by token" $(CLI) eval $@/bundle --mode decode --data $(VALIDATION_TEXT) --json
-	@ci/step "$*: run" $(CLI) run $@/bundle --prompt "In the beginning" --max-new-tokens 96 --seed 1
+	@for path in embedded/$*=checkpoint $@/calibration=calibration $@/export=export; do \
+	  $(CLI) inspect $${path%=*} --json > $@/inspect-$${path#*=}.json || exit; done
+	@ci/step "$*: run" $(CLI) run $@/bundle $(PROMPT)
+	@$(CLI) run $@/bundle $(PROMPT) --json > $@/run.json
 
 clean:
 	rm -rf .venv .ns demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
