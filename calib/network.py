@@ -27,7 +27,7 @@ class Backend(Protocol[V]):
         """A constant of the quantized model."""
 
     def embed(self, table: V, input_ids: V) -> V:
-        """Rows of table (V, D) for input_ids (B, L) -> (B, L, D)."""
+        """Rows of the fp16 table (V, D) for input_ids (B, L) -> (B, L, D) fp32."""
 
     def add(self, a: V, b: V) -> V: ...
 
@@ -41,7 +41,7 @@ class Backend(Protocol[V]):
         """x (B, L, D) -> its last `count` positions."""
 
     def norm_linear(self, x: V, weight: V, epsilon: float) -> V:
-        """Float RMSNorm, then x @ weight.T: the final norm and the unquantized head."""
+        """Float RMSNorm, then x @ weight.T with an fp16 weight: the final norm and the unquantized head."""
 
     def tap(self, site: str, value: V) -> V:
         """Name a tensor; the value goes on unchanged."""

@@ -43,8 +43,8 @@ def quantize_model(
         )
     model = rewrite(checkpoint, calibration)
     tensors = {
-        "embedding.weight": model.tensors["backbone.embedding.weight"].float(),
-        "lm_head.weight": model.tensors["lm_head.weight"].float(),
+        "embedding.weight": model.tensors["backbone.embedding.weight"].half(),
+        "lm_head.weight": model.tensors["lm_head.weight"].half(),
     }
     scales: dict[str, float] = {}
     for i in range(checkpoint.config.n_layer):

@@ -26,7 +26,7 @@ Tap = Callable[[str, Tensor], None]
 class QuantizedModel:
     """Constants of a quantized Mamba model.
 
-    tensors: int8 weights, fp32 scale vectors and the float parts (embedding, head), by the names network.py
+    tensors: int8 weights, fp32 scale vectors, fp16 embedding and head, by the names network.py
     asks for. scales:  per-tensor scales (fp32 values) by site or parameter name.
     """
 

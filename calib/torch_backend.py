@@ -26,7 +26,7 @@ class TorchBackend:
         return self._tensors[name]
 
     def embed(self, table: Tensor, input_ids: Tensor) -> Tensor:
-        return table[input_ids]
+        return table[input_ids].float()
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
@@ -41,7 +41,7 @@ class TorchBackend:
         return x[:, x.shape[1] - int(count) :]
 
     def norm_linear(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        return (x / torch.sqrt(x.square().mean(-1, keepdim=True) + epsilon)) @ weight.T
+        return (x / torch.sqrt(x.square().mean(-1, keepdim=True) + epsilon)) @ weight.T.float()
 
     def tap(self, site: str, value: Tensor) -> Tensor:
         if self._tap is not None:

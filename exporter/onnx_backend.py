@@ -82,7 +82,10 @@ class OnnxBackend:
         return Value(name, dtype_name(tensor), tuple(tensor.shape))
 
     def embed(self, table: Value, input_ids: Value) -> Value:
-        return self._one("Gather", (table, input_ids), "float32", (*input_ids.shape, table.shape[1]), axis=0)
+        rows = self._one(
+            "Gather", (table, input_ids), table.dtype, (*input_ids.shape, table.shape[1]), axis=0
+        )
+        return self._cast(rows)
 
     def add(self, a: Value, b: Value) -> Value:
         return self._one("Add", (a, b), a.dtype, a.shape)
@@ -113,7 +116,7 @@ class OnnxBackend:
         normed = self._one("Div", (x, root), x.dtype, x.shape)
         rows, columns = weight.shape
         transposed = self._one("Transpose", (weight,), weight.dtype, (columns, rows), perm=[1, 0])
-        return self._one("MatMul", (normed, transposed), x.dtype, (*x.shape[:-1], rows))
+        return self._one("MatMul", (normed, self._cast(transposed)), x.dtype, (*x.shape[:-1], rows))
 
     def tap(self, site: str, value: Value) -> Value:
         self._names[value.name] = site
@@ -189,6 +192,9 @@ class OnnxBackend:
         **attrs: int | Sequence[int],
     ) -> Value:
         return self._node(op_type, inputs, [(dtype, shape)], attrs=attrs)[0]
+
+    def _cast(self, x: Value) -> Value:
+        return self._one("Cast", (x,), "float32", x.shape, to=ELEMENT["float32"])
 
     def _int64(self, name: str, values: Sequence[int]) -> Value:
         self._initializers.setdefault(name, numpy_helper.from_array(np.array(values, np.int64), name))
