@@ -33,21 +33,21 @@ class Sampling:
     seed: int = 0  # row i of a batch draws from the stream (seed, i)
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("temperature", 0.0, 1e3),
-            ("top_k", 0, 1 << 31),
-            ("top_p", 0.0, 1.0),
-            ("min_p", 0.0, 1.0),
-            ("repetition_penalty", 1e-3, 1e3),
-            ("seed", 0, (1 << 64) - 1),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high or (name == "top_p" and value == 0.0):
-                flag = f"--{name.replace('_', '-')}"
-                allowed = f"{'above ' if name == 'top_p' else ''}{low} to {high}"
-                raise QuambaError(
-                    f"{flag} is out of range", found=str(value), allowed=allowed, code=ExitCode.USAGE
-                )
+        if self.temperature != 0.0:  # below 1e-6, fp32 logits would overflow
+            require("temperature", self.temperature, 1e-6, 1e3, allowed="0, or 1e-06 to 1000")
+        require("top_k", self.top_k, 0, 1 << 31)
+        require("top_p", self.top_p, 1e-9, 1.0)
+        require("min_p", self.min_p, 0.0, 1.0)
+        require("repetition_penalty", self.repetition_penalty, 1e-3, 1e3)
+        require("seed", self.seed, 0, (1 << 64) - 1)
+
+
+def require(name: str, value: float, low: float, high: float, allowed: str = "") -> None:
+    """Raise QuambaError (exit 2) by the flag's name unless low <= value <= high; NaN is in no range."""
+    if not low <= value <= high:
+        flag = f"--{name.replace('_', '-')}"
+        allowed = allowed or f"{low} to {high}"
+        raise QuambaError(f"{flag} is out of range", found=str(value), allowed=allowed, code=ExitCode.USAGE)
 
 
 class Sampler:

@@ -121,6 +121,7 @@ def test_all_minus_infinity_is_a_numeric_error() -> None:
     [
         ("temperature", -0.1),
         ("temperature", float("nan")),
+        ("temperature", 1e-30),
         ("top_k", -1),
         ("top_p", 0.0),
         ("top_p", 1.1),
