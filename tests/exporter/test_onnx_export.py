@@ -1,0 +1,191 @@
+"""The exported graph against the quantized reference: same codes and states, any batch, any cut of the length."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from quamba_export.calib.calibration import Calibration
+from quamba_export.calib.checkpoint import Checkpoint
+from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.float_model import FloatMamba
+from quamba_export.calib.quantize_model import quantize_model
+from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
+from quamba_export.calib.rewrites import rewrite
+from quamba_export.calib.states import States
+from quamba_export.exporter.onnx_export import onnx_from_model, state_table
+from quamba_export.exporter.onnx_session import open_session
+from tests.random_calibrations import random_calibration
+from tests.random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS, random_checkpoint
+
+CONFIGS = {
+    "mamba1": MAMBA1,
+    "mamba1 with biases": replace(MAMBA1, proj_bias=True, tie_embeddings=False, d_conv=3),
+    "mamba2": MAMBA2,
+    "mamba2 in groups": MAMBA2_GROUPS,
+    "mamba2 with dt limits": replace(MAMBA2, time_step_limit=(0.01, 0.1), proj_bias=True, conv_bias=False),
+}
+
+
+def calibrated(config: MambaConfig, seed: int = 0) -> tuple[Checkpoint, Calibration]:
+    """A random checkpoint and a calibration whose scales fit what the model really computes."""
+    checkpoint = random_checkpoint(config, seed=seed)
+    calibration = random_calibration(config, digest=checkpoint.digest, seed=seed)
+    peaks: dict[str, float] = {}
+
+    def observe(site: str, tensor: torch.Tensor) -> None:
+        peaks[site] = max(peaks.get(site, 0.0), float(tensor.abs().max()))
+
+    ids = torch.randint(config.vocab_size, (2, 64), generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        rewrite(checkpoint, calibration)(ids, observe=observe)
+    scales = {
+        site: torch.full_like(scale, peaks[site] / 127) * (0.75 + 0.25 * scale / scale.max())
+        for site, scale in calibration.scales.items()
+    }
+    return checkpoint, replace(calibration, scales=scales)
+
+
+def quantized(config: MambaConfig, state_dtype: SsmStateDtype = "float16") -> QuantizedModel:
+    return quantize_model(*calibrated(config), ssm_state_dtype=state_dtype)
+
+
+class Graph:
+    """The exported graph in ONNX Runtime; sites of the reference are extra outputs."""
+
+    def __init__(self, model: QuantizedModel, folder: Path, sites: tuple[str, ...] = ()) -> None:
+        proto = onnx_from_model(model)
+        names = {info.name: info for info in proto.graph.value_info}
+        proto.graph.output.extend(names[site] for site in sites)
+        onnx.checker.check_model(proto, full_check=True)
+        self.session = open_session(proto.SerializeToString(), folder)
+        self.table = state_table(model)
+
+    def zeros(self, batch: int) -> dict[str, np.ndarray]:
+        return {s["past"]: np.zeros((batch, *s["shape"]), s["dtype"]) for s in self.table}
+
+    def run(
+        self, ids: torch.Tensor, states: dict[str, np.ndarray] | None = None, count: int | None = None
+    ) -> dict[str, np.ndarray]:
+        feed = {"input_ids": ids.numpy(), "num_logits_to_keep": np.array(count or ids.shape[1])}
+        feed |= states or self.zeros(ids.shape[0])
+        names = [output.name for output in self.session.get_outputs()]
+        return dict(zip(names, self.session.run(names, feed), strict=True))
+
+    def next_states(self, outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {s["past"]: outputs[s["present"]] for s in self.table}
+
+
+def tapped(model: QuantizedModel, ids: torch.Tensor, states: States | None = None) -> dict[str, torch.Tensor]:
+    """Every site, the logits and the next states of the reference, by the graph's names."""
+    sites: dict[str, torch.Tensor] = {}
+    logits, after = model.run(ids, states, tap=lambda site, tensor: sites.update({site: tensor}))
+    present = {f"present_conv_states.{i}": state for i, state in enumerate(after.conv)}
+    present |= {f"present_ssm_states.{i}": state for i, state in enumerate(after.ssm)}
+    sites = {site: tensor for site, tensor in sites.items() if not site.endswith(".ssm_state")}
+    return sites | present | {"logits": logits}
+
+
+def tokens(config: MambaConfig, batch: int, length: int, seed: int = 1) -> torch.Tensor:
+    return torch.randint(config.vocab_size, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("length", [1, 7, 64, 131])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_site_and_state_is_the_same_bit_for_bit(name: str, length: int, tmp_path: Path) -> None:
+    model = quantized(CONFIGS[name])
+    ids = tokens(model.config, 2, length)
+    expected = tapped(model, ids)
+    found = Graph(model, tmp_path, tuple(site for site in expected if site.startswith("layers."))).run(ids)
+    codes = [site for site, tensor in expected.items() if tensor.dtype == torch.int8]
+    assert len(codes) >= 8 * model.config.n_layer
+    for site, tensor in expected.items():
+        if site == "logits":
+            np.testing.assert_allclose(found[site], tensor.numpy(), rtol=0, atol=1e-5)
+        else:
+            np.testing.assert_array_equal(found[site], tensor.numpy(), err_msg=site)
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "int8"])
+@pytest.mark.parametrize("name", ["mamba1", "mamba2 in groups"])
+def test_other_state_dtypes(name: str, state_dtype: SsmStateDtype, tmp_path: Path) -> None:
+    model = quantized(CONFIGS[name], state_dtype)
+    graph, states, reference_states = Graph(model, tmp_path), None, None
+    for length in (33, 1, 1):
+        ids = tokens(model.config, 2, length)
+        outputs = graph.run(ids, states)
+        logits, reference_states = model(ids, reference_states)
+        states = graph.next_states(outputs)
+        np.testing.assert_allclose(outputs["logits"], logits.numpy(), rtol=0, atol=1e-5)
+        for i, state in enumerate(reference_states.ssm):
+            np.testing.assert_array_equal(states[f"past_ssm_states.{i}"], state.numpy())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_cut_length_goes_on_where_it_was(name: str, tmp_path: Path) -> None:
+    """Prefill in pieces and token by token carry fp32 states: the same logits but for their rounding."""
+    model = quantized(CONFIGS[name], "float32")
+    graph, ids = Graph(model, tmp_path), tokens(model.config, 1, 40)
+    whole = graph.run(ids)["logits"]
+    for cuts in ([40], [17, 23], [1] * 40):
+        states, parts = None, []
+        for part in torch.split(ids, cuts, dim=1):
+            outputs = graph.run(part, states)
+            states = graph.next_states(outputs)
+            parts.append(outputs["logits"])
+        difference = np.concatenate(parts, axis=1) - whole
+        assert np.sqrt(np.mean(difference**2)) <= 0.02 * np.std(whole), cuts
+
+
+def test_only_the_last_logits_on_request(tmp_path: Path) -> None:
+    model = quantized(MAMBA2)
+    graph, ids = Graph(model, tmp_path), tokens(MAMBA2, 3, 20)
+    whole, last = graph.run(ids)["logits"], graph.run(ids, count=1)["logits"]
+    assert last.shape == (3, 1, MAMBA2.vocab_size)
+    np.testing.assert_allclose(last, whole[:, -1:], rtol=0, atol=1e-5)
+
+
+def test_sequences_of_a_batch_do_not_touch(tmp_path: Path) -> None:
+    model = quantized(MAMBA2_GROUPS)
+    graph, ids = Graph(model, tmp_path), tokens(MAMBA2_GROUPS, 3, 30)
+    together = graph.run(ids)["logits"]
+    for row in range(3):
+        np.testing.assert_allclose(
+            graph.run(ids[row : row + 1])["logits"][0], together[row], rtol=0, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_graph_is_what_a_builder_and_a_viewer_want(name: str) -> None:
+    proto = onnx_from_model(quantized(CONFIGS[name]))
+    onnx.shape_inference.infer_shapes(proto, strict_mode=True, check_type=True, data_prop=True)
+    assert proto.ir_version <= 10
+    assert {o.domain: o.version for o in proto.opset_import} == {"": 19, "quamba": 1}
+    ops = [node for node in proto.graph.node if node.domain == "quamba"]
+    assert {f.name for f in proto.functions} == {node.op_type for node in ops}
+    for node in ops:
+        fields = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        assert (fields["plugin_version"], fields["plugin_namespace"]) == (b"1", b"quamba")
+    names = [node.name for node in proto.graph.node]
+    assert len(names) == len(set(names))
+    assert "layers.0.norm_out/RMSNormQuantize" in names
+
+
+def test_the_quantized_model_is_near_the_float_model() -> None:
+    """W8A8 on scales that fit: the logits keep their direction; a planted fault in one scale loses it."""
+    checkpoint, calibration = calibrated(MAMBA2_GROUPS)
+    ids = tokens(MAMBA2_GROUPS, 2, 64)
+    with torch.no_grad():
+        expected, _ = FloatMamba.from_checkpoint(checkpoint)(ids)
+    cosine = torch.nn.CosineSimilarity(dim=0)
+    found, _ = quantize_model(checkpoint, calibration)(ids)
+    assert cosine(found.flatten(), expected.flatten()) > 0.99
+    broken = dict(calibration.scales)
+    broken["layers.0.out_proj_in"] = broken["layers.0.out_proj_in"] / 20
+    lost, _ = quantize_model(checkpoint, replace(calibration, scales=broken))(ids)
+    assert cosine(lost.flatten(), expected.flatten()) < 0.99
