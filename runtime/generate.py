@@ -114,7 +114,10 @@ class Row:
     def add(self, token: int) -> tuple[str, FinishReason | None]:
         """The text that may be shown after this token, and why the sequence ends with it, if it does."""
         self._tokens.append(token)
-        text = self._stop.feed(self._detokenizer.add(token))
+        ends_text = (
+            token == self.limits.eos_token_id
+        )  # a tokenizer need not call it special: it is never shown
+        text = self._stop.feed("" if ends_text else self._detokenizer.add(token))
         reason = self._reason(token)
         if reason in ("eos", "length"):  # show what was held back: no more can come
             text += self._stop.feed(self._detokenizer.flush())

@@ -1,4 +1,4 @@
-"""A tiny recurrent language model with the runtime's contract, twice: in numpy and as an ONNX graph in export/.
+"""A tiny recurrent language model with the runtime's contract: in numpy, and as an ONNX graph in export/.
 
 Per layer: x is quantized to int8 codes, a causal convolution of width 3 runs over them with the last two
 codes carried as `conv` state, and a decaying sum with N parts a channel is carried as `ssm` state.

@@ -49,6 +49,12 @@ def test_the_end_of_text_token_ends_and_is_counted_but_not_shown() -> None:
     assert (generation.text, len(generation.token_ids), generation.token_ids[-1]) == ("ab", 3, EOS)
 
 
+def test_an_end_of_text_token_that_is_an_ordinary_one_to_the_tokenizer_is_not_shown_either() -> None:
+    (q,) = TOKENIZER.encode("q").ids
+    _, generation = scripted("abqc", Limits(64, eos_token_id=q))
+    assert (generation.text, generation.finish_reason) == ("ab", "eos")
+
+
 def test_without_an_end_of_text_token_only_the_limit_ends() -> None:
     _, generation = scripted("ab", Limits(7))
     assert (generation.text, len(generation.token_ids), generation.finish_reason) == ("ab", 7, "length")
