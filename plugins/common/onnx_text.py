@@ -51,7 +51,10 @@ def silu_lines(source: str, target: str) -> str:
 
 
 def softplus_lines(source: str, target: str) -> str:
-    """`target` = softplus(`source`), fp64 -> fp64."""
+    """`target` = softplus(`source`), fp64 -> fp64.
+
+    log1p(e) is log(1 + e) plus what the sum lost of e; ONNX has no Log1p.
+    """
     return f"""
         {target}_one = Constant <value = double {{1.0}}> ()
         {target}_zero = Constant <value = double {{0.0}}> ()
@@ -60,8 +63,11 @@ def softplus_lines(source: str, target: str) -> str:
         {target}_exp = Exp ({target}_negative)
         {target}_sum = Add ({target}_exp, {target}_one)
         {target}_log = Log ({target}_sum)
+        {target}_kept = Sub ({target}_sum, {target}_one)
+        {target}_lost = Sub ({target}_exp, {target}_kept)
+        {target}_log1p = Add ({target}_log, {target}_lost)
         {target}_above = Max ({source}, {target}_zero)
-        {target} = Add ({target}_above, {target}_log)
+        {target} = Add ({target}_above, {target}_log1p)
     """
 
 

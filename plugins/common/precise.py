@@ -21,8 +21,8 @@ def silu(x: Tensor) -> Tensor:
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), fp64 -> fp64, without overflow."""
-    return x.clamp(min=0.0) + torch.log(1.0 + torch.exp(-x.abs()))
+    """log(1 + exp(x)), fp64 -> fp64, without overflow; log1p keeps the digits of a small step."""
+    return x.clamp(min=0.0) + torch.log1p(torch.exp(-x.abs()))
 
 
 def root_mean_square(x: Tensor, epsilon: float) -> Tensor:
