@@ -49,8 +49,7 @@ test: lint
 MODELS := mamba2-kjv mamba1-kjv
 CLI := $(BIN)/quamba-export
 CALIBRATION_TEXT := embedded/calibration.txt --calib-size 128 --calib-seqlen 512
-VALIDATION_TEXT := embedded/validation.txt --max-tokens 8192
-
+VALIDATION_TEXT := embedded/validation.txt --max-tokens 4096
 PROMPT := --prompt "In the beginning" --max-new-tokens 120 --temperature 0.7 --top-p 0.95 --seed 7
 
 demo: environment-demo $(MODELS:%=demo-out/%)
@@ -65,7 +64,7 @@ $(MODELS:%=demo-out/%): demo-out/%: environment-demo
 	@ci/step -o $@/calibrate.json "$*: calibrate" $(CLI) calibrate embedded/$* --data $(CALIBRATION_TEXT) -o $@/calibration --json
 	@ci/step -o $@/export.json "$*: export" $(CLI) export embedded/$* --calibration $@/calibration -o $@/export --json
 	@ci/step -o $@/build.json "$*: build" $(CLI) build $@/export --target cpu -o $@/bundle --json
-	@ci/step -o $@/compare.json "$*: compare" $(CLI) compare $@/bundle --against embedded/$* --data embedded/validation.txt --json
+	@ci/step -o $@/compare.json "$*: compare" $(CLI) compare $@/bundle --against embedded/$* --data embedded/validation.txt --max-tokens 1024 --json
 	@ci/step -o $@/eval-float.json "$*: eval before" $(CLI) eval embedded/$* --data $(VALIDATION_TEXT) --json
 	@ci/step -o $@/eval-prefill.json "$*: eval after" $(CLI) eval $@/bundle --against embedded/$* --data $(VALIDATION_TEXT) --json
 	@ci/step -o $@/eval-decode.json "$*: eval after, token by token" $(CLI) eval $@/bundle --mode decode --data $(VALIDATION_TEXT) --json
