@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from tiny_recurrent import LAYERS, NumpyEngine, V, onnx_model, state_table, write_tiny_export
 
 from quamba_export.runtime.engine import prefill, stack_states
-from quamba_export.runtime.engine_ort import OrtEngine
+from quamba_export.runtime.engine_ort import OrtEngine, session_options
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 
@@ -171,3 +172,13 @@ def test_a_graph_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     folder = write_tiny_export(tmp_path / "export")
     with pytest.raises(QuambaError, match="'logits'"):
         OrtEngine(folder / "model.onnx", state_table(), V + 8)
+
+
+def test_a_product_of_doubles_with_a_transpose_loads_in_every_onnxruntime() -> None:
+    text = """<ir_version: 9, opset_import: ["": 19]>
+        g (double[n, 4] a, double[n, 4] b) => (double[n, n] y)
+        { t = Transpose <perm = [1, 0]> (b)  y = MatMul (a, t) }"""
+    model = onnx.parser.parse_model(text).SerializeToString()
+    session = onnxruntime.InferenceSession(model, session_options(1), providers=["CPUExecutionProvider"])
+    a = np.arange(12.0).reshape(3, 4)
+    assert np.array_equal(session.run(None, {"a": a, "b": a})[0], a @ a.T)
