@@ -39,7 +39,7 @@ def session_options(threads: int) -> Any:
     """Options of every session here. threads: intra-op threads, 0 for one a physical core.
 
     - x64quantprecision: exact integer products on x86-64 without VNNI (vnni_probe.py); no effect elsewhere.
-    - MatmulTransposeFusion: 1.20 to 1.23 at least make a FusedMatMul of doubles, have no CPU kernel for it and
+    - MatmulTransposeFusion: 1.20 to 1.23 at least make a FusedMatMul of doubles, have no kernel for it and
       refuse the model; 1.23 is the last release for Python 3.10.
     - enable_mem_pattern: off, because it keeps one plan for every (B, L) ever seen.
     """
