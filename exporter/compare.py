@@ -159,14 +159,13 @@ def pair_comparison(
     """Add the windows up."""
     compared = [site_comparison(site, [window[site] for window in sites], min_snr_db) for site in sites[0]]
     beyond = (site.site for site in compared if not site.within_tolerance)
-    distances = [window["logits"].distance for window in logits]
-    tokens = sum(distance.tokens for distance in distances)
+    distance = sum((window["logits"].distance for window in logits), Distance())
     return PairComparison(
         reference=pair[0],
         candidate=pair[1],
         first_beyond_tolerance=next(beyond, None),
-        kl=sum(distance.kl for distance in distances) / tokens,
-        top1_agreement=sum(distance.agreements for distance in distances) / tokens,
+        kl=distance.mean_kl,
+        top1_agreement=distance.agreement,
         sites=compared,
     )
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from quamba_export.runtime.manifest import StateTensor
 
 Arrays = dict[str, NDArray[Any]]
-SPLIT_CONV_IN = ("conv_in_x", "conv_in_B", "conv_in_C")  # Mamba-2's float model observes the parts of conv_in
 
 
 class SiteRunner(BaseRunner):  # type: ignore[misc]
@@ -84,7 +83,7 @@ class OnnxRunner(SiteRunner):
         batch, length = input_ids.shape
         feed = {
             "input_ids": input_ids,
-            "num_logits_to_keep": np.int64(length),
+            "num_logits_to_keep": np.array(length),
             **zero_states(self.states, batch),
         }
         names = [output.name for output in self.session.get_outputs()]
@@ -98,14 +97,15 @@ def observed(run: Callable[[Callable[[str, torch.Tensor], None]], tuple[torch.Te
 
     def observe(site: str, tensor: torch.Tensor) -> None:
         outputs[site] = tensor.numpy()
+        whole, split, _ = site.partition("conv_in_")
+        if split and site.endswith("C"):  # Mamba-2's float model observes the parts of conv_in, C last
+            parts = [outputs.pop(f"{whole}conv_in_{part}") for part in "xBC"]
+            outputs[f"{whole}conv_in"] = np.concatenate(parts, axis=-1)
 
     with torch.inference_mode():
         logits, states = run(observe)
     for i, (conv, ssm) in enumerate(zip(states.conv, states.ssm, strict=True)):
         outputs[f"layers.{i}.conv_state"], outputs[f"layers.{i}.ssm_state"] = conv.numpy(), ssm.numpy()
-        parts = [f"layers.{i}.{part}" for part in SPLIT_CONV_IN]
-        if parts[0] in outputs:
-            outputs[f"layers.{i}.conv_in"] = np.concatenate([outputs.pop(part) for part in parts], axis=-1)
     return outputs | {"logits": logits.numpy()}
 
 

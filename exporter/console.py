@@ -68,5 +68,6 @@ def progress(description: str, total: int | None = None, unit: str = "tokens") -
 
     text, rate = TextColumn("{task.description}"), TextColumn("{task.fields[rate]}")
     columns = (text, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         yield Bar(shown, description, total, unit)

@@ -64,6 +64,19 @@ class Distance:
         self.kl += float((np.exp(reference) * (reference - candidate)).sum(dtype=np.float64))
         self.agreements += int((reference.argmax(-1) == candidate.argmax(-1)).sum())
 
+    def __add__(self, other: Distance) -> Distance:
+        return Distance(self.tokens + other.tokens, self.kl + other.kl, self.agreements + other.agreements)
+
+    @property
+    def mean_kl(self) -> float:
+        """Nats a token; rounding may leave a sum just below the zero it stands for."""
+        return max(0.0, self.kl / self.tokens)
+
+    @property
+    def agreement(self) -> float:
+        """Share of the tokens."""
+        return self.agreements / self.tokens
+
 
 @dataclass
 class Tally:
@@ -133,7 +146,7 @@ def evaluate(
         tokens_per_second=tally.tokens / tally.seconds,
         against=against.path if against else None,
         against_perplexity=math.exp(tally.against_nats / tally.tokens) if against else None,
-        kl=tally.distance.kl / tally.tokens if against else None,
+        kl=tally.distance.mean_kl if against else None,
         top1_agreement=tally.distance.agreements / tally.tokens if against else None,
     )
 

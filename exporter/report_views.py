@@ -32,6 +32,9 @@ def view_of(run: Run) -> dict[str, Any]:
         "comparison": run.comparison,
         "scales": scale_chart(run.calibration) if run.calibration else None,
         "clipping": clipping_chart(run.calibration) if run.calibration else None,
+        "clipped": any(site["clipped_share"] for site in run.calibration["sites"])
+        if run.calibration
+        else False,
         "sizes": size_chart(run),
         "generation": run.generation,
         "details": details(run),

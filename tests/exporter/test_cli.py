@@ -4,7 +4,6 @@ import errno
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,17 +40,6 @@ def quamba_export(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
         return Left(leaving.value.code or 0, *capsys.readouterr())
 
     return run
-
-
-def test_help_starts_in_half_a_second() -> None:
-    times = []
-    for _ in range(4):  # the first fills the caches
-        started = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "quamba_export.exporter.cli", "--help"], capture_output=True, check=True
-        )
-        times.append(time.perf_counter() - started)
-    assert min(times) < 0.5
 
 
 def test_starting_imports_nothing_heavy() -> None:

@@ -1,0 +1,109 @@
+"""The commands one after the other, on a tiny random Mamba-1 and Mamba-2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_flow import Flow, run_json
+
+
+def evaluate(flow: Flow, path: Path, *flags: object) -> dict[str, Any]:
+    return run_json("eval", path, "--data", flow.text, "--window", 32, "--max-tokens", 80, *flags)
+
+
+def test_a_model_scores_the_same_as_export_bundle_and_reference(flow: Flow) -> None:
+    reference = evaluate(flow, flow.checkpoint, "--calibration", flow.calibration)
+    export, bundle = (evaluate(flow, path) for path in (flow.export, flow.bundle))
+    assert [result["kind"] for result in (reference, export, bundle)] == ["reference", "export", "bundle"]
+    assert export["perplexity"] == pytest.approx(reference["perplexity"], rel=1e-6)
+    assert bundle["perplexity"] == export["perplexity"]
+    assert bundle["tokens"] == 31 + 31 + 15
+
+
+def test_decode_steps_through_the_stored_states(flow: Flow) -> None:
+    prefill, decode = (
+        evaluate(flow, flow.bundle, "--mode", mode, "--against", flow.checkpoint)
+        for mode in ("prefill", "decode")
+    )
+    assert decode["perplexity"] == pytest.approx(prefill["perplexity"], rel=0.02)
+    assert decode["against_perplexity"] == pytest.approx(prefill["against_perplexity"], rel=1e-4)
+    assert decode["kl"] > 0
+    assert 0.5 < decode["top1_agreement"] <= 1
+
+
+def test_compare_finds_the_graph_equal_to_the_reference(flow: Flow, tmp_path: Path) -> None:
+    page = tmp_path / "compare.html"
+    flags = (
+        "--against",
+        flow.checkpoint,
+        "--data",
+        flow.text,
+        "--window",
+        32,
+        "--max-tokens",
+        64,
+        "--html",
+        page,
+    )
+    result = run_json("compare", flow.bundle, *flags)
+    assert result["tokens"] == 64
+    to_reference, to_onnx, between = result["pairs"]
+    assert (between["reference"], between["candidate"]) == ("pytorch", "onnxruntime")
+    codes = [site["differing_codes"] for site in between["sites"] if site["differing_codes"] is not None]
+    assert len(codes) >= 9 * 2
+    assert max(codes) <= 1e-4
+    names = [site["site"] for site in to_onnx["sites"]]
+    assert {
+        "layers.0.norm_out",
+        "layers.1.conv_in",
+        "layers.1.ssm_state",
+        "layers.0.conv_state",
+        "logits",
+    } <= set(names)
+    assert names == [site["site"] for site in to_reference["sites"]]
+    assert min(site["snr_db"] for site in to_onnx["sites"]) > 10
+    assert "http" not in page.read_text().replace("http://www.w3.org", "")
+
+
+def test_compare_refuses_a_calibration_of_another_run(flow: Flow, tmp_path: Path) -> None:
+    other = tmp_path / "calibration"
+    run_json(
+        "calibrate",
+        flow.checkpoint,
+        "--data",
+        flow.text,
+        "-o",
+        other,
+        "--calib-size",
+        2,
+        "--calib-seqlen",
+        16,
+    )
+    flags = ("--against", flow.checkpoint, "--data", flow.text, "--calibration", other)
+    assert run_json("compare", flow.export, *flags, exit_code=4) == {}
+
+
+def test_inspect_tells_what_each_folder_holds(flow: Flow) -> None:
+    folders = {
+        "checkpoint": flow.checkpoint,
+        "calibration": flow.calibration,
+        "export": flow.export,
+        "bundle": flow.bundle,
+    }
+    facts = {kind: run_json("inspect", path) for kind, path in folders.items()}
+    assert {kind: found["kind"] for kind, found in facts.items()} == {kind: kind for kind in folders}
+    lines = 4 if facts["checkpoint"]["config"]["kind"] == "mamba1" else 12
+    calibrated, exported = facts["calibration"]["layer_table"], facts["export"]["layer_table"]
+    assert [entry["name"] for entry in calibrated] == [entry["name"] for entry in exported]
+    assert len(exported) == lines
+    assert exported[0]["value"] == calibrated[0]["value"]
+    assert exported[1] != calibrated[1] == {"name": "wx_scale", "shape": "-", "value": "-"}
+    assert facts["export"]["bytes_by_group"]["in_proj"] < facts["checkpoint"]["bytes_by_group"]["in_proj"] / 2
+    assert facts["bundle"]["state_dtypes"] == {"conv": "int8", "ssm": "float16"}
+
+
+def test_inspect_refuses_a_layer_the_model_has_not(flow: Flow) -> None:
+    for path in (flow.calibration, flow.export):
+        assert run_json("inspect", path, "--layer", 2, exit_code=2) == {}
