@@ -78,12 +78,7 @@ def write_calibration(calibration: Calibration, path: str | Path) -> None:
     Raises QuambaError where `path` holds something else, and for scales that reading would refuse.
     """
     target = Path(path)
-    if target.exists() and not (target / DESCRIPTION).is_file() and not _is_empty(target):
-        raise QuambaError(
-            f"{target} is not a calibration, and is not overwritten",
-            allowed="a new or empty directory, or an older calibration",
-            fix="choose another -o",
-        )
+    check_replaceable(target)
     check_tensors(_tensors(calibration), calibration.config, calibration.recipe, str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -96,6 +91,16 @@ def write_calibration(calibration: Calibration, path: str | Path) -> None:
         _swap(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_replaceable(target: Path) -> None:
+    """Raise QuambaError where `target` holds something that is no calibration."""
+    if target.exists() and not (target / DESCRIPTION).is_file() and not _is_empty(target):
+        raise QuambaError(
+            f"{target} is not a calibration, and is not overwritten",
+            allowed="a new or empty directory, or an older calibration",
+            fix="choose another -o",
+        )
 
 
 def read_calibration(path: str | Path) -> Calibration:

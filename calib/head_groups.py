@@ -65,13 +65,19 @@ def sort_and_cluster(
 
 
 def cluster_heads(profiles: Magnitudes, count: int) -> list[list[int]]:
-    """Heads (H, P) in `count` clusters by Ward's method, the loudest first; each keeps the heads' order."""
-    if count == 1:
-        return [list(range(len(profiles)))]
-    from sklearn.cluster import AgglomerativeClustering
+    """Heads of profiles (H, P) in `count` clusters, the loudest first; each keeps the heads' order.
 
-    labels = AgglomerativeClustering(n_clusters=count, linkage="ward").fit_predict(profiles)
-    clusters = [np.flatnonzero(labels == label).tolist() for label in range(count)]
+    Agglomerative, by Ward's criterion: the two clusters whose union adds least to the sum of squares are joined.
+    """
+    clusters = [[head] for head in range(len(profiles))]
+    while len(clusters) > count:
+        means = np.stack([profiles[cluster].mean(axis=0) for cluster in clusters])
+        sizes = np.array([len(cluster) for cluster in clusters], dtype=np.float64)
+        distance = np.square(means[:, None] - means[None]).sum(axis=-1)
+        added = distance * (sizes[:, None] * sizes / (sizes[:, None] + sizes))
+        np.fill_diagonal(added, np.inf)
+        first, second = divmod(int(added.argmin()), len(clusters))  # of equals the first; first < second
+        clusters[first] = sorted(clusters[first] + clusters.pop(second))
     return sorted(clusters, key=lambda cluster: (-profiles[cluster].mean(), cluster[0]))
 
 

@@ -75,9 +75,9 @@ def split_rows(values: Tensor, site: str, ranges: GroupRanges | None) -> list[Te
     return [values[h, p].flatten(0, 1).T for h, p in ranges.blocks(values.shape[0])]  # (N, heads channels)
 
 
-def split_channels(values: Tensor) -> list[Tensor]:
-    """x of one sample (L, H, P) as one block (H P, L): a row for each channel."""
-    return [values.flatten(1).T]
+def split_channels(values: Tensor) -> Tensor:
+    """x of one sample (L, H, P) as rows (H P, L), one for each channel."""
+    return values.flatten(1).T
 
 
 def expand_to_channels(scale: Tensor, ranges: GroupRanges, heads: int) -> Tensor:

@@ -83,8 +83,17 @@ def test_cut_is_the_best_of_all_cuts(count, seed):
     assert spread(ends[:-1]) == pytest.approx(best, abs=1e-12)
 
 
-def test_one_cluster_needs_no_clustering():
-    assert cluster_heads(magnitudes(3, 4), 1) == [[0, 1, 2]]
+@pytest.mark.parametrize("count", [1, 2, 4, 12])
+@pytest.mark.parametrize("seed", range(3))
+def test_clusters_are_those_of_wards_method(count, seed):
+    hierarchy = pytest.importorskip("scipy.cluster.hierarchy")
+    profiles = magnitudes(12, 16, seed)
+    labels = hierarchy.fcluster(hierarchy.linkage(profiles, "ward"), count, "maxclust")
+    expected = {tuple(np.flatnonzero(labels == label).tolist()) for label in np.unique(labels)}
+    found = cluster_heads(profiles, count)
+    assert {tuple(cluster) for cluster in found} == expected
+    loudness = [profiles[cluster].mean() for cluster in found]
+    assert loudness == sorted(loudness, reverse=True)
 
 
 RANGES = GroupRanges(

@@ -1,0 +1,199 @@
+"""Checkpoint + text -> Calibration: run the float model, observe every site, choose every scale.
+
+Two stages. `channels`, only for a recipe that reorders, finds how loud every channel of x is, and from that
+the permutation. `scales` observes all sites of the rewritten model: the reorder changes what the Hadamard
+transform in front of out_proj mixes, so that no scale could be chosen before it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quamba_export.calib.calibration import Calibration, check_replaceable, write_calibration
+from quamba_export.calib.checkpoint import Checkpoint
+from quamba_export.calib.data import Tokens, calibration_windows, data_digest
+from quamba_export.calib.float_model import FloatMamba
+from quamba_export.calib.head_groups import ChannelPermutation, sort_and_cluster
+from quamba_export.calib.observation import MICRO_BATCH, Progress, Run, Stage
+from quamba_export.calib.observers import Observer, SumOfMaxima, scales_from_limits
+from quamba_export.calib.progress_file import ProgressFile, Totals
+from quamba_export.calib.recipe import Recipe, default_recipe
+from quamba_export.calib.rewrites import RewriteReport, apply_rewrites
+from quamba_export.calib.sites import GroupRanges, scale_shape, site_names
+from quamba_export.calib.workers import Workers, one_thread
+from quamba_export.runtime.errors import QuambaError
+
+REORDER_SAMPLES = 128  # samples that the permutation is found on; more do not change a model's perplexity
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    data_source: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    calib_size: int = 512,
+    calib_seqlen: int = 512,
+    seed: int | None = None,
+    workers: int = 1,
+    out_dir: str | Path | None = None,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Calibration:
+    """Static scales of `checkpoint` from calib_size windows of calib_seqlen tokens of a text.
+
+    recipe:   default_recipe of the model where it is None.
+    seed:     None takes the first windows of the text, a number draws them from all of it.
+    workers:  processes, one thread each.
+    out_dir:  where the artefact is written; unfinished work lies beside it until then (partial_directory),
+        and `resume` goes on from it.
+    progress: called after every micro-batch.
+
+    Raises QuambaError for text that is too short or cannot be read, a recipe that does not fit the model,
+    weights that give values that are not finite, unfinished work of another run, an out_dir that holds
+    something else.
+    """
+    recipe = recipe or default_recipe(checkpoint.config)
+    recipe.check_fits(checkpoint.config)
+    if out_dir is not None:
+        check_replaceable(Path(out_dir))
+    tokens = _tokens(checkpoint, data_source, calib_size, calib_seqlen, seed)
+    identity = _identity(checkpoint, recipe, tokens)
+    with _scratch(out_dir) as scratch, one_thread():
+        file = ProgressFile.start(scratch, identity, resume=resume)
+        with Workers(workers, scratch) as pool:
+            run = Run(tokens, pool, file, progress, _samples(recipe, calib_size))
+            permutation, ranges = _reorder(checkpoint, recipe, run)
+            model = FloatMamba.from_checkpoint(checkpoint)
+            rewrites = apply_rewrites(model, recipe, permutation)
+            observers = {site: recipe.observer(site.split(".")[2]) for site in site_names(checkpoint.config)}
+            totals = run.observe(Stage("scales", calib_size, observers, ranges), model)
+        scales, statistics = _scales(checkpoint, recipe, observers, totals)
+        calibration = Calibration(
+            config=checkpoint.config,
+            checkpoint_digest=checkpoint.digest,
+            recipe=recipe,
+            scales=scales,
+            head_group_range={i: layer.head_ends for i, layer in ranges.items()},
+            dim_group_range={i: layer.channel_ends for i, layer in ranges.items()},
+            permutation=permutation,
+            statistics=statistics,
+            run=_run_record(data_source, tokens, seed, recipe, rewrites),
+        )
+        if out_dir is not None:
+            write_calibration(calibration, out_dir)
+            file.remove()
+    return calibration
+
+
+def partial_directory(out_dir: str | Path) -> Path:
+    """Where the unfinished work of a calibration into out_dir lies."""
+    target = Path(out_dir).absolute()
+    return target.with_name(target.name + ".partial")
+
+
+def _tokens(checkpoint: Checkpoint, source: str | Path, count: int, size: int, seed: int | None) -> Tokens:
+    if checkpoint.tokenizer_path is None:
+        raise QuambaError(
+            f"checkpoint {checkpoint.path} has no tokenizer", allowed="a tokenizer.json beside the weights"
+        )
+    eos = checkpoint.eos_token_id
+    tokens = calibration_windows(source, checkpoint.tokenizer_path, eos, count=count, size=size, seed=seed)
+    if tokens.max() >= checkpoint.config.vocab_size:
+        raise QuambaError(
+            "the tokenizer gives ids that the model has no embedding for",
+            found=f"id {tokens.max()}",
+            allowed=f"below {checkpoint.config.vocab_size}",
+        )
+    return tokens
+
+
+def _identity(checkpoint: Checkpoint, recipe: Recipe, tokens: Tokens) -> dict[str, str]:
+    """What the statistics depend on, in the words of a refusal to resume."""
+    return {
+        "checkpoint": checkpoint.digest,
+        "number of samples": str(tokens.shape[0]),
+        "number of tokens a sample": str(tokens.shape[1]),
+        "calibration text": data_digest(tokens),
+        "recipe": json.dumps(recipe.as_table(), sort_keys=True),
+        "micro-batch": str(MICRO_BATCH),
+        "version of torch": torch.__version__,
+    }
+
+
+@contextmanager
+def _scratch(out_dir: str | Path | None) -> Iterator[Path]:
+    """The directory for unfinished work: kept on failure beside out_dir, temporary where there is none."""
+    if out_dir is not None:
+        yield partial_directory(out_dir)
+        return
+    with tempfile.TemporaryDirectory(prefix="quamba-calibrate-") as directory:
+        yield Path(directory)
+
+
+def _samples(recipe: Recipe, calib_size: int) -> int:
+    """Samples of all stages."""
+    return calib_size + (min(calib_size, REORDER_SAMPLES) if recipe.reorder else 0)
+
+
+def _reorder(
+    checkpoint: Checkpoint, recipe: Recipe, run: Run
+) -> tuple[dict[int, ChannelPermutation], dict[int, GroupRanges]]:
+    """Stage `channels`: permutation and runs by layer; both empty for a recipe without groups."""
+    config, groups = checkpoint.config, recipe.groups(checkpoint.config)
+    if groups is None:
+        return {}, {}
+    observers = {f"layers.{i}.x": SumOfMaxima() for i in range(config.n_layer)}
+    samples = min(len(run.tokens), REORDER_SAMPLES)
+    totals = run.observe(Stage("channels", samples, observers, {}), FloatMamba.from_checkpoint(checkpoint))
+    permutation, ranges = {}, {}
+    for i in range(config.n_layer):
+        loudness = totals[f"layers.{i}.x"]["absmax"].reshape(config.n_heads, config.headdim) / samples
+        permutation[i], ranges[i] = sort_and_cluster(loudness, config.n_groups, *groups)
+    return permutation, ranges
+
+
+def _scales(
+    checkpoint: Checkpoint, recipe: Recipe, observers: Mapping[str, Observer], totals: Totals
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """Scale and reported statistics of every site."""
+    config, groups = checkpoint.config, recipe.groups(checkpoint.config)
+    scales, statistics = {}, {}
+    for site, observer in observers.items():
+        values, dead = scales_from_limits(observer.limit(totals[site]))
+        shape = scale_shape(config, site.split(".")[2], groups)
+        scales[site] = torch.from_numpy(values).reshape(shape)
+        statistics[site] = {
+            "observer": observer.as_table(),
+            "absmax": float(totals[site]["absmax"].max()),
+            "scale": float(values.max()),
+            "smallest_scale": float(values.min()),
+            "scales": int(values.size),
+            "dead_scales": dead,
+            "clipped_share": observer.clipped_share(totals[site]),
+        }
+    return scales, statistics
+
+
+def _run_record(
+    source: str | Path, tokens: Tokens, seed: int | None, recipe: Recipe, rewrites: list[RewriteReport]
+) -> dict[str, Any]:
+    """What calibration.json tells about the run; nothing of machine, time or workers."""
+    return {
+        "data": Path(source).name,
+        "data_digest": data_digest(tokens),
+        "samples": tokens.shape[0],
+        "tokens_per_sample": tokens.shape[1],
+        "seed": seed,
+        "micro_batch": MICRO_BATCH,
+        "reorder_samples": min(tokens.shape[0], REORDER_SAMPLES) if recipe.reorder else 0,
+        "rewrites": [asdict(report) for report in rewrites],
+    }

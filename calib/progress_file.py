@@ -1,0 +1,95 @@
+"""Partial results of a calibration on disk, so that a killed run goes on where it stopped.
+
+One file, replaced in one step: totals of every stage so far, the samples they cover, the run they are of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from quamba_export.calib.observers import Statistic
+from quamba_export.runtime.errors import QuambaError
+
+FILE = "progress.safetensors"
+
+Totals = dict[str, Statistic]  # by site
+
+
+@dataclass
+class ProgressFile:
+    """Totals by stage, kept in `directory`.
+
+    identity: what the totals depend on, by the words a refusal uses; a run resumes only its own totals.
+    """
+
+    directory: Path
+    identity: Mapping[str, str]
+    done: dict[str, int] = field(default_factory=dict)  # stage -> samples
+    totals: dict[str, Totals] = field(default_factory=dict)  # stage -> totals
+
+    @classmethod
+    def start(cls, directory: Path, identity: Mapping[str, str], *, resume: bool) -> ProgressFile:
+        """An empty one, or with `resume` the one on disk if there is one.
+
+        Raises QuambaError where the one on disk is of another run, naming what differs.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / FILE
+        if resume and path.exists():
+            return cls._read(directory, identity)
+        path.unlink(missing_ok=True)
+        return cls(directory, identity)
+
+    @classmethod
+    def _read(cls, directory: Path, identity: Mapping[str, str]) -> ProgressFile:
+        path = directory / FILE
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                header = json.loads(file.metadata()["progress"])
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise QuambaError(
+                f"{path} cannot be read", found=str(error), fix="run without --resume"
+            ) from error
+        differing = [name for name in identity if header["identity"].get(name) != identity[name]]
+        if differing:
+            name = differing[0]
+            raise QuambaError(
+                f"cannot resume: the unfinished calibration in {directory} has another {name}",
+                found=str(header["identity"].get(name)),
+                allowed=identity[name],
+                fix="give the same arguments as before, or start anew without --resume",
+            )
+        totals: dict[str, Totals] = {stage: {} for stage in header["done"]}
+        for name, value in stored.items():
+            stage, site, key = name.split("|")
+            totals[stage].setdefault(site, {})[key] = value
+        return cls(directory, identity, header["done"], totals)
+
+    def save(self) -> None:
+        """Write everything; a kill at any moment leaves this state or the one before."""
+        tensors = {
+            f"{stage}|{site}|{key}": value
+            for stage, totals in self.totals.items()
+            for site, statistic in totals.items()
+            for key, value in statistic.items()
+        }
+        header = json.dumps({"identity": dict(self.identity), "done": self.done})
+        path = self.directory / FILE
+        staging = path.with_suffix(".tmp")
+        with staging.open("wb") as file:
+            file.write(safetensors.numpy.save(tensors, metadata={"progress": header}))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staging, path)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.directory)
