@@ -67,7 +67,7 @@ def sort_and_cluster(
 def cluster_heads(profiles: Magnitudes, count: int) -> list[list[int]]:
     """Heads of profiles (H, P) in `count` clusters, the loudest first; each keeps the heads' order.
 
-    Agglomerative, by Ward's criterion: the two clusters whose union adds least to the sum of squares are joined.
+    Agglomerative, by Ward's criterion: join the two clusters whose union adds least to the sum of squares.
     """
     clusters = [[head] for head in range(len(profiles))]
     while len(clusters) > count:
