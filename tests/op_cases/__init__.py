@@ -1,0 +1,24 @@
+"""One set of cases an op, for all of its implementations: PyTorch reference, ONNX function, kernels.
+
+A case is plain numpy arrays and numbers with a fixed seed; nothing of torch is in it.
+"""
+
+from __future__ import annotations
+
+from op_cases import conv, linear, norms, scans
+from op_cases.drawing import Case
+
+ALL: tuple[Case, ...] = (*norms.CASES, *linear.CASES, *conv.CASES, *scans.CASES)
+
+__all__ = ["ALL", "Case", "case_named", "cases_of"]
+
+
+def cases_of(op: str) -> list[Case]:
+    """All cases of the op, in a fixed order."""
+    return [case for case in ALL if case.op == op]
+
+
+def case_named(op: str, name: str) -> Case:
+    """The one case of that op and name."""
+    (found,) = [case for case in cases_of(op) if case.name == name]
+    return found

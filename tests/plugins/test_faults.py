@@ -1,0 +1,158 @@
+"""The cases are worth something: each planted fault changes at least one result of the op it is planted in.
+
+A fault is another function in the place of one that the reference calls, or another call: the reference gets
+its inputs as a faulty implementation would read them. The gate is the comparison with the op's formula.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from op_cases import Case, cases_of
+from op_cases.drawing import FLOAT32_MAX
+from op_definitions import run_definition
+from op_implementations import assert_same, run_reference
+from torch import Tensor
+
+from quamba_export.plugins.common.quantization import as_scale
+
+GATED, HADAMARD, NORM = "GatedRMSNormHadamardQuantize", "HadamardQuantize", "RMSNormQuantize"
+CONV, LINEAR, REQUANTIZED = "QuantizedCausalConv1d", "QuantizedLinear", "RequantizedLinear"
+SELECTIVE, SSD = "QuantizedSelectiveScan", "QuantizedSSDScan"
+QUANTIZING = (GATED, HADAMARD, NORM, CONV, REQUANTIZED, SELECTIVE, SSD)
+
+
+def module_of(op: str) -> ModuleType:
+    return importlib.import_module(f"quamba_export.plugins.{op}.op")
+
+
+def caught(op: str, alter: Callable[[Case], Case] = lambda case: case) -> bool:
+    """Whether the gate is red on any case of the op."""
+    for case in cases_of(op):
+        try:
+            assert_same(case, run_definition(case), run_reference(alter(case)))
+        except AssertionError:
+            return True
+    return False
+
+
+# Another function
+
+
+def through_reciprocal(x: Tensor, scale: float | Tensor) -> Tensor:
+    return torch.clamp(torch.round(x * (1.0 / as_scale(scale, x))), -128, 127).to(torch.int8)
+
+
+def half_away_from_zero(x: Tensor, scale: float | Tensor) -> Tensor:
+    steps = x / as_scale(scale, x)
+    return torch.clamp(torch.trunc(steps + torch.sign(steps) * 0.5), -128, 127).to(torch.int8)
+
+
+def symmetric_range(x: Tensor, scale: float | Tensor) -> Tensor:
+    return torch.clamp(torch.round(x / as_scale(scale, x)), -127, 127).to(torch.int8)
+
+
+def wrapping(x: Tensor, scale: float | Tensor) -> Tensor:
+    return torch.round(x / as_scale(scale, x)).clamp(-(2.0**31), 2.0**31).to(torch.int64).to(torch.int8)
+
+
+FUNCTIONS = [
+    *((op, "quantize", f) for op in QUANTIZING for f in (through_reciprocal, half_away_from_zero)),
+    *((op, "quantize", f) for op in QUANTIZING for f in (symmetric_range, wrapping)),
+    (SELECTIVE, "silu", torch.nn.functional.silu),
+    (SELECTIVE, "softplus", lambda x: torch.nn.functional.softplus(x.float()).double()),
+    (SSD, "softplus", lambda x: torch.nn.functional.softplus(x.float()).double()),
+    (SSD, "softplus", lambda x: x.clamp(min=0.0) + torch.log(1.0 + torch.exp(-x.abs()))),
+    (SSD, "ssd_chunk", lambda x, *rest: (x * 0.0, rest[-1])),
+    (NORM, "root_mean_square", lambda x, epsilon: x.square().mean(-1, keepdim=True).sqrt()),
+    (GATED, "root_mean_square", lambda x, epsilon: (x.square().mean(-1, keepdim=True) + epsilon).sqrt()),
+    (GATED, "apply_hadamard", lambda x: x),
+    (HADAMARD, "apply_hadamard", lambda x: x.flip(-1)),
+    (LINEAR, "int8_matmul", lambda x, weight: (x.half() @ weight.half().T).float()),
+    (REQUANTIZED, "int8_matmul", lambda x, weight: (x.int() @ weight.int().T).clamp(-32768, 32767).float()),
+]
+
+
+@pytest.mark.parametrize(
+    ("op", "name", "fault"), FUNCTIONS, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_a_wrong_function_is_caught(
+    monkeypatch: pytest.MonkeyPatch, op: str, name: str, fault: Callable[..., object]
+) -> None:
+    assert not caught(op)
+    monkeypatch.setattr(module_of(op), name, fault)
+    assert caught(op)
+
+
+# Another reading of the inputs
+
+
+@dataclass(frozen=True)
+class Misread:
+    """An input of an op, as a faulty implementation sees it."""
+
+    op: str
+    input: str
+    what: str
+    read: Callable[[np.ndarray], np.ndarray]
+
+
+MISREAD = [
+    Misread(CONV, "weight", "taps off by one", lambda w: np.roll(w, 1, axis=1)),
+    Misread(CONV, "weight", "taps in reverse", lambda w: w[:, ::-1].copy()),
+    Misread(CONV, "state", "state ignored", np.zeros_like),
+    Misread(CONV, "state", "state in reverse", lambda s: s[..., ::-1].copy()),
+    Misread(CONV, "out_scale", "one output scale", lambda s: np.full_like(s, s[0])),
+    Misread(CONV, "x_scale", "one input scale", lambda s: np.full_like(s, s[0])),
+    Misread(CONV, "bias", "bias missing", np.zeros_like),
+    Misread(LINEAR, "bias", "bias missing", np.zeros_like),
+    Misread(LINEAR, "weight_scale", "one weight scale", lambda s: np.full_like(s, s[0])),
+    Misread(REQUANTIZED, "out_scale", "scales of the next row", lambda s: np.roll(s, 1) * 1.5),
+    Misread(GATED, "norm_weight", "weight missing", np.ones_like),
+    Misread(GATED, "z", "gate missing", np.ones_like),
+    *(
+        Misread(op, name, f"{name} ignored", np.zeros_like)
+        for op in (SELECTIVE, SSD)
+        for name in ("D", "dt_bias", "state", "A_log")
+    ),
+    *(
+        Misread(op, name, f"{name} of the next n", lambda b: np.roll(b, 1, axis=-1))
+        for op in (SELECTIVE, SSD)
+        for name in ("B", "C")
+    ),
+    *(
+        Misread(SSD, name, f"{name} of the next group", lambda b: np.roll(b, 1, axis=2))
+        for name in ("B", "C")
+    ),
+    Misread(SSD, "scale_index", "one scale", np.zeros_like),
+    Misread(SSD, "scale_index", "scales of the next channel", lambda i: np.roll(i, 1, axis=1)),
+    Misread(SSD, "state_scale", "one state scale", lambda s: np.full_like(s, s[0, 0])),
+    Misread(SELECTIVE, "z", "gate of the next channel", lambda z: np.roll(z, 1, axis=-1)),
+]
+
+
+@pytest.mark.parametrize("fault", MISREAD, ids=lambda fault: f"{fault.op}-{fault.what}")
+def test_a_misread_input_is_caught(fault: Misread) -> None:
+    assert caught(fault.op, lambda case: case.replace(**{fault.input: fault.read(case.inputs[fault.input])}))
+
+
+ATTRS = [
+    (GATED, "n_groups", 1),
+    (GATED, "hadamard", 0),
+    (GATED, "epsilon", 1e-6),
+    (NORM, "epsilon", 1e-6),
+    (SSD, "dt_min", 0.0),
+    (SSD, "dt_max", FLOAT32_MAX),
+    (SELECTIVE, "state_scale", 1.0),
+]
+
+
+@pytest.mark.parametrize(("op", "name", "value"), ATTRS)
+def test_an_ignored_attribute_is_caught(op: str, name: str, value: float) -> None:
+    assert caught(op, lambda case: Case(op, case.name, case.inputs, {**case.attrs, name: value}))
