@@ -44,8 +44,8 @@ UNUSABLE_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENO
 
 app = typer.Typer(
     name="quamba-export",
-    help="Quantize Mamba language models and put them on edge devices. Stages meet at folders:\n\n"
-    "CHECKPOINT -> calibrate -> calibration/ -> export -> export/ -> build -> bundle/ -> run",
+    help="Quantize Mamba language models and put them on edge devices.\n\n"
+    "CHECKPOINT -> calibration/ -> export/ -> bundle/ -> tokens",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quamba_export.exporter.console import emit, progress
 from quamba_export.exporter.options import Data, Json, Output
+from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +47,7 @@ def calibrate(
 
     if group_heads and recipe is None:
         recipe = "quamba2"
-    with progress(f"calibrate {checkpoint}", unit="samples") as bar:
+    with progress(f"calibrate {checkpoint}", unit="samples") as bar, resumable():
         result = calibrate(
             load_checkpoint(checkpoint),
             data,
@@ -59,6 +62,16 @@ def calibrate(
         )
     facts = {"calibration": str(out), "digest": result.digest, "recipe": result.recipe.name, **result.run}
     emit(facts | {"sites": len(result.scales)}, as_json, lambda console: show(facts, console))
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Ctrl-C leaves with exit 7: what was observed so far is kept beside the output."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        fix = "run the same command with --resume"
+        raise QuambaError("calibration was interrupted", fix=fix, code=ExitCode.INCOMPLETE) from error
 
 
 def show(facts: dict[str, Any], console: Console) -> None:

@@ -12,6 +12,7 @@ import pytest
 from fake_export import write_fake_export
 
 from quamba_export.exporter import cli
+from quamba_export.exporter.commands.calibrate import resumable
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 COMMANDS = ("calibrate", "export", "build", "run", "eval", "compare", "inspect", "report")
@@ -140,3 +141,10 @@ def raiser(error: Exception) -> Callable[[], None]:
         raise error
 
     return app
+
+
+def test_an_interrupted_calibration_says_how_to_go_on() -> None:
+    with pytest.raises(QuambaError, match="interrupted") as caught, resumable():
+        raise KeyboardInterrupt
+    assert caught.value.code is ExitCode.INCOMPLETE
+    assert "--resume" in caught.value.fix
