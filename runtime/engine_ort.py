@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quamba_export.runtime.engine import Ids, Logits, States, checked_batch
-from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.errors import QuambaError
 from quamba_export.runtime.manifest import StateTensor
+from quamba_export.runtime.ort_session import import_onnxruntime, session_options
+from quamba_export.runtime.vnni_probe import probe_int8_products
 
-MAX_THREADS = 1024
 REFUSALS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
 ONNX_DTYPE = {
     "tensor(int8)": "int8",
@@ -26,35 +27,6 @@ ONNX_DTYPE = {
     "tensor(float)": "float32",
     "tensor(int64)": "int64",
 }
-
-
-def import_onnxruntime() -> Any:
-    """ONNX Runtime, imported when it is needed: the rest of the runtime starts without it."""
-    import onnxruntime
-
-    return onnxruntime
-
-
-def session_options(threads: int) -> Any:
-    """Options of every session here. threads: intra-op threads, 0 for one a physical core.
-
-    - x64quantprecision: exact integer products on x86-64 without VNNI (vnni_probe.py); no effect elsewhere.
-    - MatmulTransposeFusion: 1.20 to 1.23 at least make a FusedMatMul of doubles, have no kernel for it and
-      refuse the model; 1.23 is the last release for Python 3.10.
-    - enable_mem_pattern: off, because it keeps one plan for every (B, L) ever seen.
-    """
-    if not 0 <= threads <= MAX_THREADS:
-        raise QuambaError(
-            "wrong number of threads", found=str(threads), allowed=f"0 to {MAX_THREADS}", code=ExitCode.USAGE
-        )
-    options = import_onnxruntime().SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    options.add_session_config_entry("optimization.disable_specified_optimizers", "MatmulTransposeFusion")
-    return options
 
 
 class OrtStates(States):
@@ -209,10 +181,9 @@ def open_session(model_path: Path, threads: int) -> Any:
     onnxruntime = import_onnxruntime()
     native = onnxruntime.capi.onnxruntime_pybind11_state
     refusals = tuple(getattr(native, name) for name in REFUSALS)
+    options = session_options(threads, wide_products=not probe_int8_products().exact_by_default)
     try:
-        return onnxruntime.InferenceSession(
-            str(model_path), session_options(threads), providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
     except refusals as error:
         raise QuambaError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {model_path}",

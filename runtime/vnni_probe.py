@@ -2,8 +2,7 @@
 
 x86-64 without VNNI multiplies uint8 by int8 with vpmaddubsw, which adds two products in 16 saturating bits:
 255 * 127 * 2 = 64770 becomes 32767. ONNX Runtime's `session.x64quantprecision` makes it use wider, slower
-kernels there; the engine always asks for them (engine_ort.py), and the probe tells whether that was needed
-and is enough.
+kernels there; the engine asks for them where the probe finds that they are needed.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quamba_export.runtime.engine_ort import import_onnxruntime, session_options
+from quamba_export.runtime.ort_session import import_onnxruntime, session_options
 
 ROWS, DEPTH, COLUMNS = 5, 64, 16
 ONNX_TYPE = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6}  # TensorProto.DataType
@@ -46,12 +45,12 @@ class Int8Products:
 @lru_cache(maxsize=1)
 def probe_int8_products() -> Int8Products:
     """Run both products on extreme values under both sets of options, once a process (about 10 ms)."""
-    options = import_onnxruntime().SessionOptions()
-    options.intra_op_num_threads = 1
+    default, wide = (session_options(threads=1, wide_products=wide) for wide in (False, True))
+    exact_by_default = all(is_exact(dtype, default) for dtype in ("uint8", "int8"))
     return Int8Products(
         cpu=cpu_name(),
-        exact_by_default=all(is_exact(dtype, options) for dtype in ("uint8", "int8")),
-        exact_as_engine=all(is_exact(dtype, session_options(threads=1)) for dtype in ("uint8", "int8")),
+        exact_by_default=exact_by_default,
+        exact_as_engine=exact_by_default or all(is_exact(dtype, wide) for dtype in ("uint8", "int8")),
     )
 
 

@@ -10,8 +10,9 @@ import pytest
 from tiny_recurrent import LAYERS, NumpyEngine, V, onnx_model, state_table, write_tiny_export
 
 from quamba_export.runtime.engine import prefill, stack_states
-from quamba_export.runtime.engine_ort import OrtEngine, session_options
+from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.ort_session import session_options
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
@@ -179,6 +180,8 @@ def test_a_product_of_doubles_with_a_transpose_loads_in_every_onnxruntime() -> N
         g (double[n, 4] a, double[n, 4] b) => (double[n, n] y)
         { t = Transpose <perm = [1, 0]> (b)  y = MatMul (a, t) }"""
     model = onnx.parser.parse_model(text).SerializeToString()
-    session = onnxruntime.InferenceSession(model, session_options(1), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model, session_options(1, wide_products=True), providers=["CPUExecutionProvider"]
+    )
     a = np.arange(12.0).reshape(3, 4)
     assert np.array_equal(session.run(None, {"a": a, "b": a})[0], a @ a.T)
