@@ -21,7 +21,9 @@ class Target:
 def target_names() -> list[str]:
     """Names of the targets that `build` knows, sorted."""
     folder = files(__package__)
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
+    )
 
 
 def load_target(name: str) -> Target:
