@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, fields
 from importlib.resources import files
+
+import tomllib
 
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -34,7 +35,8 @@ def load_target(name: str) -> Target:
             f"no bundle can be built for target '{name}'",
             found=f"--target {name}",
             allowed=", ".join(known),
-            fix=f"build for a target this release knows, for example `quamba-export build export/ --target {known[0]}`",
+            fix="build for a target this release knows, for example"
+            f" `quamba-export build export/ --target {known[0]}`",
             code=ExitCode.INCOMPATIBLE,
         )
     table = tomllib.loads(files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8"))
