@@ -12,6 +12,7 @@ import traceback
 
 import typer
 
+from quamba_export.exporter.commands.bench import bench
 from quamba_export.exporter.commands.build import build
 from quamba_export.exporter.commands.calibrate import calibrate
 from quamba_export.exporter.commands.compare import compare
@@ -64,6 +65,7 @@ for name, command in (
     ("eval", evaluate),
     ("compare", compare),
     ("inspect", inspect),
+    ("bench", bench),
     ("report", report),
 ):
     app.command(name)(command)
