@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("calib", "exporter", "plugins", "runtime", "targets")
@@ -70,7 +71,9 @@ def find_python310() -> str:
 def python310(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Python 3.10 with the wheel and the runtime extra. The environment stays in .venv for the next run."""
     base = find_python310()
-    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + (ROOT / "constraints.txt").read_bytes())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = repr((project["dependencies"], project["optional-dependencies"]["runtime"])).encode()
+    wanted = hashlib.sha256(needs + (ROOT / "constraints.txt").read_bytes())
     kept = ROOT / ".venv" / f"python310-{wanted.hexdigest()[:16]}"
     python = kept / "bin" / "python"
     if not (kept / "complete").exists():
