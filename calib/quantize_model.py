@@ -68,6 +68,12 @@ class _Layer:
     def scale(self, name: str) -> Tensor:
         return self.calibration.scales[f"{self.site}.{name}"]
 
+    def weight_scale(self, weight: Tensor) -> Tensor:
+        """Scale of each row (M,); all the same where the recipe wants one a tensor."""
+        if self.calibration.recipe.per_channel_weights:
+            return absmax_scale(weight, dim=1)
+        return absmax_scale(weight).expand(weight.shape[0]).contiguous()
+
     def quantize(self, tensors: dict[str, Tensor], scales: dict[str, float]) -> None:
         per_tensor = ["norm_out", "z", "dt", "out_proj_in"]
         if self.config.kind == "mamba1":
@@ -129,7 +135,7 @@ class _Layer:
         self, tensors: dict[str, Tensor], name: str, out_scale: Tensor | None, bias: str | None = ""
     ) -> None:
         weight = self.parameter(f"{name}.weight")  # (M, K)
-        scale = absmax_scale(weight, dim=1)
+        scale = self.weight_scale(weight)
         prefix = f"{self.site}.{name}"
         tensors[f"{prefix}.weight"] = quantize(weight, scale[:, None])
         tensors[f"{prefix}.weight_scale"] = scale
@@ -142,7 +148,7 @@ class _Layer:
 
     def _conv(self, tensors: dict[str, Tensor], x_scale: Tensor, out_scale: Tensor) -> None:
         weight = self.parameter("conv1d.weight").squeeze(1)  # (C, W)
-        scale = absmax_scale(weight, dim=1)
+        scale = self.weight_scale(weight)
         prefix = f"{self.site}.conv1d"
         bias = self.parameter("conv1d.bias") if self.config.conv_bias else torch.zeros(weight.shape[0])
         tensors.update(

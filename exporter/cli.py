@@ -26,7 +26,6 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 EXTRA_OF_MODULE = {
     "torch": "calibrate",
     "safetensors": "calibrate",
-    "sklearn": "calibrate",
     "onnx": "export",
     "onnxruntime": "runtime",
     "tokenizers": "runtime",

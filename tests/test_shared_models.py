@@ -1,0 +1,109 @@
+"""The whole way on the larger trained checkpoints: accuracy of W8A8, and ONNX Runtime against the reference.
+
+Needs QUAMBA_TEST_MODELS, and the texts in ../data beside it. docs/accuracy.md has the figures of a full run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from quamba_export.calib.calibrate import calibrate
+from quamba_export.calib.checkpoint import load_checkpoint
+from quamba_export.calib.data import token_stream
+from quamba_export.calib.quantize_model import quantize_model
+from quamba_export.calib.quantized_model import QuantizedModel
+from quamba_export.exporter.build import build_bundle
+from quamba_export.exporter.evaluate import Mode, evaluate
+from quamba_export.exporter.language_models import open_language_model
+from quamba_export.exporter.onnx_export import export_onnx
+from quamba_export.runtime.bundle import open_bundle
+from tests.conftest import SHARED_MODELS
+
+PROMPTS, PROMPT_LENGTH, STEPS = 10, 48, 256
+NEAR_TIE = 1e-3  # a difference of the two largest logits below this is named, not counted
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """One shared model after calibrate, export and build --target cpu."""
+
+    checkpoint: Path
+    bundle: Path
+    reference: QuantizedModel
+    validation: Path
+
+
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in SHARED_MODELS]
+)
+def quantized(
+    request: pytest.FixtureRequest, shared_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Quantized:
+    folder = tmp_path_factory.mktemp(str(request.param))
+    texts = shared_models.parent / "data"
+    checkpoint = load_checkpoint(shared_models / str(request.param))
+    calibration = calibrate(checkpoint, texts / "calibration.txt", calib_size=32, calib_seqlen=512)
+    reference = quantize_model(checkpoint, calibration)
+    export = export_onnx(reference, checkpoint, calibration, folder / "export")
+    build_bundle(export, "cpu", folder / "bundle")
+    return Quantized(checkpoint.path, folder / "bundle", reference, texts / "validation.txt")
+
+
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+def test_perplexity_is_within_one_percent_of_float(quantized: Quantized, mode: Mode) -> None:
+    stream = validation_tokens(quantized, 4096)
+    before = evaluate(open_language_model(str(quantized.checkpoint)), stream, window=512)
+    after = evaluate(open_language_model(str(quantized.bundle)), stream, window=512, mode=mode)
+    assert after.tokens == before.tokens == 4088
+    print(f"{quantized.checkpoint.name} {mode}: {before.perplexity:.4f} -> {after.perplexity:.4f}")
+    assert after.perplexity <= 1.01 * before.perplexity
+
+
+def test_onnx_runtime_writes_the_tokens_of_the_reference(quantized: Quantized) -> None:
+    """Greedy decoding, 10 prompts of 48 tokens, 256 steps: the same token at every step."""
+    prompts = validation_tokens(quantized, PROMPTS * 1000).reshape(PROMPTS, 1000)[:, :PROMPT_LENGTH]
+    expected, margins = greedy_reference(quantized.reference, prompts)
+    found = greedy_runtime(quantized.bundle, prompts)
+    for row in range(PROMPTS):
+        differs = np.flatnonzero(found[row] != expected[row])
+        if differs.size and margins[row, differs[0]] < NEAR_TIE:
+            print(f"prompt {row}: a tie of {margins[row, differs[0]]:.1e} at step {differs[0]}")
+        else:
+            assert not differs.size, f"prompt {row} parts at step {differs[0]}"
+
+
+def validation_tokens(quantized: Quantized, count: int) -> NDArray[np.int64]:
+    """The first tokens of the validation text."""
+    return token_stream(quantized.validation, quantized.bundle / "tokenizer.json", 0, limit=count)
+
+
+def greedy_reference(
+    model: QuantizedModel, prompts: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Tokens (10, 256) and how far the two largest logits were apart at each."""
+    ids, states, tokens, margins = torch.from_numpy(prompts), None, [], []
+    for _ in range(STEPS):
+        logits, states = model.run(ids, states, num_logits=1)
+        top = logits[:, -1].topk(2)
+        ids = top.indices[:, :1]
+        tokens.append(ids)
+        margins.append(top.values[:, 0] - top.values[:, 1])
+    return torch.cat(tokens, dim=1).numpy(), torch.stack(margins, dim=1).numpy()
+
+
+def greedy_runtime(bundle: Path, prompts: NDArray[np.int64]) -> NDArray[np.int64]:
+    engine = open_bundle(bundle).engine
+    ids, states, tokens = prompts, engine.zero_states(len(prompts)), []
+    for _ in range(STEPS):
+        logits, states = engine.run(ids, states)
+        ids = logits[:, -1].argmax(-1)[:, None]
+        tokens.append(ids)
+    return np.concatenate(tokens, axis=1)
