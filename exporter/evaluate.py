@@ -122,14 +122,17 @@ def evaluate(
     ):
         score(model, against, batch, tally)
         advance(batch.size)
-    if not math.isfinite(tally.nats):
-        raise QuambaError(
-            f"{model.path} gives logits that are not finite",
-            found=f"a sum of {tally.nats} nats over {tally.tokens} tokens",
-            fix="look for the first layer that is wrong with `quamba-export compare`",
-            code=ExitCode.NUMERIC,
-        )
-    nats = tally.nats / tally.tokens
+    nats = mean_nats(model, tally)
+    scores = {
+        "perplexity": math.exp(nats),
+        "nats_per_token": nats,
+        "bits_per_byte": tally.nats / math.log(2) / scored_bytes(model, stream, window),
+        "seconds": tally.seconds,
+        "tokens_per_second": tally.tokens / tally.seconds,
+    }
+    if against is not None:
+        scores["against_perplexity"] = math.exp(tally.against_nats / tally.tokens)
+        scores |= {"kl": tally.distance.mean_kl, "top1_agreement": tally.distance.agreement}
     return Evaluation(
         path=model.path,
         kind=model.kind,
@@ -139,16 +142,21 @@ def evaluate(
         window=window,
         input_tokens=len(stream),
         tokens=tally.tokens,
-        perplexity=math.exp(nats),
-        nats_per_token=nats,
-        bits_per_byte=tally.nats / math.log(2) / scored_bytes(model, stream, window),
-        seconds=tally.seconds,
-        tokens_per_second=tally.tokens / tally.seconds,
         against=against.path if against else None,
-        against_perplexity=math.exp(tally.against_nats / tally.tokens) if against else None,
-        kl=tally.distance.mean_kl if against else None,
-        top1_agreement=tally.distance.agreements / tally.tokens if against else None,
+        **scores,
     )
+
+
+def mean_nats(model: LanguageModel, tally: Tally) -> float:
+    """Nats a token; raises QuambaError (exit 9) where the logits were not finite."""
+    if not math.isfinite(tally.nats):
+        raise QuambaError(
+            f"{model.path} gives logits that are not finite",
+            found=f"a sum of {tally.nats} nats over {tally.tokens} tokens",
+            fix="look for the first layer that is wrong with `quamba-export compare`",
+            code=ExitCode.NUMERIC,
+        )
+    return tally.nats / tally.tokens
 
 
 def check(model: LanguageModel, stream: Ids, against: LanguageModel | None) -> None:

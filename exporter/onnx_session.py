@@ -17,14 +17,16 @@ States = dict[str, NDArray[Any]]
 
 
 def open_session(model: bytes | Path, data_folder: Path) -> onnxruntime.InferenceSession:
-    """A CPU session with the runtime's options; a model given as bytes has its data in `data_folder`.
+    """A CPU session; a model given as bytes has its external data in `data_folder`.
 
     x64quantprecision: exact integer products on x86-64 without VNNI, no effect elsewhere.
+    allow_spinning: off, because threads that wait busily take the machine from whoever else scores on it.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(data_folder))
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -32,9 +32,6 @@ def view_of(run: Run) -> dict[str, Any]:
         "comparison": run.comparison,
         "scales": scale_chart(run.calibration) if run.calibration else None,
         "clipping": clipping_chart(run.calibration) if run.calibration else None,
-        "clipped": any(site["clipped_share"] for site in run.calibration["sites"])
-        if run.calibration
-        else False,
         "sizes": size_chart(run),
         "generation": run.generation,
         "details": details(run),
@@ -151,14 +148,16 @@ def snr_strength(value: float) -> float:
     return (NO_COLOUR_DB - value) / (NO_COLOUR_DB - FULL_COLOUR_DB)
 
 
-def clipping_chart(calibration: Facts) -> Markup:
-    """Share of the calibration values beyond their scale's range."""
+def clipping_chart(calibration: Facts) -> Markup | None:
+    """Share of the calibration values beyond their scale's range, of the sites that clip at all."""
+    names = {site["name"] for site in calibration["sites"] if site["clipped_share"]}
+    sites = [site for site in calibration["sites"] if site["name"] in names]
+    return site_chart(sites, "clipped_share", share_strength, share_text, "clipped share") if sites else None
 
-    def strength(share: float) -> float:
-        span = math.log(FULL_COLOUR_SHARE / NO_COLOUR_SHARE)
-        return math.log(share / NO_COLOUR_SHARE) / span if share > NO_COLOUR_SHARE else 0.0
 
-    return site_chart(calibration["sites"], "clipped_share", strength, share_text, "clipped share")
+def share_strength(share: float) -> float:
+    span = math.log(FULL_COLOUR_SHARE / NO_COLOUR_SHARE)
+    return math.log(share / NO_COLOUR_SHARE) / span if share > NO_COLOUR_SHARE else 0.0
 
 
 def share_text(share: float) -> str:
