@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quamba_export.calib.calibration import Calibration, check_replaceable, write_calibration
+from quamba_export.calib.calibration import Calibration, write_calibration
 from quamba_export.calib.checkpoint import Checkpoint
 from quamba_export.calib.data import Tokens, calibration_windows, data_digest
 from quamba_export.calib.float_model import FloatMamba
 from quamba_export.calib.head_groups import ChannelPermutation, sort_and_cluster
 from quamba_export.calib.observation import MICRO_BATCH, Progress, Run, Stage
 from quamba_export.calib.observers import Observer, SumOfMaxima, scales_from_limits
+from quamba_export.calib.output_directory import check_replaceable
 from quamba_export.calib.progress_file import ProgressFile, Totals
 from quamba_export.calib.recipe import Recipe, default_recipe
 from quamba_export.calib.rewrites import RewriteReport, apply_rewrites
@@ -66,7 +67,7 @@ def calibrate(
     recipe = recipe or default_recipe(checkpoint.config)
     recipe.check_fits(checkpoint.config)
     if out_dir is not None:
-        check_replaceable(Path(out_dir))
+        check_replaceable(Path(out_dir), "calibration")
     tokens = _tokens(checkpoint, data_source, calib_size, calib_seqlen, seed)
     identity = _identity(checkpoint, recipe, tokens)
     with _scratch(out_dir) as scratch, one_thread():
@@ -98,7 +99,7 @@ def calibrate(
 
 def partial_directory(out_dir: str | Path) -> Path:
     """Where the unfinished work of a calibration into out_dir lies."""
-    target = Path(out_dir).absolute()
+    target = Path(out_dir).resolve()
     return target.with_name(target.name + ".partial")
 
 

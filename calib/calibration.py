@@ -7,12 +7,8 @@ calibration/
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,9 +26,9 @@ from quamba_export.calib.calibration_checks import (
 )
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.head_groups import ChannelPermutation
+from quamba_export.calib.output_directory import written_directory
 from quamba_export.calib.recipe import Recipe, recipe_from_table
 from quamba_export.calib.sites import GroupRanges
-from quamba_export.runtime.errors import QuambaError
 
 SCHEMA_VERSION = 1
 SCALES, DESCRIPTION = "scales.safetensors", "calibration.json"
@@ -75,32 +71,13 @@ class Calibration:
 def write_calibration(calibration: Calibration, path: str | Path) -> None:
     """Write the artefact directory in one step: `path` never holds half of one. An older one is replaced.
 
-    Raises QuambaError where `path` holds something else, and for scales that reading would refuse.
+    Raises QuambaError where `path` holds something else (exit 2), and for scales that reading would refuse.
     """
     target = Path(path)
-    check_replaceable(target)
     check_tensors(_tensors(calibration), calibration.config, calibration.recipe, str(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        staging.chmod(0o755)
+    with written_directory(target, "calibration") as directory:
         for name, content in _files(calibration).items():
-            with (staging / name).open("xb") as file:
-                file.write(content)
-                os.fsync(file.fileno())
-        _swap(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def check_replaceable(target: Path) -> None:
-    """Raise QuambaError where `target` holds something that is no calibration."""
-    if target.exists() and not (target / DESCRIPTION).is_file() and not _is_empty(target):
-        raise QuambaError(
-            f"{target} is not a calibration, and is not overwritten",
-            allowed="a new or empty directory, or an older calibration",
-            fix="choose another -o",
-        )
+            (directory / name).write_bytes(content)
 
 
 def read_calibration(path: str | Path) -> Calibration:
@@ -165,16 +142,3 @@ def _files(calibration: Calibration) -> dict[str, bytes]:
     }
     text = json.dumps(description, indent=1, allow_nan=False) + "\n"
     return {SCALES: scales, DESCRIPTION: text.encode()}
-
-
-def _is_empty(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
-
-
-def _swap(staging: Path, target: Path) -> None:
-    """Put `staging` where `target` is; what was there is removed afterwards."""
-    old = staging.with_name(staging.name + ".old")
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(target, old)
-    os.replace(staging, target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from quamba_export.exporter.artefacts import artefact_kind, written_directory
+from quamba_export.calib.output_directory import written_directory
+from quamba_export.exporter.artefacts import artefact_kind
 from quamba_export.runtime.errors import QuambaError
 from quamba_export.runtime.manifest import manifest_for, read_manifest, write_manifest
 from quamba_export.targets.target import load_target

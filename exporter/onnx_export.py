@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from typing import Any
 import onnx
 
 from quamba_export.calib.calibration import Calibration
+from quamba_export.calib.calibration_checks import config_to_json
 from quamba_export.calib.checkpoint import Checkpoint
 from quamba_export.calib.network import forward
+from quamba_export.calib.output_directory import written_directory
 from quamba_export.calib.quantized_model import QuantizedModel
-from quamba_export.exporter.artefacts import written_directory
 from quamba_export.exporter.onnx_backend import OnnxBackend, Value
 from quamba_export.runtime.manifest import files_of
 
@@ -87,7 +87,7 @@ def _write_model(model: onnx.ModelProto, directory: Path) -> None:
 
 
 def _write_configs(model: QuantizedModel, checkpoint: Checkpoint, directory: Path) -> None:
-    config = json.loads((checkpoint.path / "config.json").read_text())
+    config = json.loads((checkpoint.path / "config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = {
         "quant_method": "quamba",
         "qformat": model.qformat,
@@ -109,7 +109,7 @@ def _export_record(
         "checkpoint_digest": checkpoint.digest,
         "calibration_digest": calibration.digest,
         "qformat": model.qformat,
-        "config": asdict(model.config),
+        "config": config_to_json(model.config),
         "eos_token_id": checkpoint.eos_token_id,
         "states": state_table(model),
         "files": files_of(directory),

@@ -65,7 +65,7 @@ def test_an_older_calibration_is_replaced_and_nothing_else_is(tmp_path):
     other = tmp_path / "photos"
     other.mkdir()
     (other / "cat.jpg").write_bytes(b"")
-    with pytest.raises(QuambaError, match="is not a calibration, and is not overwritten"):
+    with pytest.raises(QuambaError, match="is in the way"):
         write_calibration(random_calibration(MAMBA1), other)
     assert [path.name for path in other.iterdir()] == ["cat.jpg"]
 

@@ -1,0 +1,91 @@
+"""How calibration/, export/ or bundle/ comes into being: whole, in one step, and never over anything else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from quamba_export.runtime.errors import ExitCode, QuambaError
+
+Artefact = Literal["calibration", "export", "bundle"]
+MANIFESTS: dict[Artefact, str] = {
+    "bundle": "manifest.json",
+    "export": "export.json",
+    "calibration": "calibration.json",
+}
+
+
+@contextmanager
+def written_directory(target: Path, kind: Artefact) -> Iterator[Path]:
+    """An empty folder beside `target` that takes its place when the body ends without an error.
+
+    A symbolic link at `target` stays, what it leads to is replaced. A kill between the two renames leaves no
+    `target`, and the older artefact whole in a folder `.{name}.*` beside it. Raises what check_replaceable
+    does.
+    """
+    check_replaceable(target, kind)
+    target = target.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    new, old = work / "new", work / "old"
+    try:
+        new.mkdir()
+        yield new
+        for path in new.iterdir():
+            _to_disk(path)
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    finally:
+        if old.exists() and not target.exists():  # interrupted between the two renames
+            old.rename(target)
+        shutil.rmtree(work)
+
+
+def check_replaceable(target: Path, kind: Artefact) -> None:
+    """Raise QuambaError (exit 2) unless `target` is free, an empty folder, or an earlier artefact of `kind`.
+
+    What is replaced is deleted whole, so a file of the right name is not enough: it must say what it is. A
+    mount point and the folder the command runs in cannot be renamed.
+    """
+    if not target.exists():
+        return
+    resolved, found = target.resolve(), ""
+    if not resolved.is_dir():
+        found = "a file"
+    elif resolved.is_mount() or Path.cwd().is_relative_to(resolved):
+        found = "a mount point" if resolved.is_mount() else "the folder this command runs in"
+    elif any(resolved.iterdir()) and not _is_earlier(resolved, kind):
+        found = f"a folder that is not an earlier {kind}"
+    if found:
+        raise QuambaError(
+            f"{target} is in the way",
+            found=found,
+            allowed=f"no folder, an empty one, or an earlier {kind}",
+            fix="choose another -o",
+            code=ExitCode.USAGE,
+        )
+
+
+def _is_earlier(folder: Path, kind: Artefact) -> bool:
+    """Whether the folder's manifest says so, in whatever schema version."""
+    manifest = folder / MANIFESTS[kind]
+    if not manifest.is_file():
+        return False
+    try:
+        record = json.loads(manifest.read_bytes())
+    except (ValueError, RecursionError):
+        return False  # somebody else's, or damaged: not ours to delete
+    return isinstance(record, dict) and record.get("kind") == kind
+
+
+def _to_disk(path: Path) -> None:
+    """So that a power cut after the rename finds the content too; a full disk shows here."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,76 @@
+"""An artefact directory appears whole, and replaces nothing but an earlier one of its kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from refusals import refused
+
+from quamba_export.calib.output_directory import check_replaceable, written_directory
+from quamba_export.runtime.errors import ExitCode
+
+
+def write(target: Path, content: str = "new") -> None:
+    with written_directory(target, "bundle") as folder:
+        (folder / "manifest.json").write_text(json.dumps({"kind": "bundle", "content": content}))
+
+
+def content(target: Path) -> str:
+    return str(json.loads((target / "manifest.json").read_text())["content"])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_it_is_made_with_its_parents_and_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "bundle"
+    write(target, "first")
+    write(target, "second")
+    assert content(target) == "second"
+    assert names(tmp_path / "a") == ["bundle"]
+
+
+def test_a_failure_leaves_the_older_one(tmp_path: Path) -> None:
+    write(tmp_path / "bundle", "first")
+    with pytest.raises(OSError, match="disk"), written_directory(tmp_path / "bundle", "bundle"):
+        raise OSError("disk")
+    assert content(tmp_path / "bundle") == "first"
+    assert names(tmp_path) == ["bundle"]
+
+
+@pytest.mark.parametrize("text", ['{"name": "a web application"}', '{"kind": "export"}', "[]", "{", "\xff"])
+def test_a_file_of_the_right_name_is_not_enough(tmp_path: Path, text: str) -> None:
+    """What is replaced is deleted with everything in it."""
+    (tmp_path / "manifest.json").write_text(text, encoding="latin-1")
+    (tmp_path / "letters.txt").write_text("dear")
+    with refused("in the way", "not an earlier bundle", code=ExitCode.USAGE):
+        write(tmp_path)
+    assert names(tmp_path) == ["letters.txt", "manifest.json"]
+
+
+def test_a_symbolic_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    write(link, "first")
+    write(link, "second")
+    assert link.is_symlink()
+    assert content(tmp_path / "real") == "second"
+    assert names(tmp_path) == ["link", "real"]
+
+
+@pytest.mark.parametrize("out", [".", "..", "inner/.."])
+def test_the_folder_the_command_runs_in_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner" if out == ".." else tmp_path)
+    with refused(f"{out} is in the way", "runs in", code=ExitCode.USAGE):
+        write(Path(out))
+
+
+def test_a_mount_point_is_refused() -> None:
+    with refused("a mount point", code=ExitCode.USAGE):
+        check_replaceable(Path("/proc"), "calibration")
