@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ class JsonFields:
             values = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise QuambaError(f"{file} is missing", allowed="a JSON file") from error
-        except ValueError as error:  # no UTF-8 or no JSON
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested without end
             raise QuambaError(
                 f"{file} is not readable as JSON",
                 found=str(error),
@@ -68,9 +69,9 @@ class JsonFields:
     def choice(self, key: str, allowed: Collection[str], default: str | None = None) -> str:
         text = " or ".join(repr(name) for name in allowed)
         value = self._value(key, text, default)
-        if value not in allowed:
+        if not isinstance(value, str) or value not in allowed:
             raise self.refusal(key, text)
-        return str(value)
+        return value
 
     def interval(self, key: str, default: tuple[float, float]) -> tuple[float, float]:
         """[low, high] with 0 <= low < high; high may be Infinity, also in transformers' spelling of it."""
@@ -105,7 +106,10 @@ class JsonFields:
 def _float(value: object) -> float:
     if isinstance(value, dict) and value == {"__float__": "Infinity"}:
         return math.inf
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    """NaN, which no range holds, for what is no number or an integer that no float holds."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+        return float(value)
+    return value if isinstance(value, float) else math.nan
 
 
 def _shown(value: object) -> str:

@@ -60,10 +60,9 @@ def register(observer: type[Observer]) -> type[Observer]:
 
 def observer_from_table(table: Mapping[str, Any], where: str) -> Observer:
     """The observer of a recipe's table; raises QuambaError, naming `where`, for an unknown kind or option."""
-    kind = table.get("kind")
-    if kind not in OBSERVERS:
-        refuse_unknown([str(kind)], OBSERVERS, f"observer kind in {where}")
-    observer = OBSERVERS[str(kind)]
+    kind = str(table.get("kind"))
+    refuse_unknown([kind], OBSERVERS, f"observer kind in {where}")
+    observer = OBSERVERS[kind]
     options = {name: value for name, value in table.items() if name != "kind"}
     refuse_unknown(options, [field.name for field in fields(observer)], f"option of {kind} in {where}")  # type: ignore[arg-type]
     return observer(**options)

@@ -128,6 +128,10 @@ def recipe_from_table(table: Mapping[str, Any]) -> Recipe:
                 found=repr(value),
                 allowed=f"an integer from 1 to {MOST_GROUPS}" if kind is int else kind.__name__.lower(),
             )
+    if "name" not in table:
+        raise QuambaError(
+            "a recipe has no name", found=", ".join(table) or "no field", allowed="a field `name`"
+        )
     observers = table.get("observers", {})
     for site, options in observers.items():
         if not isinstance(options, Mapping):

@@ -31,7 +31,8 @@ def calibrate(
     ] = 512,
     calib_seqlen: Annotated[int, typer.Option("--calib-seqlen", min=1, help="Tokens a sample.")] = 512,
     seed: Annotated[
-        int | None, typer.Option(help="Draw the samples from the whole text; without it they are its first.")
+        int | None,
+        typer.Option(min=0, help="Draw the samples from the whole text; without it they are its first."),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; any number gives the same bytes.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run ended.")] = False,

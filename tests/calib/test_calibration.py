@@ -140,6 +140,8 @@ BAD_DESCRIPTIONS = [
     (put("layer", {}, "statistics"), "unknown site of 'statistics'"),
     (put("layers.0.x", {}, "statistics"), "'statistics' has no table 'layers.0.norm_out'"),
     (put("name", 3, "recipe"), "recipe field name"),
+    (drop("name", "recipe"), "a recipe has no name"),
+    (put("kind", ["absmax"], "recipe", "observers", "default"), "unknown observer kind"),
     (put("kind", "mse", "recipe", "observers", "default"), "unknown observer kind"),
     (put("head_groups", 2, "recipe"), "'layers.0.x' has a wrong shape"),
     (drop("d_model", "config"), "'config.d_model' is missing"),

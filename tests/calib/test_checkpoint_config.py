@@ -69,6 +69,12 @@ def test_transformers_spelling_of_infinity(tmp_path: Path) -> None:
     assert read_config(write(tmp_path, raw)).time_step_limit == (0.0, math.inf)
 
 
+@pytest.mark.parametrize("limit", [[0, 10**400], [-(10**400), 1], [0, "inf"], [0.1, True], [0.2, 0.1], 1])
+def test_a_step_limit_that_is_no_interval(limit: object, tmp_path: Path) -> None:
+    with refused("key 'time_step_limit' is not usable", "[low, high] with 0 <= low < high"):
+        read_config(write(tmp_path, hugging_face_config(MAMBA2) | {"time_step_limit": limit}))
+
+
 def test_auto_dt_rank(tmp_path: Path) -> None:
     raw = hugging_face_config(replace(MAMBA1, d_model=40, d_inner=80)) | {"time_step_rank": "auto"}
     assert read_config(write(tmp_path, raw)).dt_rank == 3
@@ -83,12 +89,15 @@ def test_a_missing_or_broken_file(tmp_path: Path) -> None:
         read_config(write(tmp_path, text[: len(text) // 2]))
     with refused("config.json holds no JSON object", "found: [1, 2]"):
         read_config(write(tmp_path, [1, 2]))
+    (tmp_path / "config.json").write_text('{"d_model":' * 100_000)
+    with refused("config.json is not readable as JSON", "recursion"):
+        read_config(tmp_path / "config.json")
     (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
     with refused("config.json is not readable as JSON"):
         read_config(tmp_path / "config.json")
 
 
-@pytest.mark.parametrize("model_type", ["llama", "falcon_mamba", "jamba", None])
+@pytest.mark.parametrize("model_type", ["llama", "falcon_mamba", "jamba", None, ["mamba"], {"mamba": 1}])
 def test_not_a_mamba(model_type: object, tmp_path: Path) -> None:
     with refused(
         "config.json: key 'model_type' is not usable", json.dumps(model_type), "'mamba' or 'mamba2'"

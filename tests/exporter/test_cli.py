@@ -81,7 +81,14 @@ def test_an_error_names_what_was_found_and_how_to_fix_it_without_a_traceback(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["bild"], ["build"], ["eval", "x", "--data", "t", "--window", "one"], ["--bogus"]]
+    "arguments",
+    [
+        ["bild"],
+        ["build"],
+        ["eval", "x", "--data", "t", "--window", "one"],
+        ["--bogus"],
+        ["calibrate", "x", "--data", "t", "-o", "c", "--seed", "-1"],
+    ],
 )
 def test_usage_errors_exit_with_2(quamba_export: Command, arguments: list[str]) -> None:
     result = quamba_export(*arguments)
