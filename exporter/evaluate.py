@@ -7,6 +7,7 @@ what a coarse state costs shows there and never in a whole window.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -35,9 +36,9 @@ class Evaluation:
     window: int
     input_tokens: int
     tokens: int  # scored: every token but a window's first
-    perplexity: float
+    perplexity: float  # infinite (null in JSON) where no float holds it
     nats_per_token: float
-    bits_per_byte: float  # bits of the scored tokens over the UTF-8 bytes of their text
+    bits_per_byte: float | None  # bits of the scored tokens over the UTF-8 bytes of their text, if it has any
     seconds: float  # of this model's calls
     tokens_per_second: float
     against: str | None = None
@@ -122,16 +123,16 @@ def evaluate(
     ):
         score(model, against, batch, tally)
         advance(batch.size)
-    nats = mean_nats(model, tally)
+    nats, bits = mean_nats(model, tally), tally.nats / math.log(2)
+    text_bytes = scored_bytes(model, stream, window)
     scores = {
-        "perplexity": math.exp(nats),
+        "perplexity": perplexity(nats),
         "nats_per_token": nats,
-        "bits_per_byte": tally.nats / math.log(2) / scored_bytes(model, stream, window),
         "seconds": tally.seconds,
         "tokens_per_second": tally.tokens / tally.seconds,
     }
     if against is not None:
-        scores["against_perplexity"] = math.exp(tally.against_nats / tally.tokens)
+        scores["against_perplexity"] = perplexity(tally.against_nats / tally.tokens)
         scores |= {"kl": tally.distance.mean_kl, "top1_agreement": tally.distance.agreement}
     return Evaluation(
         path=model.path,
@@ -142,6 +143,7 @@ def evaluate(
         window=window,
         input_tokens=len(stream),
         tokens=tally.tokens,
+        bits_per_byte=bits / text_bytes if text_bytes else None,
         against=against.path if against else None,
         **scores,
     )
@@ -211,6 +213,11 @@ def score_decode(model: LanguageModel, against: LanguageModel | None, batch: Ids
         tally.add(logits, target, other)
 
 
+def perplexity(nats_per_token: float) -> float:
+    """exp of it; infinite beyond the largest float."""
+    return math.exp(nats_per_token) if nats_per_token < math.log(sys.float_info.max) else math.inf
+
+
 def log_softmax(logits: Logits) -> Logits:
     """(..., V) -> natural logarithms of the probabilities as rows (n, V)."""
     flat = logits.reshape(-1, logits.shape[-1])
@@ -225,4 +232,5 @@ def scored_bytes(model: LanguageModel, stream: Ids, window: int) -> int:
 
     tokenizer = Tokenizer.from_file(str(model.tokenizer_path))
     pieces = [stream[start + 1 : start + window] for start in range(0, len(stream), window)]
-    return sum(len(tokenizer.decode(piece.tolist()).encode()) for piece in pieces)
+    texts = (tokenizer.decode(piece[piece != model.eos_token_id].tolist()) for piece in pieces)
+    return sum(len(text.encode()) for text in texts)

@@ -63,7 +63,8 @@ def show(result: Evaluation, console: Console) -> None:
     details = f"{result.kind}, {result.qformat}, {result.ssm_state_dtype} state, {result.mode}"
     console.print(f"[bold]{result.path}[/] ({details})")
     console.print(f"  perplexity      {result.perplexity:.4f}   ({result.nats_per_token:.5f} nats a token)")
-    console.print(f"  bits a byte     {result.bits_per_byte:.4f}")
+    if result.bits_per_byte is not None:
+        console.print(f"  bits a byte     {result.bits_per_byte:.4f}")
     console.print(f"  tokens scored   {result.tokens} in windows of {result.window}")
     console.print(f"  speed           {result.tokens_per_second:.0f} tokens/s")
     if result.against_perplexity is not None:

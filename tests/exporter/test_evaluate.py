@@ -1,6 +1,7 @@
 """Perplexity, KL and top-1 agreement on models whose figures are known."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,26 @@ def test_models_of_different_vocabularies_are_refused(tokenizer_path: Path) -> N
     other = model_of(uniform, tokenizer_path, vocab_size=V + 1)
     with pytest.raises(QuambaError, match="different vocabularies"):
         evaluate(model_of(uniform, tokenizer_path), stream_of(20), against=other)
+
+
+def test_tokens_without_text_have_no_bits_a_byte(tokenizer_path: Path) -> None:
+    """A document of one token: what is scored is the end-of-text id."""
+    result = evaluate(model_of(uniform, tokenizer_path), np.array([3, 0]))
+    assert result.tokens == 1
+    assert "bits_per_byte" not in result.present_fields()
+
+
+def test_the_end_of_text_has_no_text_whatever_the_tokenizer_calls_it(tokenizer_path: Path) -> None:
+    model = replace(model_of(uniform, tokenizer_path), eos_token_id=2)
+    result = evaluate(model, np.array([1, 4, 2, 2]))
+    assert result.bits_per_byte == pytest.approx(3 * 3 / 4)
+
+
+def test_a_perplexity_beyond_all_floats_is_infinite(tokenizer_path: Path) -> None:
+    def sure_of_zero(input_ids: NDArray[np.int64], states: Any) -> tuple[NDArray[np.float32], Any]:
+        return 1e6 * np.eye(V, dtype=np.float32)[np.zeros_like(input_ids)], states
+
+    assert evaluate(model_of(sure_of_zero, tokenizer_path), stream_of(20)).perplexity == math.inf
 
 
 def test_logits_that_are_not_finite_end_with_exit_9(tokenizer_path: Path) -> None:
