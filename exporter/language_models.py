@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quamba_export.exporter.artefacts import artefact_kind
+from quamba_export.runtime.engine import Engine
 from quamba_export.runtime.errors import QuambaError
 
 Ids = NDArray[np.int64]
@@ -111,7 +112,8 @@ def open_reference(
 
 def open_graph(path: Path, kind: ModelKind) -> LanguageModel:
     """The ONNX graph of export/ or of a bundle made for CPU, in ONNX Runtime."""
-    from quamba_export.exporter.onnx_session import OnnxForward, ssm_state_dtype
+    from quamba_export.exporter.onnx_session import ssm_state_dtype
+    from quamba_export.runtime.engine_ort import OrtEngine
     from quamba_export.runtime.manifest import read_manifest
 
     manifest = read_manifest(path)
@@ -123,8 +125,18 @@ def open_graph(path: Path, kind: ModelKind) -> LanguageModel:
         vocab_size=manifest.vocab_size,
         eos_token_id=manifest.eos_token_id,
         tokenizer_path=require_tokenizer(path / "tokenizer.json", str(path)),
-        forward=OnnxForward(path / "model.onnx", manifest.states),
+        forward=engine_forward(OrtEngine(path / "model.onnx", manifest.states, manifest.vocab_size)),
     )
+
+
+def engine_forward(engine: Engine) -> Forward:
+    """The call of the engine that a device runs, with the logits of every token."""
+
+    def forward(input_ids: Ids, states: Any) -> tuple[Logits, Any]:
+        batch, length = input_ids.shape
+        return engine.run(input_ids, states or engine.zero_states(batch), num_logits=length)
+
+    return forward
 
 
 def torch_forward(model: Callable[..., Any]) -> Forward:
