@@ -38,7 +38,7 @@ class Backend(Protocol[V]):
         """(B, L, ...) -> (B, L, *shape)."""
 
     def last_tokens(self, x: V, count: V) -> V:
-        """x (B, L, D) -> its last `count` positions."""
+        """x (B, L, D) -> its last `count` positions; all of them for a count of 0 or beyond L."""
 
     def norm_linear(self, x: V, weight: V, epsilon: float) -> V:
         """Float RMSNorm, then x @ weight.T with an fp16 weight: the final norm and the unquantized head."""

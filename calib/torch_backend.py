@@ -38,7 +38,7 @@ class TorchBackend:
         return x.reshape(*x.shape[:2], *shape)
 
     def last_tokens(self, x: Tensor, count: Tensor) -> Tensor:
-        return x[:, x.shape[1] - int(count) :]
+        return x[:, -int(count) :]
 
     def norm_linear(self, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         return (x / torch.sqrt(x.square().mean(-1, keepdim=True) + epsilon)) @ weight.T.float()

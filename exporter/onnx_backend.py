@@ -100,9 +100,9 @@ class OnnxBackend:
         return self._one("Reshape", (x, target), x.dtype, (*x.shape[:2], *shape))
 
     def last_tokens(self, x: Value, count: Value) -> Value:
-        """Slice from `-count`; a count of the whole length keeps every position."""
+        """Slice from `-count`."""
         start = self._one("Neg", (count,), "int64", ())
-        starts = self._one("Reshape", (start, self._int64("shape_1", [1])), "int64", (1,))
+        starts = self._one("Reshape", (start, self._int64("shape_of_scalar", [1])), "int64", (1,))
         ends, axes = self._int64("int64_max", [np.iinfo(np.int64).max]), self._int64("axis_1", [1])
         return self._one("Slice", (x, starts, ends, axes), x.dtype, (x.shape[0], "num_logits", x.shape[2]))
 

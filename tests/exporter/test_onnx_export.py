@@ -152,6 +152,22 @@ def test_only_the_last_logits_on_request(tmp_path: Path) -> None:
     np.testing.assert_allclose(last, whole[:, -1:], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("count", "kept"), [(0, 5), (1, 1), (5, 5), (7, 5)])
+def test_a_count_of_none_or_too_many_logits_keeps_all(count: int, kept: int, tmp_path: Path) -> None:
+    model = quantized(MAMBA2)
+    graph, ids = Graph(model, tmp_path), tokens(MAMBA2, 2, 5)
+    feed = {"input_ids": ids.numpy(), "num_logits_to_keep": np.array(count), **graph.zeros(2)}
+    reference, _ = model.run(ids, num_logits=count)
+    assert graph.session.run(["logits"], feed)[0].shape == reference.shape == (2, kept, MAMBA2.vocab_size)
+
+
+def test_a_model_of_one_channel(tmp_path: Path) -> None:
+    """Constants named by their values must not meet."""
+    model = quantized(replace(MAMBA2, d_model=4, d_inner=1, headdim=1, d_state=2))
+    ids = tokens(model.config, 2, 5)
+    np.testing.assert_allclose(Graph(model, tmp_path).run(ids)["logits"], model(ids)[0], atol=1e-5)
+
+
 def test_sequences_of_a_batch_do_not_touch(tmp_path: Path) -> None:
     model = quantized(MAMBA2_GROUPS)
     graph, ids = Graph(model, tmp_path), tokens(MAMBA2_GROUPS, 3, 30)
