@@ -26,7 +26,7 @@ from quamba_export.calib.head_groups import ChannelPermutation, sort_and_cluster
 from quamba_export.calib.observation import MICRO_BATCH, Progress, Run, Stage
 from quamba_export.calib.observers import Observer, SumOfMaxima, scales_from_limits
 from quamba_export.calib.output_directory import check_replaceable
-from quamba_export.calib.progress_file import ProgressFile, Totals
+from quamba_export.calib.progress_file import ProgressFile, Totals, locked
 from quamba_export.calib.recipe import Recipe, default_recipe
 from quamba_export.calib.rewrites import RewriteReport, apply_rewrites
 from quamba_export.calib.sites import GroupRanges, scale_shape, site_names
@@ -62,7 +62,7 @@ def calibrate(
 
     Raises QuambaError for text that is too short or cannot be read, a recipe that does not fit the model,
     weights that give values that are not finite, unfinished work of another run, an out_dir that holds
-    something else.
+    something else or that another process is calibrating into.
     """
     recipe = recipe or default_recipe(checkpoint.config)
     recipe.check_fits(checkpoint.config)
@@ -136,7 +136,8 @@ def _identity(checkpoint: Checkpoint, recipe: Recipe, tokens: Tokens) -> dict[st
 def _scratch(out_dir: str | Path | None) -> Iterator[Path]:
     """The directory for unfinished work: kept on failure beside out_dir, temporary where there is none."""
     if out_dir is not None:
-        yield partial_directory(out_dir)
+        with locked(partial_directory(out_dir)) as directory:
+            yield directory
         return
     with tempfile.TemporaryDirectory(prefix="quamba-calibrate-") as directory:
         yield Path(directory)

@@ -5,10 +5,12 @@ One file, replaced in one step: totals of every stage so far, the samples they c
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +20,27 @@ from safetensors import SafetensorError, safe_open
 from quamba_export.calib.observers import Statistic
 from quamba_export.runtime.errors import QuambaError
 
-FILE = "progress.safetensors"
+FILE, LOCK = "progress.safetensors", "lock"
 
 Totals = dict[str, Statistic]  # by site
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[Path]:
+    """`directory`, made where it is missing, for this process alone; a kill frees it.
+
+    Raises QuambaError where another process has it: two runs would write one progress file and, while the
+    workers of both have it mapped, one file of weights.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK).open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise QuambaError(
+                f"another calibration is at work in {directory}", fix="wait for its end, or choose another -o"
+            ) from error
+        yield directory
 
 
 @dataclass
@@ -37,11 +57,10 @@ class ProgressFile:
 
     @classmethod
     def start(cls, directory: Path, identity: Mapping[str, str], *, resume: bool) -> ProgressFile:
-        """An empty one, or with `resume` the one on disk if there is one.
+        """An empty one in an existing directory, or with `resume` the one on disk if there is one.
 
         Raises QuambaError where the one on disk is of another run, naming what differs.
         """
-        directory.mkdir(parents=True, exist_ok=True)
         path = directory / FILE
         if resume and path.exists():
             return cls._read(directory, identity)
