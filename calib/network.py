@@ -80,13 +80,13 @@ def mamba1_block(
     net.tap(f"{site}.z", z)
     x, conv_state = _conv(net, site, net.tap(f"{site}.conv_in", x), conv_state)
     net.tap(f"{site}.x", x)
-    low, rows, columns = net.split(
+    dt_low, B, C = net.split(
         _project(net, model, f"{site}.x_proj", x, f"{site}.x"),
         [config.dt_rank, config.d_state, config.d_state],
     )
-    net.tap(f"{site}.B", rows)
-    net.tap(f"{site}.C", columns)
-    dt = _project(net, model, f"{site}.dt_proj", net.tap(f"{site}.dt_low", low), f"{site}.dt_low")
+    net.tap(f"{site}.B", B)
+    net.tap(f"{site}.C", C)
+    dt = _project(net, model, f"{site}.dt_proj", net.tap(f"{site}.dt_low", dt_low), f"{site}.dt_low")
     net.tap(f"{site}.dt", dt)
     constants = {name: net.weight(f"{site}.{name}") for name in ("A_log", "D", "dt_bias")}
     y, ssm_state = net.op(
@@ -94,8 +94,8 @@ def mamba1_block(
         x,
         dt,
         constants["A_log"],
-        rows,
-        columns,
+        B,
+        C,
         constants["D"],
         z,
         constants["dt_bias"],
@@ -134,14 +134,14 @@ def mamba2_block(
     net.tap(f"{site}.dt", dt)
     conv_out, conv_state = _conv(net, site, net.tap(f"{site}.conv_in", conv_in), conv_state)
     shared = config.n_groups * config.d_state
-    x, rows, columns = net.split(conv_out, [config.d_inner, shared, shared])
+    x, B, C = net.split(conv_out, [config.d_inner, shared, shared])
     y, ssm_state = net.op(
         "QuantizedSSDScan",
         net.tap(f"{site}.x", net.reshape_last(x, [config.n_heads, config.headdim])),
         dt,
         net.weight(f"{site}.A_log"),
-        net.tap(f"{site}.B", net.reshape_last(rows, [config.n_groups, config.d_state])),
-        net.tap(f"{site}.C", net.reshape_last(columns, [config.n_groups, config.d_state])),
+        net.tap(f"{site}.B", net.reshape_last(B, [config.n_groups, config.d_state])),
+        net.tap(f"{site}.C", net.reshape_last(C, [config.n_groups, config.d_state])),
         *(net.weight(f"{site}.{name}") for name in ("D", "dt_bias", "x_scale", "B_scale", "C_scale")),
         net.weight(f"{site}.state_scale"),
         net.weight(f"{site}.scale_index"),

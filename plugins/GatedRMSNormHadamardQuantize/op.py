@@ -27,7 +27,7 @@ SPEC = OpSpec(
     attrs=(
         Attr("z_scale", "float"),
         Attr("n_groups", "int"),
-        Attr("hadamard", "int", positive=False),
+        Attr("hadamard", "int", "flag"),
         Attr("epsilon", "float"),
         Attr("out_scale", "float"),
     ),
@@ -73,7 +73,7 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
         {silu_lines("gate", "silu")}
         gated = Mul (x, silu)
         grouped = Reshape (gated, by_group)
-        {root_mean_square_lines("grouped", "root")}
+        {root_mean_square_lines("grouped", "root", "epsilon")}
         divided = Div (grouped, root)
         merged = Reshape (divided, flat)
         normed = Mul (merged, norm_weight)

@@ -17,7 +17,7 @@ SPEC = OpSpec(
     name="HadamardQuantize",
     inputs=(Tensor("x", "float32", "B L E"),),
     outputs=(Tensor("y", "int8", "B L E"),),
-    attrs=(Attr("hadamard", "int", positive=False), Attr("out_scale", "float")),
+    attrs=(Attr("hadamard", "int", "flag"), Attr("out_scale", "float")),
 )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor as T
 
 from quamba_export.plugins.common.contract import OpSpec, Size, Tensor
-from quamba_export.plugins.common.onnx_text import quantize_lines, silu_lines
+from quamba_export.plugins.common.onnx_text import FLOAT, quantize_lines, silu_lines
 from quamba_export.plugins.common.precise import silu
 from quamba_export.plugins.common.quantization import quantize
 
@@ -50,15 +50,15 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
     """The reference in standard ops, one Slice and Mul a tap."""
     width = int(sizes["W"])
     lines = [
-        """
+        f"""
         time = Constant <value_ints = [1]> ()
         rows = Constant <value_ints = [0]> ()
         end = Constant <value_ints = [9223372036854775807]> ()
         past = Transpose <perm = [0, 2, 1]> (state)
         codes = Concat <axis = 1> (past, x)
-        codes_f = Cast <to = 1> (codes)
+        codes_f = Cast <to = {FLOAT}> (codes)
         taps_i = Transpose <perm = [1, 0]> (weight)
-        taps = Cast <to = 1> (taps_i)
+        taps = Cast <to = {FLOAT}> (taps_i)
         """
     ]
     for k in range(width):

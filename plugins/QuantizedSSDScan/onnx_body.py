@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from quamba_export.plugins.common.contract import Size
-from quamba_export.plugins.common.onnx_text import softplus_lines, state_in_lines, state_out_lines
+from quamba_export.plugins.common.onnx_text import (
+    DOUBLE,
+    FLOAT,
+    softplus_lines,
+    state_in_lines,
+    state_out_lines,
+)
 
 CHUNK = 64  # tokens a matrix product covers; a shorter call is one chunk of its own length
 
@@ -40,12 +46,12 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
                 y_padded = Reshape (y_tokens, x_flat)
                 y_else = Slice (y_padded, zero, length, one)
             }}>
-        D_wide = Cast <to = 11> (D)
+        D_wide = Cast <to = {DOUBLE}> (D)
         D_column = Unsqueeze (D_wide, last)
         skip = Mul (D_column, x_wide)
         y_wide = Add (y_scanned, skip)
-        y = Cast <to = 1> (y_wide)
-        {state_out_lines(dtypes["state"], "h_scale")}
+        y = Cast <to = {FLOAT}> (y_wide)
+        {state_out_lines("h_last", "state_out", dtypes["state"], "h_scale")}
     """
 
 
@@ -129,28 +135,28 @@ def _input_lines(state_dtype: str) -> str:
         minus_infinity = Constant <value = double {{-1.0e300}}> ()
         dt_f = DequantizeLinear (dt, dt_scale, zero_point)
         dt_sum = Add (dt_f, dt_bias)
-        dt_wide = Cast <to = 11> (dt_sum)
-        dt_min_wide = Cast <to = 11> (dt_min)
-        dt_max_wide = Cast <to = 11> (dt_max)
+        dt_wide = Cast <to = {DOUBLE}> (dt_sum)
+        dt_min_wide = Cast <to = {DOUBLE}> (dt_min)
+        dt_max_wide = Cast <to = {DOUBLE}> (dt_max)
         {softplus_lines("dt_wide", "dt_soft")}
         step = Clip (dt_soft, dt_min_wide, dt_max_wide)
-        x_codes = Cast <to = 1> (x)
+        x_codes = Cast <to = {FLOAT}> (x)
         x_scales = Gather <axis = 0> (x_scale, scale_index)
         x_f = Mul (x_codes, x_scales)
-        x_wide = Cast <to = 11> (x_f)
-        B_codes = Cast <to = 1> (B)
+        x_wide = Cast <to = {DOUBLE}> (x_f)
+        B_codes = Cast <to = {FLOAT}> (B)
         B_column = Unsqueeze (B_scale, last)
         B_f = Mul (B_codes, B_column)
-        B_wide = Cast <to = 11> (B_f)
-        C_codes = Cast <to = 1> (C)
+        B_wide = Cast <to = {DOUBLE}> (B_f)
+        C_codes = Cast <to = {FLOAT}> (C)
         C_column = Unsqueeze (C_scale, last)
         C_f = Mul (C_codes, C_column)
-        C_wide = Cast <to = 11> (C_f)
-        A_wide = Cast <to = 11> (A_log)
+        C_wide = Cast <to = {DOUBLE}> (C_f)
+        A_wide = Cast <to = {DOUBLE}> (A_log)
         A_exp = Exp (A_wide)
         A = Neg (A_exp)
         h_scale = Gather <axis = 0> (state_scale, scale_index)
-        {state_in_lines(state_dtype, "h_scale")}
+        {state_in_lines("state", "h_0", state_dtype, "h_scale")}
     """
 
 

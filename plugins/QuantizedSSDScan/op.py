@@ -40,8 +40,8 @@ SPEC = OpSpec(
     ),
     attrs=(
         Attr("dt_scale", "float"),
-        Attr("dt_min", "float", positive=False),
-        Attr("dt_max", "float", positive=False),
+        Attr("dt_min", "float", "any"),
+        Attr("dt_max", "float", "any"),
     ),
     multiples=(("H", "G"),),
 )
@@ -74,18 +74,18 @@ def reference(
     length, chunk = x.shape[1], min(x.shape[1], CHUNK)
     limits = (float(torch.tensor(limit)) for limit in (dt_min, dt_max))  # fp32 values, as ONNX holds them
     step = softplus((dequantize(dt, dt_scale) + dt_bias).double()).clamp(*limits)  # (B, L, H)
-    wide = dequantize(x, x_scale[scale_index]).double()  # (B, L, H, P)
-    rows = dequantize(B, B_scale[:, None]).double()  # (B, L, G, N)
-    columns = dequantize(C, C_scale[:, None]).double()
+    x_wide = dequantize(x, x_scale[scale_index]).double()  # (B, L, H, P)
+    B_wide = dequantize(B, B_scale[:, None]).double()  # (B, L, G, N)
+    C_wide = dequantize(C, C_scale[:, None]).double()  # (B, L, G, N)
     A = -torch.exp(A_log.double())
     quantized = state.dtype == torch.int8
     h = (dequantize(state, state_scale[scale_index]) if quantized else state).double()  # (B, H, P, N)
     outputs = []
     for start in range(0, length, chunk):
         part = slice(start, start + chunk)
-        y, h = ssd_chunk(wide[:, part], step[:, part], A, rows[:, part], columns[:, part], h)
+        y, h = ssd_chunk(x_wide[:, part], step[:, part], A, B_wide[:, part], C_wide[:, part], h)
         outputs.append(y)
-    y = (torch.cat(outputs, dim=1) + D[:, None] * wide).float()
+    y = (torch.cat(outputs, dim=1) + D[:, None] * x_wide).float()
     h = h.float()
     return y, quantize(h, state_scale[scale_index]) if quantized else h.to(state.dtype)
 
@@ -98,13 +98,13 @@ def ssd_chunk(x: T, step: T, A: T, B: T, C: T, h: T) -> tuple[T, T]:
     groups = B.shape[2]
     inputs = (step[..., None] * x).transpose(1, 2).unflatten(1, (groups, -1))  # (B, G, H/G, Q, P)
     total = torch.cumsum(step * A, dim=1).transpose(1, 2).unflatten(1, (groups, -1))  # (B, G, H/G, Q)
-    rows, columns = B.transpose(1, 2).unsqueeze(2), C.transpose(1, 2).unsqueeze(2)  # (B, G, 1, Q, N)
+    B, C = B.transpose(1, 2).unsqueeze(2), C.transpose(1, 2).unsqueeze(2)  # (B, G, 1, Q, N)
     h = h.unflatten(1, (groups, -1))  # (B, G, H/G, P, N)
     between = total[..., :, None] - total[..., None, :]  # (B, G, H/G, Q, Q): log decay from j to i
     causal = torch.ones(between.shape[-2:], dtype=torch.bool, device=x.device).tril()
     decay = torch.exp(between.masked_fill(~causal, float("-inf")))
-    inside = (columns @ rows.transpose(-1, -2) * decay) @ inputs  # (B, G, H/G, Q, P)
-    carried = (h @ columns.transpose(-1, -2)).transpose(-1, -2) * torch.exp(total)[..., None]
+    inside = (C @ B.transpose(-1, -2) * decay) @ inputs  # (B, G, H/G, Q, P)
+    carried = (h @ C.transpose(-1, -2)).transpose(-1, -2) * torch.exp(total)[..., None]
     to_end = torch.exp(total[..., -1:] - total)[..., None]  # (B, G, H/G, Q, 1)
-    h = h * torch.exp(total[..., -1])[..., None, None] + (inputs * to_end).transpose(-1, -2) @ rows
+    h = h * torch.exp(total[..., -1])[..., None, None] + (inputs * to_end).transpose(-1, -2) @ B
     return (inside + carried).flatten(1, 2).transpose(1, 2), h.flatten(1, 2)

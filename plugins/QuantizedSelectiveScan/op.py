@@ -12,7 +12,14 @@ import torch
 from torch import Tensor as T
 
 from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
-from quamba_export.plugins.common.onnx_text import silu_lines, softplus_lines, state_in_lines, state_out_lines
+from quamba_export.plugins.common.onnx_text import (
+    DOUBLE,
+    FLOAT,
+    silu_lines,
+    softplus_lines,
+    state_in_lines,
+    state_out_lines,
+)
 from quamba_export.plugins.common.precise import silu, softplus
 from quamba_export.plugins.common.quantization import dequantize, quantize
 
@@ -69,15 +76,15 @@ def reference(
     """
     A = -torch.exp(dequantize(A_log, A_log_scale).double())  # (E, N)
     step = softplus((dequantize(dt, dt_scale) + dequantize(dt_bias, dt_bias_scale)).double())  # (B, L, E)
-    x = dequantize(u, u_scale).double()
-    rows, columns = dequantize(B, B_scale).double(), dequantize(C, C_scale).double()  # (B, L, N)
+    u_wide = dequantize(u, u_scale).double()  # (B, L, E)
+    B_wide, C_wide = dequantize(B, B_scale).double(), dequantize(C, C_scale).double()  # (B, L, N)
     h = (dequantize(state, state_scale) if state.dtype == torch.int8 else state).double()  # (B, E, N)
-    inputs = step * x  # (B, L, E)
-    outputs = torch.empty_like(x)
+    inputs = step * u_wide  # (B, L, E)
+    outputs = torch.empty_like(u_wide)
     for t in range(u.shape[1]):
-        h = h * torch.exp(step[:, t, :, None] * A) + inputs[:, t, :, None] * rows[:, t, None, :]
-        outputs[:, t] = (h @ columns[:, t, :, None]).squeeze(-1)
-    y = (outputs + dequantize(D, D_scale) * x).float() * silu(dequantize(z, z_scale))
+        h = h * torch.exp(step[:, t, :, None] * A) + inputs[:, t, :, None] * B_wide[:, t, None, :]
+        outputs[:, t] = (h @ C_wide[:, t, :, None]).squeeze(-1)
+    y = (outputs + dequantize(D, D_scale) * u_wide).float() * silu(dequantize(z, z_scale))
     h = h.float()
     return y, quantize(h, state_scale) if state.dtype == torch.int8 else h.to(state.dtype)
 
@@ -94,25 +101,25 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
         last = Constant <value_ints = [-1]> ()
         middle = Constant <value_ints = [1]> ()
         A_log_f = DequantizeLinear (A_log, A_log_scale)
-        A_wide = Cast <to = 11> (A_log_f)
+        A_wide = Cast <to = {DOUBLE}> (A_log_f)
         A_exp = Exp (A_wide)
         A = Neg (A_exp)
         dt_f = DequantizeLinear (dt, dt_scale)
         dt_bias_f = DequantizeLinear (dt_bias, dt_bias_scale)
         dt_sum = Add (dt_f, dt_bias_f)
-        dt_wide = Cast <to = 11> (dt_sum)
+        dt_wide = Cast <to = {DOUBLE}> (dt_sum)
         {softplus_lines("dt_wide", "step")}
         u_f = DequantizeLinear (u, u_scale)
-        u_wide = Cast <to = 11> (u_f)
+        u_wide = Cast <to = {DOUBLE}> (u_f)
         B_f = DequantizeLinear (B, B_scale)
-        B_wide = Cast <to = 11> (B_f)
+        B_wide = Cast <to = {DOUBLE}> (B_f)
         C_f = DequantizeLinear (C, C_scale)
-        C_wide = Cast <to = 11> (C_f)
+        C_wide = Cast <to = {DOUBLE}> (C_f)
         D_f = DequantizeLinear (D, D_scale)
-        D_wide = Cast <to = 11> (D_f)
+        D_wide = Cast <to = {DOUBLE}> (D_f)
         z_f = DequantizeLinear (z, z_scale)
         inputs = Mul (step, u_wide)
-        {state_in_lines(dtypes["state"], "state_scale")}
+        {state_in_lines("state", "h_0", dtypes["state"], "state_scale")}
         h_last, scanned = Scan <
             num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
             selective_scan_step (
@@ -133,8 +140,8 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
             }}> (h_0, step, inputs, B_wide, C_wide)
         skip = Mul (D_wide, u_wide)
         skipped_wide = Add (scanned, skip)
-        skipped = Cast <to = 1> (skipped_wide)
+        skipped = Cast <to = {FLOAT}> (skipped_wide)
         {silu_lines("z_f", "z_silu")}
         y = Mul (skipped, z_silu)
-        {state_out_lines(dtypes["state"], "state_scale")}
+        {state_out_lines("h_last", "state_out", dtypes["state"], "state_scale")}
     """

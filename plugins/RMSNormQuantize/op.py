@@ -32,7 +32,7 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
         epsilon = Constant <value_float: float = @epsilon> ()
         out_scale = Constant <value_float: float = @out_scale> ()
         zero_point = Constant <value = int8 {{0}}> ()
-        {root_mean_square_lines("x", "root")}
+        {root_mean_square_lines("x", "root", "epsilon")}
         normed = Div (x, root)
         y = QuantizeLinear (normed, out_scale, zero_point)
     """

@@ -20,6 +20,11 @@ DType = Literal["int8", "int32", "float16", "float32"]
 Size = int | str
 
 FLOAT32_SMALLEST, FLOAT32_LARGEST = 2.0**-126, (2 - 2**-23) * 2.0**127  # normal numbers
+RANGES = {  # of an attribute's values: lowest, highest, in words
+    "positive": (FLOAT32_SMALLEST, FLOAT32_LARGEST, "finite and above 0 in fp32"),
+    "any": (-FLOAT32_LARGEST, FLOAT32_LARGEST, "finite in fp32"),
+    "flag": (0, 1, "0 or 1"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,13 +49,15 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Attr:
-    """One attribute, always required and held in fp32 where it is a float. `positive` marks a scale or
-    epsilon: above zero, and a normal number, so that fp32 neither loses it nor divides by zero.
+    """One attribute, always required and held in fp32 where it is a float.
+
+    values: "positive" (a scale, an epsilon, a count): above zero, and a normal number, so that fp32 neither
+    loses it nor divides by zero; "any" finite number; a "flag", 0 or 1.
     """
 
     name: str
     type: Literal["float", "int"]
-    positive: bool = True
+    values: Literal["positive", "any", "flag"] = "positive"
 
 
 @dataclass(frozen=True)
@@ -131,10 +138,9 @@ class OpSpec:
         for name, value in attrs.items():
             if wanted[name].type == "int" and not isinstance(value, int):
                 self._refuse(f"attribute '{name}' has the wrong type", repr(value), "an integer")
-            lowest = FLOAT32_SMALLEST if wanted[name].positive else -FLOAT32_LARGEST
-            if not lowest <= value <= FLOAT32_LARGEST:
-                sign = "and above 0 " if wanted[name].positive else ""
-                self._refuse(f"attribute '{name}' is out of range", repr(value), f"finite {sign}in fp32")
+            low, high, allowed = RANGES[wanted[name].values]
+            if not low <= value <= high:
+                self._refuse(f"attribute '{name}' is out of range", repr(value), allowed)
 
     def _check_multiples(self, sizes: Mapping[str, Size], attrs: Mapping[str, float | int]) -> None:
         for letter, part in self.multiples:

@@ -71,11 +71,11 @@ def softplus_lines(source: str, target: str) -> str:
     """
 
 
-def root_mean_square_lines(source: str, target: str) -> str:
-    """`target` = sqrt(mean(`source`^2) + epsilon) over the last axis, fp32 -> fp32; reads `epsilon`."""
+def root_mean_square_lines(source: str, target: str, epsilon: str) -> str:
+    """`target` = sqrt(mean(`source`^2) + `epsilon`) over the last axis, fp32 -> fp32."""
     return f"""
         {target}_axis = Constant <value_ints = [-1]> ()
-        {target}_epsilon = Cast <to = {DOUBLE}> (epsilon)
+        {target}_epsilon = Cast <to = {DOUBLE}> ({epsilon})
         {target}_wide = Cast <to = {DOUBLE}> ({source})
         {target}_square = Mul ({target}_wide, {target}_wide)
         {target}_mean = ReduceMean <keepdims = 1> ({target}_square, {target}_axis)
@@ -118,20 +118,23 @@ def quantize_lines(source: str, target: str, scale: str) -> str:
     """
 
 
-def state_in_lines(dtype: str, scale: str) -> str:
-    """`h_0` in fp64 from `state`, whose codes stand on `scale` where it is int8."""
+def state_in_lines(source: str, target: str, dtype: str, scale: str) -> str:
+    """`target` = the state `source` of `dtype` in fp64; codes of an int8 one stand on `scale`."""
     if dtype == "int8":
         return f"""
-            state_codes = Cast <to = {FLOAT}> (state)
-            state_values = Mul (state_codes, {scale})
-            h_0 = Cast <to = {DOUBLE}> (state_values)
+            {source}_codes = Cast <to = {FLOAT}> ({source})
+            {source}_values = Mul ({source}_codes, {scale})
+            {target} = Cast <to = {DOUBLE}> ({source}_values)
         """
-    return f"state_values = Cast <to = {FLOAT}> (state)\n h_0 = Cast <to = {DOUBLE}> (state_values)"
+    return f"""
+            {source}_values = Cast <to = {FLOAT}> ({source})
+            {target} = Cast <to = {DOUBLE}> ({source}_values)
+    """
 
 
-def state_out_lines(dtype: str, scale: str) -> str:
-    """`state_out` in the state's dtype from `h_last` in fp64, rounded to fp32 on the way."""
-    narrow = f"h_narrow = Cast <to = {FLOAT}> (h_last)"
+def state_out_lines(source: str, target: str, dtype: str, scale: str) -> str:
+    """`target` = the fp64 `source` rounded to fp32, then to a state of `dtype`; an int8 one on `scale`."""
+    narrow = f"{source}_narrow = Cast <to = {FLOAT}> ({source})"
     if dtype == "int8":
-        return narrow + quantize_lines("h_narrow", "state_out", scale)
-    return f"{narrow}\n state_out = Cast <to = {FLOAT16 if dtype == 'float16' else FLOAT}> (h_narrow)"
+        return narrow + quantize_lines(f"{source}_narrow", target, scale)
+    return f"{narrow}\n {target} = Cast <to = {FLOAT16 if dtype == 'float16' else FLOAT}> ({source}_narrow)"

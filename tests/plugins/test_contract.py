@@ -161,10 +161,13 @@ def test_attribute_out_of_range_is_refused(spec: OpSpec, attr: Attr) -> None:
         for value in (1.5, 2.0):
             error = refusal(spec, dtypes, shapes, {**attrs, attr.name: value})
             assert error.message.endswith(f"attribute '{attr.name}' has the wrong type")
-    refused = (
-        UNUSABLE + (NO_SCALE if attr.positive else []) if attr.type == "float" else [0, -1] * attr.positive
-    )
-    for value in refused:
+    refused = {
+        ("float", "positive"): UNUSABLE + NO_SCALE,
+        ("float", "any"): UNUSABLE,
+        ("int", "positive"): [0, -1],
+        ("int", "flag"): [-1, 2],
+    }
+    for value in refused[attr.type, attr.values]:
         error = refusal(spec, dtypes, shapes, {**attrs, attr.name: value})
         assert error.message.endswith(f"attribute '{attr.name}' is out of range")
         assert error.found == repr(value)

@@ -102,7 +102,8 @@ def contract_table(spec: OpSpec) -> list[tuple[str, ...]]:
 
     tensors = [("input", t) for t in spec.inputs] + [("output", t) for t in spec.outputs]
     rows = [(kind, t.name, dtypes(t), t.shape, t.aliases or "") for kind, t in tensors]
-    return rows + [("attribute", a.name, a.type + " > 0" * a.positive, "", "") for a in spec.attrs]
+    words = {"positive": "{} > 0", "any": "{}", "flag": "0 or 1"}
+    return rows + [("attribute", a.name, words[a.values].format(a.type), "", "") for a in spec.attrs]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=input_id)
