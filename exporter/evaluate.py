@@ -21,7 +21,7 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 
 Mode = Literal["prefill", "decode"]
 MAX_LOGITS = 1 << 25  # floats of logits held at once in prefill: 128 MiB
-MAX_DECODE_BATCH = 64
+MAX_BATCH = {"prefill": 1024, "decode": 64}  # windows a call
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,7 @@ def evaluate(
     check(model, stream, against)
     tally = Tally()
     score = score_prefill if mode == "prefill" else score_decode
-    for batch in batches(
-        stream, window, MAX_DECODE_BATCH if mode == "decode" else prefill_batch(model, window)
-    ):
+    for batch in batches(stream, window, windows_a_call(mode, window * model.vocab_size)):
         score(model, against, batch, tally)
         advance(batch.size)
     nats, bits = mean_nats(model, tally), tally.nats / math.log(2)
@@ -176,8 +174,10 @@ def check(model: LanguageModel, stream: Ids, against: LanguageModel | None) -> N
         )
 
 
-def prefill_batch(model: LanguageModel, window: int) -> int:
-    return max(1, MAX_LOGITS // (window * model.vocab_size))
+def windows_a_call(mode: Mode, logits_a_window: int) -> int:
+    """In prefill as many as memory for their logits allows."""
+    most = MAX_LOGITS // logits_a_window if mode == "prefill" else MAX_BATCH[mode]
+    return max(1, min(most, MAX_BATCH[mode]))
 
 
 def batches(stream: Ids, window: int, size: int) -> Iterator[Ids]:

@@ -103,6 +103,19 @@ def test_windows_are_contiguous_and_the_last_may_be_short(length: int, shapes: l
     assert (covered == stream[: len(covered)]).all()
 
 
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+def test_small_windows_do_not_make_endless_batches(tokenizer_path: Path, mode: Any) -> None:
+    """An engine takes 4,096 sequences at most."""
+    rows: list[int] = []
+
+    def counted(input_ids: NDArray[np.int64], states: Any) -> tuple[NDArray[np.float32], Any]:
+        rows.append(len(input_ids))
+        return uniform(input_ids, states)
+
+    assert evaluate(model_of(counted, tokenizer_path), stream_of(10_000), window=2, mode=mode).tokens == 5000
+    assert (sum(rows), max(rows) <= 1024) == (5000, True)
+
+
 def test_too_short_a_text_is_refused(tokenizer_path: Path) -> None:
     with pytest.raises(QuambaError, match="too short") as caught:
         evaluate(model_of(uniform, tokenizer_path), stream_of(1))
