@@ -120,12 +120,11 @@ class _Layer:
     def _piecewise(self) -> tuple[Tensor, Tensor, Tensor]:
         """Scale tables x (S,) and state (S, N), and the row of each head and channel (H, P) int32."""
         config, x, state = self.config, self.scale("x"), self.scale("ssm_state")
-        if x.dim() == 0:
+        ranges = self.calibration.ranges(self.i)
+        if ranges is None:
             index = torch.zeros(config.n_heads, config.headdim, dtype=torch.int32)
             return x.reshape(1), state.reshape(1, 1).expand(1, config.d_state).contiguous(), index
-        heads, dims = self.calibration.head_group_range[self.i], self.calibration.dim_group_range[self.i]
-        index = scale_index(heads, dims, config.n_heads, config.headdim)
-        return x.flatten(), state.reshape(-1, config.d_state), index
+        return x.flatten(), state.reshape(-1, config.d_state), ranges.index(config.n_heads)
 
     def _rows(self, *parts: tuple[str, int]) -> Tensor:
         """Per-row scale vector from per-tensor scales of consecutive parts."""
@@ -168,22 +167,3 @@ def absmax_scale(values: Tensor, dim: int | None = None) -> Tensor:
     """
     peak = values.abs().max() if dim is None else values.abs().amax(dim)
     return torch.where(peak > 0, peak / INT8_MAX, torch.ones_like(peak)).float()
-
-
-def scale_index(head_ends: Tensor, dim_ends: Tensor, heads: int, headdim: int) -> Tensor:
-    """Row of the flattened (G, a, b) scale table for every head and channel.
-
-    head_ends (G, a), dim_ends (G, a, b): exclusive ends of contiguous runs inside a group of heads and
-    inside a head -> (H, P) int32.
-    """
-    groups, a = head_ends.shape
-    per_group, b = heads // groups, dim_ends.shape[-1]
-    index = torch.empty(heads, headdim, dtype=torch.int32)
-    for head in range(heads):
-        group, local = divmod(head, per_group)
-        run = int(torch.searchsorted(head_ends[group], local, right=True))
-        channel = torch.searchsorted(
-            dim_ends[group, run], torch.arange(headdim, dtype=torch.int32), right=True
-        )
-        index[head] = (group * a + run) * b + channel
-    return index

@@ -43,6 +43,13 @@ class GroupRanges:
                     yield rows, slice(channel, end)
                     channel = end
 
+    def index(self, heads: int) -> Tensor:
+        """(H, P) int32: row of each head and channel in a (G, a, b, ...) table flattened to (S, ...)."""
+        index = torch.empty(heads, int(self.channel_ends[0, 0, -1]), dtype=torch.int32)
+        for row, (h, p) in enumerate(self.blocks(heads)):
+            index[h, p] = row
+        return index
+
 
 def site_names(config: MambaConfig) -> list[str]:
     """Every site of the model, layer by layer: `layers.{i}.{site}`."""
@@ -78,12 +85,3 @@ def split_rows(values: Tensor, site: str, ranges: GroupRanges | None) -> list[Te
 def split_channels(values: Tensor) -> Tensor:
     """x of one sample (L, H, P) as rows (H P, L), one for each channel."""
     return values.flatten(1).T
-
-
-def expand_to_channels(scale: Tensor, ranges: GroupRanges, heads: int) -> Tensor:
-    """Scale by group (G, a, b, ...) -> by channel (H, P, ...)."""
-    channels = int(ranges.channel_ends[0, 0, -1])
-    expanded = torch.empty(heads, channels, *scale.shape[3:], dtype=scale.dtype)
-    for value, (h, p) in zip(scale.flatten(0, 2), ranges.blocks(heads), strict=True):
-        expanded[h, p] = value
-    return expanded

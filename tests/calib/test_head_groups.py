@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from quamba_export.calib.head_groups import cluster_heads, cut_sorted, sort_and_cluster
-from quamba_export.calib.sites import GroupRanges, expand_to_channels, split_rows
+from quamba_export.calib.sites import GroupRanges, split_rows
 
 
 def magnitudes(heads, headdim, seed=0):
@@ -116,8 +116,7 @@ def test_rows_follow_the_order_of_the_scale_table():
     assert split_rows(rows, "z", RANGES)[0].shape == split_rows(rows, "B", None)[0].shape == (1, 70)
 
 
-def test_scales_by_group_expand_to_channels():
-    scale = torch.arange(8.0).reshape(2, 2, 2)
-    expected = [[0, 1, 1], [2, 2, 3], [4, 4, 5], [6, 7, 7]]
-    assert expand_to_channels(scale, RANGES, 4).tolist() == expected
-    assert expand_to_channels(torch.ones(2, 2, 2, 5), RANGES, 4).shape == (4, 3, 5)
+def test_the_index_names_the_scale_of_every_head_and_channel():
+    index = RANGES.index(4)
+    assert index.dtype == torch.int32
+    assert index.tolist() == [[0, 1, 1], [2, 2, 3], [4, 4, 5], [6, 7, 7]]
