@@ -46,8 +46,10 @@ def calibrate(
     from quamba_export.calib.checkpoint import load_checkpoint
     from quamba_export.calib.recipe import load_recipe
 
-    if group_heads and recipe is None:
-        recipe = "quamba2"
+    if group_heads and recipe not in (None, "quamba2"):
+        found = f"--group-heads and --recipe {recipe}"
+        raise QuambaError("two recipes", found=found, allowed="one of them", code=ExitCode.USAGE)
+    recipe = "quamba2" if group_heads else recipe
     with progress(f"calibrate {checkpoint}", unit="samples") as bar, resumable():
         result = calibrate(
             load_checkpoint(checkpoint),

@@ -88,6 +88,7 @@ def test_an_error_names_what_was_found_and_how_to_fix_it_without_a_traceback(
         ["eval", "x", "--data", "t", "--window", "one"],
         ["--bogus"],
         ["calibrate", "x", "--data", "t", "-o", "c", "--seed", "-1"],
+        ["calibrate", "x", "--data", "t", "-o", "c", "--group-heads", "--recipe", "quamba"],
     ],
 )
 def test_usage_errors_exit_with_2(quamba_export: Command, arguments: list[str]) -> None:
