@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -12,10 +13,9 @@ from quamba_export.exporter.options import (
     Data,
     Json,
     MaxTokens,
-    QFormat,
-    SsmStateDtype,
     Window,
 )
+from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,8 +35,10 @@ def evaluate(
         str | None, typer.Option(help="Another model: adds KL(against || PATH) and top-1 agreement.")
     ] = None,
     calibration: CalibrationPath = None,
-    qformat: QFormat = "w8a8",
-    ssm_state_dtype: SsmStateDtype = "float16",
+    qformat: Annotated[str | None, typer.Option(help="With --calibration, as in export.")] = None,
+    ssm_state_dtype: Annotated[
+        Literal["float16", "float32", "int8"] | None, typer.Option(help="With --calibration, as in export.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Perplexity and bits a byte; with --against, KL divergence and top-1 agreement.
@@ -49,14 +51,33 @@ def evaluate(
     from quamba_export.exporter.evaluate import evaluate
     from quamba_export.exporter.language_models import open_language_model
 
+    flags = {"--calibration": calibration, "--qformat": qformat, "--ssm-state-dtype": ssm_state_dtype}
+    check_reference_flags(path, [flag for flag, value in flags.items() if value is not None])
     model = open_language_model(
-        path, calibration=calibration, qformat=qformat, ssm_state_dtype=ssm_state_dtype
+        path,
+        calibration=calibration,
+        qformat=qformat or "w8a8",
+        ssm_state_dtype=ssm_state_dtype or "float16",
     )
     other = open_language_model(against) if against else None
     stream = token_stream(data, model.tokenizer_path, model.eos_token_id, limit=max_tokens)
     with progress(f"{mode} {path}", len(stream)) as bar:
         result = evaluate(model, stream, window=window, mode=mode, against=other, advance=bar.advance)
     emit(result.present_fields(), as_json, lambda console: show(result, console))
+
+
+def check_reference_flags(path: str, given: list[str]) -> None:
+    """Refuse (exit 2) the quantized reference's flags for any other model: they would do nothing."""
+    from quamba_export.exporter.artefacts import artefact_kind
+
+    kind = artefact_kind(Path(path))
+    if given and (kind != "checkpoint" or "--calibration" not in given):
+        raise QuambaError(
+            f"{given[0]} does not belong to {path}",
+            found=f"{kind}/" if kind != "checkpoint" else "no --calibration",
+            allowed="with a checkpoint and --calibration, which make its quantized reference",
+            code=ExitCode.USAGE,
+        )
 
 
 def show(result: Evaluation, console: Console) -> None:

@@ -87,6 +87,7 @@ def test_an_error_names_what_was_found_and_how_to_fix_it_without_a_traceback(
         ["build"],
         ["eval", "x", "--data", "t", "--window", "one"],
         ["--bogus"],
+        ["eval", "x", "--data", "t", "--ssm-state-dtype", "int8"],
         ["calibrate", "x", "--data", "t", "-o", "c", "--seed", "-1"],
         ["calibrate", "x", "--data", "t", "-o", "c", "--group-heads", "--recipe", "quamba"],
     ],
