@@ -228,17 +228,6 @@ def test_without_resume_a_run_starts_anew(run, interrupted):
     assert not partial_directory(interrupted).exists()
 
 
-def test_two_runs_into_one_directory_do_not_meet(run, tmp_path):
-    def start_another(progress):
-        with pytest.raises(QuambaError, match="another calibration is at work"):
-            run(MAMBA1, weights=1, out_dir=tmp_path / "out")
-
-    run(MAMBA1, out_dir=tmp_path / "out", progress=start_another)
-    run(MAMBA1, out_dir=tmp_path / "whole")
-    assert files(tmp_path / "out") == files(tmp_path / "whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
-
-
 def test_a_garbled_progress_file_is_refused(run, interrupted):
     (partial_directory(interrupted) / "progress.safetensors").write_bytes(b"garbage")
     with pytest.raises(QuambaError, match=r"(?s)cannot be read.*without --resume"):
