@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -25,9 +26,10 @@ MANIFESTS: dict[Artefact, str] = {
 def written_directory(target: Path, kind: Artefact) -> Iterator[Path]:
     """An empty folder beside `target` that takes its place when the body ends without an error.
 
-    A symbolic link at `target` stays, what it leads to is replaced. A kill between the two renames leaves no
-    `target`, and the older artefact whole in a folder `.{name}.*` beside it. Raises what check_replaceable
-    does.
+    A symbolic link at `target` stays, what it leads to is replaced. The old and the new folder change places
+    in one step, so a kill at any moment leaves one of them there; on a file system that cannot do that, a
+    kill between two renames leaves the older one whole in a folder `.{name}.*` beside it. Raises what
+    check_replaceable does.
     """
     check_replaceable(target, kind)
     target = target.resolve()
@@ -39,13 +41,26 @@ def written_directory(target: Path, kind: Artefact) -> Iterator[Path]:
         yield new
         for path in new.iterdir():
             _to_disk(path)
-        if target.exists():
+        if not target.exists():
+            new.rename(target)
+        elif not _exchange(new, target):
             target.rename(old)
-        new.rename(target)
+            new.rename(target)
     finally:
         if old.exists() and not target.exists():  # interrupted between the two renames
             old.rename(target)
         shutil.rmtree(work)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Let two folders change places in one step (Linux's renameat2); False where that is not to be had."""
+    at_working_directory, rename_exchange = -100, 2
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    paths = os.fsencode(a.absolute()), os.fsencode(b.absolute())
+    status = renameat2(at_working_directory, paths[0], at_working_directory, paths[1], rename_exchange)
+    return bool(status == 0)
 
 
 def check_replaceable(target: Path, kind: Artefact) -> None:

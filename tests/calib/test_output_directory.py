@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
+from quamba_export.calib import output_directory
 from quamba_export.calib.output_directory import check_replaceable, written_directory
 from quamba_export.runtime.errors import ExitCode
 
@@ -38,6 +39,28 @@ def test_a_failure_leaves_the_older_one(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="disk"), written_directory(tmp_path / "bundle", "bundle"):
         raise OSError("disk")
     assert content(tmp_path / "bundle") == "first"
+    assert names(tmp_path) == ["bundle"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_kill_at_any_rename_leaves_an_artefact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    """Where folders can change places no moment is without one; elsewhere two renames do it."""
+    write(tmp_path / "bundle", "first")
+    if not exchange:
+        monkeypatch.setattr(output_directory, "_exchange", lambda a, b: False)
+    seen = []
+    rename = Path.rename
+
+    def watched(self: Path, other: Path) -> Path:
+        seen.append(self.name)
+        return rename(self, other)
+
+    monkeypatch.setattr(Path, "rename", watched)
+    write(tmp_path / "bundle", "second")
+    assert seen == ([] if exchange else ["bundle", "new"])
+    assert content(tmp_path / "bundle") == "second"
     assert names(tmp_path) == ["bundle"]
 
 
