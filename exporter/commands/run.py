@@ -101,7 +101,7 @@ def show(pieces: Iterator[Piece], *, quiet: bool) -> Generation:
             sys.stdout.flush()
         generations += [piece.generation] if piece.generation else []
     if not quiet:
-        sys.stdout.write("\n")
+        print(flush=True)  # before the summary on stderr, where both go to one file
     return generations[0]
 
 
