@@ -73,25 +73,26 @@ class ProgressFile:
         try:
             with safe_open(str(path), framework="numpy") as file:
                 header = json.loads(file.metadata()["progress"])
+                found, done = dict(header["identity"]), dict(header["done"])
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise QuambaError(
                 f"{path} cannot be read", found=str(error), fix="run without --resume"
             ) from error
-        differing = [name for name in identity if header["identity"].get(name) != identity[name]]
+        differing = [name for name in identity if found.get(name) != identity[name]]
         if differing:
             name = differing[0]
             raise QuambaError(
                 f"cannot resume: the unfinished calibration in {directory} has another {name}",
-                found=str(header["identity"].get(name)),
+                found=str(found.get(name)),
                 allowed=identity[name],
                 fix="give the same arguments as before, or start anew without --resume",
             )
-        totals: dict[str, Totals] = {stage: {} for stage in header["done"]}
+        totals: dict[str, Totals] = {stage: {} for stage in done}
         for name, value in stored.items():
             stage, site, key = name.split("|")
             totals[stage].setdefault(site, {})[key] = value
-        return cls(directory, identity, header["done"], totals)
+        return cls(directory, identity, done, totals)
 
     def save(self) -> None:
         """Write everything; a kill at any moment leaves this state or the one before."""

@@ -26,7 +26,9 @@ class Fields:
     def from_json(cls, content: bytes, where: str, fix: str) -> Fields:
         """Parse strict UTF-8 JSON; a key that occurs twice in one object is refused."""
         try:
-            value = json.loads(content.decode("utf-8"), object_pairs_hook=unique_keys)
+            value = json.loads(
+                content.decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=no_constant
+            )
         except (ValueError, RecursionError) as error:
             raise QuambaError(
                 f"{where} is not valid JSON", found=str(error), allowed="UTF-8 JSON", fix=fix
@@ -111,6 +113,11 @@ class Fields:
         """Refuse keys that nobody asked for."""
         if unknown := sorted(set(self.values) - self._known):
             raise self.error(unknown[0], "a key this release does not know", ", ".join(sorted(self._known)))
+
+
+def no_constant(name: str) -> None:
+    """NaN and the infinities, which Python's parser takes and JSON does not have."""
+    raise ValueError(f"{name} is no JSON number")
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -91,6 +91,7 @@ MALFORMED = {
     "not UTF-8": b'{"kind": "\xff"}',
     "no object": b"[]",
     "a key twice": b'{"kind": "bundle", "kind": "bundle"}',
+    "a number that JSON lacks": b'{"schema_version": Infinity}',
     "too deep": b"[" * 200_000,
     "a number too long to parse": b'{"schema_version": ' + b"1" * 10_000 + b"}",
 }
