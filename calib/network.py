@@ -29,8 +29,6 @@ class Backend(Protocol[V]):
     def embed(self, table: V, input_ids: V) -> V:
         """Rows of the fp16 table (V, D) for input_ids (B, L) -> (B, L, D) fp32."""
 
-    def add(self, a: V, b: V) -> V: ...
-
     def split(self, x: V, sizes: Sequence[int]) -> tuple[V, ...]:
         """Parts of the last axis."""
 
@@ -100,7 +98,7 @@ def mamba1_block(
         z,
         constants["dt_bias"],
         ssm_state,
-        u_scale=model.scale(f"{site}.x"),
+        x_scale=model.scale(f"{site}.x"),
         dt_scale=model.scale(f"{site}.dt"),
         A_log_scale=model.scale(f"{site}.A_log"),
         B_scale=model.scale(f"{site}.B"),
@@ -190,5 +188,5 @@ def _project_out(net: Backend[V], model: QuantizedModel, site: str, hidden: V, x
     """Residual stream after the block."""
     net.tap(f"{site}.out_proj_in", x)
     constants = (net.weight(f"{site}.out_proj.{part}") for part in ("weight", "weight_scale", "bias"))
-    (y,) = net.op("QuantizedLinear", x, *constants, x_scale=model.scale(f"{site}.out_proj_in"))
-    return net.tap(f"{site}.hidden", net.add(hidden, y))
+    (hidden,) = net.op("QuantizedLinear", x, *constants, hidden, x_scale=model.scale(f"{site}.out_proj_in"))
+    return net.tap(f"{site}.hidden", hidden)

@@ -28,9 +28,6 @@ class TorchBackend:
     def embed(self, table: Tensor, input_ids: Tensor) -> Tensor:
         return table[input_ids].float()
 
-    def add(self, a: Tensor, b: Tensor) -> Tensor:
-        return a + b
-
     def split(self, x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
         return torch.split(x, list(sizes), dim=-1)
 

@@ -87,9 +87,6 @@ class OnnxBackend:
         )
         return self._cast(rows)
 
-    def add(self, a: Value, b: Value) -> Value:
-        return self._one("Add", (a, b), a.dtype, a.shape)
-
     def split(self, x: Value, sizes: Sequence[int]) -> tuple[Value, ...]:
         parts = self._int64(f"split_{'_'.join(map(str, sizes))}", sizes)
         outputs = [(x.dtype, (*x.shape[:-1], size)) for size in sizes]

@@ -33,8 +33,12 @@ def silu(x: Array) -> NDArray[np.float32]:
     return (x.astype(wide) / (1 + np.exp(-x.astype(wide)))).astype(f32)
 
 
-def softplus(x: Array) -> NDArray[np.longdouble]:
-    return np.log1p(np.exp(-np.abs(x.astype(wide)))) + np.maximum(x.astype(wide), 0)
+def softplus(x: Array) -> NDArray[np.float32]:
+    return (np.log1p(np.exp(-np.abs(x.astype(wide)))) + np.maximum(x.astype(wide), 0)).astype(f32)
+
+
+def exp(x: Array) -> NDArray[np.float32]:
+    return np.exp(x.astype(wide)).astype(f32)
 
 
 def dense_hadamard(size: int) -> NDArray[np.float64]:
@@ -68,13 +72,17 @@ def gated_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return hadamard_quantize({"x": normed}, a)
 
 
-def linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+def product(i: Mapping[str, Array], a: Attrs) -> Array:
     total = np.einsum("blk,mk->blm", i["x"].astype(np.int64), i["weight"].astype(np.int64))
-    return [total.astype(f32) * (f32(a["x_scale"]) * i["weight_scale"]) + i["bias"]]
+    return total.astype(f32) * (f32(a["x_scale"]) * i["weight_scale"]) + i["bias"]
+
+
+def linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [i["residual"] + product(i, a)]
 
 
 def requantized_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    return [quantize(linear(i, a)[0], i["out_scale"])]
+    return [quantize(product(i, a), i["out_scale"])]
 
 
 def causal_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -88,55 +96,76 @@ def causal_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(silu(value), i["out_scale"]), past]
 
 
-def recurrence(h: Array, decay: Array, added: Array, read: Array, subscripts: str) -> tuple[Array, Array]:
-    """h[t] = decay[t] h[t-1] + added[t], y[t] = einsum(h[t], read[t]), time leading -> y, last h."""
+def tree(x: Array) -> Array:
+    """fp32 sum over the last axis by halving; zeros stand in for what is missing to the next power of two."""
+    width = 1
+    while width < x.shape[-1]:
+        width *= 2
+    x = np.concatenate([x, np.zeros((*x.shape[:-1], width - x.shape[-1]), f32)], axis=-1)
+    while width > 1:
+        width //= 2
+        x = x[..., :width] + x[..., width:]
+    return x[..., 0]
+
+
+def recurrence(
+    state: Array, scale: Array | float, decay: Array, inputs: Array, rows: Array, read: Array
+) -> tuple[Array, Array]:
+    """One fp32 step a token, rounded to the state's dtype; all but the state lead with time -> y, last h."""
     outputs = []
     for t in range(len(decay)):
-        h = decay[t] * h + added[t]
-        outputs.append(np.einsum(subscripts, h, read[t]))
-    return np.stack(outputs, axis=1), h
+        h = widened(state, scale) * decay[t] + inputs[t][..., None] * rows[t]
+        outputs.append(tree(h * read[t]))
+        state = narrowed(h, state, scale)
+    return np.stack(outputs, axis=1), state
 
 
 def narrowed(h: Array, like: Array, scale: Array | float) -> Array:
-    return quantize(h.astype(f32), scale) if like.dtype == np.int8 else h.astype(f32).astype(like.dtype)
+    return quantize(h, scale) if like.dtype == np.int8 else h.astype(like.dtype)
 
 
-def widened(state: Array, scale: Array | float) -> NDArray[np.longdouble]:
-    return (dequantize(state, scale) if state.dtype == np.int8 else state).astype(wide)
+def widened(state: Array, scale: Array | float) -> NDArray[np.float32]:
+    return dequantize(state, scale) if state.dtype == np.int8 else state.astype(f32)
 
 
 def selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    u, dt, A_log, rows, read, D, z, dt_bias = (
+    x, dt, A_log, rows, read, D, z, dt_bias = (
         dequantize(i[name], a[f"{name}_scale"])
-        for name in ("u", "dt", "A_log", "B", "C", "D", "z", "dt_bias")
+        for name in ("x", "dt", "A_log", "B", "C", "D", "z", "dt_bias")
     )
-    step = softplus(dt + dt_bias).swapaxes(0, 1)[..., None]  # (L, B, E, 1)
-    added = step * u.swapaxes(0, 1)[..., None] * rows.swapaxes(0, 1)[:, :, None, :]
-    decay = np.exp(step * -np.exp(A_log.astype(wide)))
-    h = widened(i["state"], a["state_scale"])
-    y, h = recurrence(h, decay, added, read.swapaxes(0, 1).astype(wide), "ben,bn->be")
-    y = (y + D.astype(wide) * u).astype(f32) * silu(z)
-    return [y, narrowed(h, i["state"], a["state_scale"])]
+    step = softplus(dt + dt_bias).swapaxes(0, 1)  # (L, B, E)
+    decay = exp(step[..., None] * -exp(A_log))
+    y, state = recurrence(
+        i["state"],
+        a["state_scale"],
+        decay,
+        step * x.swapaxes(0, 1),
+        rows.swapaxes(0, 1)[:, :, None, :],
+        read.swapaxes(0, 1)[:, :, None, :],
+    )
+    return [(y + D * x) * silu(z), state]
 
 
 def ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     heads, groups = i["x"].shape[2], i["B"].shape[2]
-    x = dequantize(i["x"], i["x_scale"][i["scale_index"]]).astype(wide)  # (B, L, H, P)
-    rows, read = (  # (L, B, H, N): the group's, for each of its heads
-        dequantize(i[name], i[f"{name}_scale"][:, None]).repeat(heads // groups, axis=2).swapaxes(0, 1)
+    x = dequantize(i["x"], i["x_scale"][i["scale_index"]])  # (B, L, H, P)
+    rows, read = (  # (L, B, H, 1, N): the group's, for each of its heads
+        dequantize(i[name], i[f"{name}_scale"][:, None])
+        .repeat(heads // groups, axis=2)
+        .swapaxes(0, 1)[..., None, :]
         for name in ("B", "C")
     )
     step = softplus(dequantize(i["dt"], a["dt_scale"]) + i["dt_bias"])
-    step = np.clip(step, f32(a["dt_min"]), f32(a["dt_max"])).swapaxes(0, 1)[
-        ..., None, None
-    ]  # (L, B, H, 1, 1)
-    decay = np.exp(step * -np.exp(i["A_log"].astype(wide))[:, None, None])
-    added = step * x.swapaxes(0, 1)[..., None] * rows[..., None, :]
-    scale = i["state_scale"][i["scale_index"]]
-    h = widened(i["state"], scale)
-    y, h = recurrence(h, decay, added, read.astype(wide), "bhpn,bhn->bhp")
-    y = (y + i["D"].astype(wide)[:, None] * x).astype(f32)
-    return [y, narrowed(h, i["state"], scale)]
+    step = np.clip(step, f32(a["dt_min"]), f32(a["dt_max"])).swapaxes(0, 1)  # (L, B, H)
+    y, state = recurrence(
+        i["state"],
+        i["state_scale"][i["scale_index"]],
+        exp(step * -exp(i["A_log"]))[..., None, None],
+        step[..., None] * x.swapaxes(0, 1),
+        rows,
+        read,
+    )
+    return [y + i["D"][:, None] * x, state]
 
 
 DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {

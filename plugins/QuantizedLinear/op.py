@@ -1,4 +1,4 @@
-"""W8A8 projection with an fp32 result: int8 x int8 -> int32 -> one scale a row of the weight."""
+"""W8A8 projection added to the residual stream: int8 x int8 -> int32 -> one scale a row of the weight."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ SPEC = OpSpec(
         Tensor("weight", "int8", "M K"),
         Tensor("weight_scale", "float32", "M"),
         Tensor("bias", "float32", "M"),
+        Tensor("residual", "float32", "B L M"),
     ),
     outputs=(Tensor("y", "float32", "B L M"),),
     attrs=(Attr("x_scale", "float"),),
 )
 
 
-def reference(x: T, weight: T, weight_scale: T, bias: T, *, x_scale: float) -> T:
-    """y = (x @ weight.T) * (x_scale * weight_scale) + bias; the integer sum is exact, then fp32 in this
-    order.
+def reference(x: T, weight: T, weight_scale: T, bias: T, residual: T, *, x_scale: float) -> T:
+    """y = residual + ((x @ weight.T) * (x_scale * weight_scale) + bias); the integer sum is exact, then fp32
+    in this order.
     """
-    return int8_matmul(x, weight) * (as_scale(x_scale, x) * weight_scale) + bias  # (B, L, M)
+    return residual + (int8_matmul(x, weight) * (as_scale(x_scale, x) * weight_scale) + bias)  # (B, L, M)
 
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
@@ -37,5 +38,6 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
         {int8_matmul_lines("x", "weight", "total")}
         scale = Mul (x_scale, weight_scale)
         scaled = Mul (total, scale)
-        y = Add (scaled, bias)
+        projected = Add (scaled, bias)
+        y = Add (residual, projected)
     """

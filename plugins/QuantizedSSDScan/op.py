@@ -1,21 +1,27 @@
-"""Mamba-2's SSD scan on int8 codes: chunked matrix products in prefill, one recurrence step in decode.
+"""Mamba-2's SSD scan on int8 codes: one fp32 recurrence, the same bits in prefill and in decode.
 
 x and the int8 state share a table of head-group x channel-group scales (Quamba2): `scale_index` names, for
 each head and channel, the row of `x_scale` and `state_scale`. A float state takes a `state_scale` of ones.
-The state is rounded once, at the end of a call.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor as T
 
-from quamba_export.plugins.common.contract import Attr, OpSpec, Tensor
-from quamba_export.plugins.common.precise import softplus
-from quamba_export.plugins.common.quantization import dequantize, quantize
-from quamba_export.plugins.QuantizedSSDScan.onnx_body import CHUNK, onnx_body
-
-__all__ = ["SPEC", "onnx_body", "reference"]
+from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
+from quamba_export.plugins.common.onnx_text import FLOAT, exp_lines, softplus_lines
+from quamba_export.plugins.common.precise import exp, softplus
+from quamba_export.plugins.common.quantization import dequantize
+from quamba_export.plugins.common.recurrence import (
+    ONNX_TYPE,
+    scan,
+    state_in_lines,
+    state_out_lines,
+    tree_sum_lines,
+)
 
 SPEC = OpSpec(
     name="QuantizedSSDScan",
@@ -68,43 +74,101 @@ def reference(
 ) -> tuple[T, T]:
     """h = exp(dt A) h + dt x B^T;  y = h C + D x, with A = -exp(A_log), dt = clamp(softplus(dt + dt_bias)).
 
-    Rounded to fp32: every dequantized value, dt + dt_bias, y and the final h.
-    Source: Mamba-2 (arXiv 2405.21060), section 6 and listing 1; Quamba2, section 4.
-    """
-    length, chunk = x.shape[1], min(x.shape[1], CHUNK)
-    limits = (float(torch.tensor(limit)) for limit in (dt_min, dt_max))  # fp32 values, as ONNX holds them
-    step = softplus((dequantize(dt, dt_scale) + dt_bias).double()).clamp(*limits)  # (B, L, H)
-    x_wide = dequantize(x, x_scale[scale_index]).double()  # (B, L, H, P)
-    B_wide = dequantize(B, B_scale[:, None]).double()  # (B, L, G, N)
-    C_wide = dequantize(C, C_scale[:, None]).double()  # (B, L, G, N)
-    A = -torch.exp(A_log.double())
-    quantized = state.dtype == torch.int8
-    h = (dequantize(state, state_scale[scale_index]) if quantized else state).double()  # (B, H, P, N)
-    outputs = []
-    for start in range(0, length, chunk):
-        part = slice(start, start + chunk)
-        y, h = ssd_chunk(x_wide[:, part], step[:, part], A, B_wide[:, part], C_wide[:, part], h)
-        outputs.append(y)
-    y = (torch.cat(outputs, dim=1) + D[:, None] * x_wide).float()
-    h = h.float()
-    return y, quantize(h, state_scale[scale_index]) if quantized else h.to(state.dtype)
-
-
-def ssd_chunk(x: T, step: T, A: T, B: T, C: T, h: T) -> tuple[T, T]:
-    """One chunk of Q tokens in fp64 -> y (B, Q, H, P), next h.
-
-    x (B, Q, H, P), step (B, Q, H), A (H,), B and C (B, Q, G, N), h (B, H, P, N).
+    fp32 throughout; exp and softplus are rounded once. Source: Mamba-2 (arXiv 2405.21060), section 3.
     """
     groups = B.shape[2]
-    inputs = (step[..., None] * x).transpose(1, 2).unflatten(1, (groups, -1))  # (B, G, H/G, Q, P)
-    total = torch.cumsum(step * A, dim=1).transpose(1, 2).unflatten(1, (groups, -1))  # (B, G, H/G, Q)
-    B, C = B.transpose(1, 2).unsqueeze(2), C.transpose(1, 2).unsqueeze(2)  # (B, G, 1, Q, N)
-    h = h.unflatten(1, (groups, -1))  # (B, G, H/G, P, N)
-    between = total[..., :, None] - total[..., None, :]  # (B, G, H/G, Q, Q): log decay from j to i
-    causal = torch.ones(between.shape[-2:], dtype=torch.bool, device=x.device).tril()
-    decay = torch.exp(between.masked_fill(~causal, float("-inf")))
-    inside = (C @ B.transpose(-1, -2) * decay) @ inputs  # (B, G, H/G, Q, P)
-    carried = (h @ C.transpose(-1, -2)).transpose(-1, -2) * torch.exp(total)[..., None]
-    to_end = torch.exp(total[..., -1:] - total)[..., None]  # (B, G, H/G, Q, 1)
-    h = h * torch.exp(total[..., -1])[..., None, None] + (inputs * to_end).transpose(-1, -2) @ B
-    return (inside + carried).flatten(1, 2).transpose(1, 2), h.flatten(1, 2)
+    step = softplus(dequantize(dt, dt_scale) + dt_bias).clamp(*(_fp32(limit) for limit in (dt_min, dt_max)))
+    decay = exp(step * -exp(A_log))  # (B, L, H)
+    x_f = dequantize(x, x_scale[scale_index])  # (B, L, H, P)
+    inputs = step[..., None] * x_f  # (B, L, H, P)
+    B_f, C_f = dequantize(B, B_scale[:, None]), dequantize(C, C_scale[:, None])  # (B, L, G, N)
+    decay = decay.unflatten(2, (groups, -1))[..., None, None]  # (B, L, G, H/G, 1, 1)
+    inputs = inputs.unflatten(2, (groups, -1))[..., None]  # (B, L, G, H/G, P, 1)
+    scale = state_scale[scale_index].unflatten(0, (groups, -1))  # (G, H/G, P, N)
+    y, h = scan(
+        state.unflatten(1, (groups, -1)),  # (B, G, H/G, P, N)
+        scale,
+        lambda t: decay[:, t],
+        inputs,
+        B_f[..., None, None, :],  # (B, L, G, 1, 1, N)
+        C_f[..., None, None, :],
+    )
+    return y.flatten(2, 3) + D[:, None] * x_f, h.flatten(1, 2)
+
+
+def _fp32(limit: float) -> float:
+    """The value that ONNX and a plugin hold."""
+    return float(torch.tensor(limit))
+
+
+def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
+    """The reference in standard ops: a Scan over the length. Groups, heads and N are fixed in the body."""
+    groups, heads, channels, n_state = (int(sizes[letter]) for letter in "GHPN")
+    per_group, dtype = heads // groups, dtypes["state"]
+    shapes = {  # 0 keeps batch and length
+        "heads_shape": [0, 0, groups, per_group, 1, 1],
+        "channels_shape": [0, 0, groups, per_group, channels, 1],
+        "rows_shape": [0, 0, groups, 1, 1, n_state],
+        "state_shape": [0, groups, per_group, channels, n_state],
+        "scale_shape": [groups, per_group, channels, n_state],
+        "y_shape": [0, 0, heads, channels],
+        "state_out_shape": [0, heads, channels, n_state],
+    }
+    shape_lines = "\n".join(f"{name} = Constant <value_ints = {shape}> ()" for name, shape in shapes.items())
+    return f"""
+        {shape_lines}
+        {_DEQUANTIZED}
+        h_scales = Gather <axis = 0> (state_scale, scale_index)
+        h_scale = Reshape (h_scales, scale_shape)
+        h_0 = Reshape (state, state_shape)
+        h_last, y_scanned = Scan <
+            num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
+            token (
+                {ONNX_TYPE[dtype]}[B, G, R, P, N] held, float[B, G, R, I, I] decay_t,
+                float[B, G, R, P, I] inputs_t, float[B, G, I, I, N] B_t, float[B, G, I, I, N] C_t
+            ) => ({ONNX_TYPE[dtype]}[B, G, R, P, N] held_next, float[B, G, R, P, I] y_t) {{
+                {state_in_lines("held", "h", dtype, "h_scale")}
+                kept = Mul (h, decay_t)
+                added = Mul (inputs_t, B_t)
+                h_next = Add (kept, added)
+                read = Mul (h_next, C_t)
+                {tree_sum_lines("read", "y_t", n_state)}
+                {state_out_lines("h_next", "held_next", dtype, "h_scale")}
+            }}> (h_0, decay, inputs, B_rows, C_rows)
+        y_heads = Reshape (y_scanned, y_shape)
+        D_column = Unsqueeze (D, last)
+        skip = Mul (D_column, x_f)
+        y = Add (y_heads, skip)
+        state_out = Reshape (h_last, state_out_shape)
+    """
+
+
+_DEQUANTIZED = f"""
+        last = Constant <value_ints = [-1]> ()
+        dt_scale = Constant <value_float: float = @dt_scale> ()
+        dt_min = Constant <value_float: float = @dt_min> ()
+        dt_max = Constant <value_float: float = @dt_max> ()
+        dt_f = DequantizeLinear (dt, dt_scale)
+        dt_sum = Add (dt_f, dt_bias)
+        {softplus_lines("dt_sum", "dt_soft")}
+        step = Clip (dt_soft, dt_min, dt_max)
+        {exp_lines("A_log", "A_negative")}
+        A = Neg (A_negative)
+        exponent = Mul (step, A)
+        {exp_lines("exponent", "decay_f")}
+        decay = Reshape (decay_f, heads_shape)
+        x_codes = Cast <to = {FLOAT}> (x)
+        x_scales = Gather <axis = 0> (x_scale, scale_index)
+        x_f = Mul (x_codes, x_scales)
+        step_column = Unsqueeze (step, last)
+        weighted = Mul (step_column, x_f)
+        inputs = Reshape (weighted, channels_shape)
+        B_codes = Cast <to = {FLOAT}> (B)
+        B_column = Unsqueeze (B_scale, last)
+        B_f = Mul (B_codes, B_column)
+        B_rows = Reshape (B_f, rows_shape)
+        C_codes = Cast <to = {FLOAT}> (C)
+        C_column = Unsqueeze (C_scale, last)
+        C_f = Mul (C_codes, C_column)
+        C_rows = Reshape (C_f, rows_shape)
+"""

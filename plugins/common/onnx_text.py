@@ -50,15 +50,25 @@ def silu_lines(source: str, target: str) -> str:
     """
 
 
+def exp_lines(source: str, target: str) -> str:
+    """`target` = exp(`source`), fp32 -> fp32, rounded once."""
+    return f"""
+        {target}_exponent = Cast <to = {DOUBLE}> ({source})
+        {target}_wide = Exp ({target}_exponent)
+        {target} = Cast <to = {FLOAT}> ({target}_wide)
+    """
+
+
 def softplus_lines(source: str, target: str) -> str:
-    """`target` = softplus(`source`), fp64 -> fp64.
+    """`target` = softplus(`source`), fp32 -> fp32, as plugins/common/precise.py rounds it.
 
     log1p(e) is log(1 + e) plus what the sum lost of e; ONNX has no Log1p.
     """
     return f"""
         {target}_one = Constant <value = double {{1.0}}> ()
         {target}_zero = Constant <value = double {{0.0}}> ()
-        {target}_abs = Abs ({source})
+        {target}_wide = Cast <to = {DOUBLE}> ({source})
+        {target}_abs = Abs ({target}_wide)
         {target}_negative = Neg ({target}_abs)
         {target}_exp = Exp ({target}_negative)
         {target}_sum = Add ({target}_exp, {target}_one)
@@ -66,8 +76,9 @@ def softplus_lines(source: str, target: str) -> str:
         {target}_kept = Sub ({target}_sum, {target}_one)
         {target}_lost = Sub ({target}_exp, {target}_kept)
         {target}_log1p = Add ({target}_log, {target}_lost)
-        {target}_above = Max ({source}, {target}_zero)
-        {target} = Add ({target}_above, {target}_log1p)
+        {target}_above = Max ({target}_wide, {target}_zero)
+        {target}_double = Add ({target}_above, {target}_log1p)
+        {target} = Cast <to = {FLOAT}> ({target}_double)
     """
 
 
@@ -116,25 +127,3 @@ def quantize_lines(source: str, target: str, scale: str) -> str:
         {target}_clipped = Clip ({target}_rounded, {target}_low, {target}_high)
         {target} = Cast <to = {INT8}> ({target}_clipped)
     """
-
-
-def state_in_lines(source: str, target: str, dtype: str, scale: str) -> str:
-    """`target` = the state `source` of `dtype` in fp64; codes of an int8 one stand on `scale`."""
-    if dtype == "int8":
-        return f"""
-            {source}_codes = Cast <to = {FLOAT}> ({source})
-            {source}_values = Mul ({source}_codes, {scale})
-            {target} = Cast <to = {DOUBLE}> ({source}_values)
-        """
-    return f"""
-            {source}_values = Cast <to = {FLOAT}> ({source})
-            {target} = Cast <to = {DOUBLE}> ({source}_values)
-    """
-
-
-def state_out_lines(source: str, target: str, dtype: str, scale: str) -> str:
-    """`target` = the fp64 `source` rounded to fp32, then to a state of `dtype`; an int8 one on `scale`."""
-    narrow = f"{source}_narrow = Cast <to = {FLOAT}> ({source})"
-    if dtype == "int8":
-        return narrow + quantize_lines(f"{source}_narrow", target, scale)
-    return f"{narrow}\n {target} = Cast <to = {FLOAT16 if dtype == 'float16' else FLOAT}> ({source}_narrow)"

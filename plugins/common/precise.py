@@ -20,9 +20,17 @@ def silu(x: Tensor) -> Tensor:
     return (wide / (1.0 + torch.exp(-wide))).float()
 
 
+def exp(x: Tensor) -> Tensor:
+    """exp(x), fp32 -> fp32, rounded once."""
+    return torch.exp(x.double()).float()
+
+
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), fp64 -> fp64, without overflow; log1p keeps the digits of a small step."""
-    return x.clamp(min=0.0) + torch.log1p(torch.exp(-x.abs()))
+    """log(1 + exp(x)), fp32 -> fp32, rounded once; without overflow, and log1p keeps the digits of a small
+    result.
+    """
+    wide = x.double()
+    return (wide.clamp(min=0.0) + torch.log1p(torch.exp(-wide.abs()))).float()
 
 
 def root_mean_square(x: Tensor, epsilon: float) -> Tensor:

@@ -30,7 +30,6 @@ ATTRS: dict[str, float | int] = {
     "dt_min": 0.0,
     "dt_max": FLOAT32_MAX,
     "x_scale": 0.0123,
-    "u_scale": 0.0271,
     "z_scale": 0.0317,
     "dt_scale": 0.0213,
     "dt_bias_scale": 0.0179,

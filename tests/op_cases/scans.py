@@ -31,17 +31,17 @@ SSD_SHAPES = {
 
 
 def _half_step_state(op: str) -> Case:
-    """A state that ends between two codes: step = softplus(64) = 64, nothing is kept, 64 u B odd halves."""
+    """A state that ends between two codes: step = softplus(64) = 64, nothing is kept, 64 x B odd halves."""
     odd = np.array([-15, -9, -7, -5, -3, -1, 1, 3, 5, 7, 9, 11, 13, 15, 4, 6])
-    scales = {"u_scale": 2.0**-6, "B_scale": STEP / 2, "state_scale": STEP, "dt_scale": 1.0}
+    scales = {"x_scale": 2.0**-6, "B_scale": STEP / 2, "state_scale": STEP, "dt_scale": 1.0}
     if op == SELECTIVE:
         sizes = letters(B=1, L=1, E=16, N=16)
         attrs = {**scales, "A_log_scale": 1.0, "dt_bias_scale": 1.0}
-        codes = {"u": odd, "dt": 64, "B": odd, "A_log": 5, "dt_bias": 0}
+        codes = {"x": odd, "dt": 64, "B": odd, "A_log": 5, "dt_bias": 0}
         return draw(op, "half_step_state", sizes, state_dtype="int8", attrs=attrs, **codes)
     sizes = letters(B=1, L=1, H=1, P=16, G=1, N=16, S=2)
     tables = {
-        "x_scale": scales["u_scale"],
+        "x_scale": scales["x_scale"],
         "B_scale": scales["B_scale"],
         "state_scale": scales["state_scale"],
     }

@@ -18,9 +18,10 @@ from op_cases import Case, cases_of
 from op_cases.drawing import FLOAT32_MAX
 from op_definitions import run_definition
 from op_implementations import assert_same, run_reference
-from torch import Tensor
+from torch import Tensor, exp, log
 
-from quamba_export.plugins.common.quantization import as_scale
+from quamba_export.plugins.common import recurrence
+from quamba_export.plugins.common.quantization import as_scale, dequantize, quantize
 
 GATED, HADAMARD, NORM = "GatedRMSNormHadamardQuantize", "HadamardQuantize", "RMSNormQuantize"
 CONV, LINEAR, REQUANTIZED = "QuantizedCausalConv1d", "QuantizedLinear", "RequantizedLinear"
@@ -62,14 +63,27 @@ def wrapping(x: Tensor, scale: float | Tensor) -> Tensor:
     return torch.round(x / as_scale(scale, x)).clamp(-(2.0**31), 2.0**31).to(torch.int64).to(torch.int8)
 
 
+def scan_with_plain_sums(state: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recurrence, "tree_sum", lambda x: x.sum(-1))
+        return recurrence.scan(state, *rest)
+
+
+def scan_rounded_at_the_end(state: Tensor, scale: Tensor | float, *rest: object) -> tuple[Tensor, Tensor]:
+    quantized = state.dtype == torch.int8
+    y, h = recurrence.scan(dequantize(state, scale) if quantized else state.float(), scale, *rest)
+    return y, quantize(h, scale) if quantized else h.to(state.dtype)
+
+
 FUNCTIONS = [
     *((op, "quantize", f) for op in QUANTIZING for f in (through_reciprocal, half_away_from_zero)),
     *((op, "quantize", f) for op in QUANTIZING for f in (symmetric_range, wrapping)),
     (SELECTIVE, "silu", torch.nn.functional.silu),
-    (SELECTIVE, "softplus", lambda x: torch.nn.functional.softplus(x.float()).double()),
-    (SSD, "softplus", lambda x: torch.nn.functional.softplus(x.float()).double()),
-    (SSD, "softplus", lambda x: x.clamp(min=0.0) + torch.log(1.0 + torch.exp(-x.abs()))),
-    (SSD, "ssd_chunk", lambda x, *rest: (x * 0.0, rest[-1])),
+    *((op, "softplus", torch.nn.functional.softplus) for op in (SELECTIVE, SSD)),
+    *((op, "softplus", lambda x: x.clamp(min=0.0) + log(1.0 + exp(-x.abs()))) for op in (SELECTIVE, SSD)),
+    *((op, "exp", torch.exp) for op in (SELECTIVE, SSD)),
+    *((op, "scan", scan_with_plain_sums) for op in (SELECTIVE, SSD)),
+    *((op, "scan", scan_rounded_at_the_end) for op in (SELECTIVE, SSD)),
     (NORM, "root_mean_square", lambda x, epsilon: x.square().mean(-1, keepdim=True).sqrt()),
     (GATED, "root_mean_square", lambda x, epsilon: (x.square().mean(-1, keepdim=True) + epsilon).sqrt()),
     (GATED, "apply_hadamard", lambda x: x),
@@ -86,7 +100,8 @@ def test_a_wrong_function_is_caught(
     monkeypatch: pytest.MonkeyPatch, op: str, name: str, fault: Callable[..., object]
 ) -> None:
     assert not caught(op)
-    monkeypatch.setattr(module_of(op), name, fault)
+    module = module_of(op)
+    monkeypatch.setattr(module if hasattr(module, name) else recurrence, name, fault)
     assert caught(op)
 
 
