@@ -144,7 +144,7 @@ def test_a_fault_in_a_body_is_caught(
 def test_a_body_of_other_types_fails_the_checker(monkeypatch: pytest.MonkeyPatch) -> None:
     op, case = get_op("QuantizedLinear"), case_named("QuantizedLinear", "odd_sizes")
     broken = dataclasses.replace(
-        op, onnx_body=lambda *call: op.onnx_body(*call).replace("Add (scaled, bias)", "Identity (x)")
+        op, onnx_body=lambda *call: op.onnx_body(*call).replace("Add (residual, projected)", "Identity (x)")
     )
     monkeypatch.setattr(onnx_backend, "get_op", lambda _: broken)
     with pytest.raises(onnx.shape_inference.InferenceError, match="elem type"):
