@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import shutil
@@ -41,15 +42,26 @@ def written_directory(target: Path, kind: Artefact) -> Iterator[Path]:
         yield new
         for path in new.iterdir():
             _to_disk(path)
-        if not target.exists():
-            new.rename(target)
-        elif not _exchange(new, target):
-            target.rename(old)
-            new.rename(target)
+        _put(new, old, target, kind)
     finally:
         if old.exists() and not target.exists():  # interrupted between the two renames
             old.rename(target)
         shutil.rmtree(work)
+
+
+def _put(new: Path, old: Path, target: Path, kind: Artefact) -> None:
+    """Move `new` to `target`, and what is there now to `old`: another process may have written meanwhile."""
+    if not target.exists():
+        try:
+            new.rename(target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    check_replaceable(target, kind)
+    if not _exchange(new, target):
+        target.rename(old)
+        new.rename(target)
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -121,7 +121,7 @@ def evaluate(
     for batch in batches(stream, window, windows_a_call(mode, window * model.vocab_size)):
         score(model, against, batch, tally)
         advance(batch.size)
-    nats, bits = mean_nats(model, tally), tally.nats / math.log(2)
+    nats, bits = mean_nats(model, tally.nats, tally.tokens), tally.nats / math.log(2)
     text_bytes = scored_bytes(model, stream, window)
     scores = {
         "perplexity": perplexity(nats),
@@ -130,7 +130,7 @@ def evaluate(
         "tokens_per_second": tally.tokens / tally.seconds,
     }
     if against is not None:
-        scores["against_perplexity"] = perplexity(tally.against_nats / tally.tokens)
+        scores["against_perplexity"] = perplexity(mean_nats(against, tally.against_nats, tally.tokens))
         scores |= {"kl": tally.distance.mean_kl, "top1_agreement": tally.distance.agreement}
     return Evaluation(
         path=model.path,
@@ -147,16 +147,16 @@ def evaluate(
     )
 
 
-def mean_nats(model: LanguageModel, tally: Tally) -> float:
+def mean_nats(model: LanguageModel, nats: float, tokens: int) -> float:
     """Nats a token; raises QuambaError (exit 9) where the logits were not finite."""
-    if not math.isfinite(tally.nats):
+    if not math.isfinite(nats):
         raise QuambaError(
             f"{model.path} gives logits that are not finite",
-            found=f"a sum of {tally.nats} nats over {tally.tokens} tokens",
+            found=f"a sum of {nats} nats over {tokens} tokens",
             fix="look for the first layer that is wrong with `quamba-export compare`",
             code=ExitCode.NUMERIC,
         )
-    return tally.nats / tally.tokens
+    return nats / tokens
 
 
 def check(model: LanguageModel, stream: Ids, against: LanguageModel | None) -> None:
@@ -227,10 +227,19 @@ def log_softmax(logits: Logits) -> Logits:
 
 
 def scored_bytes(model: LanguageModel, stream: Ids, window: int) -> int:
-    """UTF-8 bytes of the text behind the scored tokens; the end-of-text id stands for none."""
-    from tokenizers import Tokenizer
+    """UTF-8 bytes of the text behind the scored tokens; the end-of-text id stands for none.
+
+    A byte-level token is its bytes, also where a window cuts a character; others are counted as decoded.
+    """
+    from tokenizers import Tokenizer, decoders
 
     tokenizer = Tokenizer.from_file(str(model.tokenizer_path))
     pieces = [stream[start + 1 : start + window] for start in range(0, len(stream), window)]
-    texts = (tokenizer.decode(piece[piece != model.eos_token_id].tolist()) for piece in pieces)
-    return sum(len(text.encode()) for text in texts)
+    texts = [piece[piece != model.eos_token_id].tolist() for piece in pieces]
+    if not isinstance(tokenizer.decoder, decoders.ByteLevel):
+        return sum(len(tokenizer.decode(ids).encode()) for ids in texts)
+    added = {id: len(token.content.encode()) for id, token in tokenizer.get_added_tokens_decoder().items()}
+    size = [
+        len(tokenizer.id_to_token(id) or "") for id in range(tokenizer.get_vocab_size())
+    ]  # a character a byte
+    return sum(added.get(id, size[id]) for ids in texts for id in ids)

@@ -80,6 +80,19 @@ def test_onnx_runtime_writes_the_tokens_of_the_reference(quantized: Quantized) -
             assert not differs.size, f"prompt {row} parts at step {differs[0]}"
 
 
+def test_however_a_prompt_is_cut_the_states_are_the_same_bits(quantized: Quantized) -> None:
+    """Whole, in three pieces, token by token; the logits differ by the order of the head's fp32 sums."""
+    engine, ids = open_bundle(quantized.bundle).engine, validation_tokens(quantized, 96)[None]
+    whole_logits, whole = engine.run(ids, engine.zero_states(1))
+    for pieces in (np.split(ids, [31, 64], axis=1), np.split(ids, 96, axis=1)):
+        states = engine.zero_states(1)
+        for piece in pieces:
+            logits, states = engine.run(piece, states)
+        np.testing.assert_allclose(logits, whole_logits, rtol=0, atol=1e-4)
+        for name, state in whole.items():
+            np.testing.assert_array_equal(states[name], state, err_msg=name)
+
+
 def validation_tokens(quantized: Quantized, count: int) -> NDArray[np.int64]:
     """The first tokens of the validation text."""
     return token_stream(quantized.validation, quantized.bundle / "tokenizer.json", 0, limit=count)

@@ -66,7 +66,7 @@ def run(
     for warning in opened.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     generation = show(opened.stream([text], limits, sampling), quiet=as_json)
-    result = {**asdict(generation), "seed": seed, "warnings": opened.warnings}
+    result = {"prompt": text, **asdict(generation), "seed": seed, "warnings": opened.warnings}
     emit(result, as_json, lambda _: print(summary(result), file=sys.stderr))
 
 

@@ -42,6 +42,27 @@ def test_a_failure_leaves_the_older_one(tmp_path: Path) -> None:
     assert names(tmp_path) == ["bundle"]
 
 
+def test_the_later_of_two_that_write_one_place_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither sees the other's before it renames; a stranger's folder that came up meanwhile is kept."""
+    exists = Path.exists
+    with monkeypatch.context() as patch, written_directory(tmp_path / "bundle", "bundle") as folder:
+        (folder / "manifest.json").write_text(json.dumps({"kind": "bundle", "content": "later"}))
+        write(tmp_path / "bundle", "earlier")
+        patch.setattr(Path, "exists", lambda path: path.name != "bundle" and exists(path))
+    assert content(tmp_path / "bundle") == "later"
+    with (
+        refused("in the way", code=ExitCode.USAGE),
+        written_directory(tmp_path / "other", "bundle") as folder,
+    ):
+        (folder / "manifest.json").write_text(json.dumps({"kind": "bundle"}))
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "thesis.txt").write_text("mine")
+    assert names(tmp_path / "other") == ["thesis.txt"]
+    assert names(tmp_path) == ["bundle", "other"]
+
+
 @pytest.mark.parametrize("exchange", [True, False])
 def test_a_kill_at_any_rename_leaves_an_artefact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool

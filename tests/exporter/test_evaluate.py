@@ -141,6 +141,19 @@ def test_the_end_of_text_has_no_text_whatever_the_tokenizer_calls_it(tokenizer_p
     assert result.bits_per_byte == pytest.approx(3 * 3 / 4)
 
 
+def test_a_window_that_cuts_a_character_counts_its_bytes(tmp_path: Path) -> None:
+    """A byte-level token is its bytes: two windows over one snowman, three tokens of a byte each."""
+    bytes_of_snowman = ["\u00e2", "\u013a", "\u0125"]  # how byte-level BPE writes e2 98 83
+    vocabulary = {name: id for id, name in enumerate(["<eos>", "a", *bytes_of_snowman])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.decoder = decoders.ByteLevel()
+    assert tokenizer.decode([2, 3, 4]) == "\u2603"
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    stream = np.array([1, 2, 3, 1, 4, 1])  # scored: two bytes of it, then one and a letter
+    result = evaluate(model_of(uniform, tmp_path / "tokenizer.json"), stream, window=3)
+    assert result.bits_per_byte == pytest.approx(3 * 4 / 4)
+
+
 def test_a_perplexity_beyond_all_floats_is_infinite(tokenizer_path: Path) -> None:
     def sure_of_zero(input_ids: NDArray[np.int64], states: Any) -> tuple[NDArray[np.float32], Any]:
         return 1e6 * np.eye(V, dtype=np.float32)[np.zeros_like(input_ids)], states
@@ -152,6 +165,8 @@ def test_logits_that_are_not_finite_end_with_exit_9(tokenizer_path: Path) -> Non
     def broken(input_ids: NDArray[np.int64], states: Any) -> tuple[NDArray[np.float32], Any]:
         return np.full((*input_ids.shape, V), np.nan, dtype=np.float32), states
 
-    with pytest.raises(QuambaError, match="not finite") as caught:
-        evaluate(model_of(broken, tokenizer_path), stream_of(20))
-    assert caught.value.code is ExitCode.NUMERIC
+    good, bad = model_of(uniform, tokenizer_path), model_of(broken, tokenizer_path)
+    for model, against in ((bad, None), (good, bad)):
+        with pytest.raises(QuambaError, match="not finite") as caught:
+            evaluate(model, stream_of(20), against=against)
+        assert caught.value.code is ExitCode.NUMERIC

@@ -43,6 +43,7 @@ def test_json_is_one_object_and_has_the_same_text(export: str) -> None:
     plain, _ = invoke(export, "--prompt", "the a", "--max-new-tokens", "9")
     assert plain == result["text"] + "\n"
     assert set(result) == {
+        "prompt",
         "text",
         "token_ids",
         "finish_reason",
