@@ -1,0 +1,162 @@
+"""Quantized models of published sizes with random codes: what speed, memory and kernels are measured on.
+
+No checkpoint, text or tokenizer is needed, and the codes look like those of a trained model: activations of
+about one spread over a third of the int8 range, steps of 0.001 to 0.1, a residual stream that stays small.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
+from quamba_export.runtime.errors import ExitCode, QuambaError
+
+ACTIVATION_SCALE = 1 / 32  # of values with a deviation of 1
+WEIGHT_DEVIATION = 127 / math.sqrt(3)  # of uniform codes
+RESIDUAL_GAIN = 0.2  # deviation of what a block adds to the stream
+VOCABULARY = 50288
+
+_MAMBA1 = MambaConfig(
+    kind="mamba1",
+    d_model=768,
+    n_layer=24,
+    vocab_size=VOCABULARY,
+    d_inner=1536,
+    d_state=16,
+    d_conv=4,
+    dt_rank=48,
+    headdim=0,
+    n_groups=0,
+    tie_embeddings=True,
+    conv_bias=True,
+    proj_bias=False,
+    norm_epsilon=1e-5,
+)
+_MAMBA2 = replace(_MAMBA1, kind="mamba2", d_state=128, dt_rank=0, headdim=64, n_groups=1)
+
+
+def _sized(base: MambaConfig, d_model: int, n_layer: int) -> MambaConfig:
+    dt_rank = -(-d_model // 16) if base.kind == "mamba1" else 0
+    return replace(base, d_model=d_model, n_layer=n_layer, d_inner=2 * d_model, dt_rank=dt_rank)
+
+
+CONFIGS = {
+    "mamba-130m": _MAMBA1,
+    "mamba-790m": _sized(_MAMBA1, 1536, 48),
+    "mamba-2.8b": _sized(_MAMBA1, 2560, 64),
+    "mamba2-130m": _MAMBA2,
+    "mamba2-780m": _sized(_MAMBA2, 1536, 48),
+    "mamba2-2.7b": _sized(_MAMBA2, 2560, 64),
+    "mamba2-8b": replace(_sized(_MAMBA2, 4096, 56), n_groups=8, vocab_size=256000, tie_embeddings=False),
+}
+
+
+def random_model(
+    name: str, *, n_layer: int | None = None, ssm_state_dtype: SsmStateDtype = "float16", seed: int = 0
+) -> QuantizedModel:
+    """The quantized model called `name` in CONFIGS, with `n_layer` layers instead of its own where given.
+
+    Raises QuambaError (exit 2) for an unknown name.
+    """
+    if name not in CONFIGS:
+        raise QuambaError(
+            "unknown model size", found=name, allowed=", ".join(sorted(CONFIGS)), code=ExitCode.USAGE
+        )
+    config = replace(CONFIGS[name], n_layer=n_layer or CONFIGS[name].n_layer)
+    draw = _Draw(config, np.random.default_rng(seed))
+    for i in range(config.n_layer):
+        draw.layer(i)
+    draw.tensors["embedding.weight"] = draw.normal(config.vocab_size, config.d_model).half()
+    head = draw.normal(config.vocab_size, config.d_model) / math.sqrt(config.d_model)
+    draw.tensors["lm_head.weight"] = head.half()
+    return QuantizedModel(config, draw.tensors, draw.scales, "w8a8", ssm_state_dtype, out_hadamard=True)
+
+
+class _Draw:
+    """Draws the constants of one layer after the other, by the names calib/network.py asks for."""
+
+    def __init__(self, config: MambaConfig, random: np.random.Generator) -> None:
+        self.config, self.random = config, random
+        self.tensors: dict[str, Tensor] = {}
+        self.scales: dict[str, float] = {}
+
+    def layer(self, i: int) -> None:
+        config, site = self.config, f"layers.{i}"
+        sites = ["norm_out", "z", "dt", "out_proj_in"]
+        if config.kind == "mamba1":
+            sites += ["conv_in", "x", "dt_low", "B", "C"]
+            self.scales[f"{site}.ssm_state"] = ACTIVATION_SCALE / 8
+            self._mamba1(site)
+        else:
+            self._mamba2(site)
+        self.scales.update({f"{site}.{name}": ACTIVATION_SCALE for name in sites})
+        self._linear(f"{site}.in_proj", config.d_in_proj, config.d_model)
+        self._conv(f"{site}.conv1d")
+        self._linear(f"{site}.out_proj", config.d_model, config.d_inner, RESIDUAL_GAIN)
+
+    def _mamba1(self, site: str) -> None:
+        config = self.config
+        self._linear(f"{site}.x_proj", config.dt_rank + 2 * config.d_state, config.d_inner)
+        self._linear(f"{site}.dt_proj", config.d_inner, config.dt_rank, 0.2)
+        for name, values in (
+            ("A_log", torch.arange(1, config.d_state + 1).log().expand(config.d_inner, -1)),
+            ("D", torch.ones(config.d_inner)),
+            ("dt_bias", self._step_bias(config.d_inner)),
+        ):
+            scale = float(values.abs().max() / 127)
+            self.tensors[f"{site}.{name}"] = torch.round(values / scale).to(torch.int8)
+            self.scales[f"{site}.{name}"] = scale
+
+    def _mamba2(self, site: str) -> None:
+        config = self.config
+        self.tensors |= {
+            f"{site}.A_log": torch.log(1 + 15 * torch.from_numpy(self.random.random(config.n_heads))).float(),
+            f"{site}.D": torch.ones(config.n_heads),
+            f"{site}.dt_bias": self._step_bias(config.n_heads),
+            f"{site}.norm.weight": torch.ones(config.d_inner),
+            f"{site}.x_scale": torch.full((16 * config.n_groups,), ACTIVATION_SCALE),
+            f"{site}.B_scale": torch.full((config.n_groups,), ACTIVATION_SCALE),
+            f"{site}.C_scale": torch.full((config.n_groups,), ACTIVATION_SCALE),
+            f"{site}.state_scale": torch.full((16 * config.n_groups, config.d_state), ACTIVATION_SCALE / 8),
+            f"{site}.scale_index": self._scale_index(),
+        }
+
+    def _scale_index(self) -> Tensor:
+        """Four head groups by four channel groups in each group, as quamba2 forms them: (H, P) int32."""
+        config = self.config
+        heads, channels = torch.arange(config.n_heads), torch.arange(config.headdim)
+        per_group = config.n_heads // config.n_groups
+        rows = heads // per_group * 16 + heads % per_group * 4 // per_group * 4  # (H,)
+        return (rows[:, None] + channels * 4 // config.headdim).to(torch.int32)
+
+    def _linear(self, name: str, rows: int, columns: int, gain: float = 1.0) -> None:
+        """int8 codes (rows, columns); inputs of deviation 1 give outputs of deviation `gain`."""
+        weight_scale = gain / (WEIGHT_DEVIATION * math.sqrt(columns))
+        self.tensors |= {
+            f"{name}.weight": self._codes(rows, columns),
+            f"{name}.weight_scale": torch.full((rows,), weight_scale),
+            f"{name}.bias": torch.zeros(rows),
+            f"{name}.out_scale": torch.full((rows,), ACTIVATION_SCALE),
+        }
+
+    def _conv(self, name: str) -> None:
+        channels, width = self.config.conv_dim, self.config.d_conv
+        self._linear(name, channels, width)
+        self.tensors[f"{name}.x_scale"] = torch.full((channels,), ACTIVATION_SCALE)
+
+    def _step_bias(self, size: int) -> Tensor:
+        """Biases whose softplus lies between 0.001 and 0.1."""
+        steps = np.exp(self.random.uniform(math.log(0.001), math.log(0.1), size))
+        return torch.from_numpy(np.log(np.expm1(steps))).float()
+
+    def _codes(self, *shape: int) -> Tensor:
+        return torch.from_numpy(self.random.integers(-127, 128, shape, dtype=np.int8))
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.from_numpy(self.random.standard_normal(shape, dtype=np.float32))
