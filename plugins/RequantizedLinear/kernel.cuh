@@ -1,0 +1,32 @@
+// y[t][m] = quantize(total * (x_scale * weight_scale[m]) + bias[m], out_scale[m]), written as int8 codes.
+// The integer sums come from common/int8_gemv.cuh and common/int8_gemm.cuh; this is what they end with.
+#pragma once
+
+#include "../common/int8_linear.cuh"
+
+namespace quamba {
+
+struct RequantizedEnd {
+    using Output = int8_t;
+    struct Row {
+        float scale, bias, out_scale;
+    };
+
+    int8_t *y;  // (T, M)
+    const float *weight_scale, *bias, *out_scale;
+    float x_scale;
+
+    // The constants of one row of the weight; they never change, so a kernel may read them before its inputs.
+    QUAMBA_HOST_DEVICE Row row(int m) const {
+        return {product_scale(x_scale, weight_scale[m]), bias[m], out_scale[m]};
+    }
+
+    // Nothing is added behind the product here; see QuantizedLinear.
+    QUAMBA_HOST_DEVICE float addend(int, int) const { return 0.0f; }
+
+    QUAMBA_HOST_DEVICE int8_t value(int32_t total, const Row &row, float) const {
+        return int8_code(scaled_sum(total, row.scale, row.bias), row.out_scale);
+    }
+};
+
+}  // namespace quamba

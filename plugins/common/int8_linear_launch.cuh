@@ -1,0 +1,129 @@
+// Which kernel an int8 projection runs on, by the number of its tokens and the size of the GPU.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "int8_gemm.cuh"
+#include "int8_gemv.cuh"
+
+namespace quamba {
+
+struct Gpu {
+    int multiprocessors, shared_bytes;  // shared_bytes: the most that one block may have
+    bool clusters, overlap;             // both sm_90: thread block clusters, programmatic dependent launch
+};
+
+inline cudaError_t current_gpu(Gpu &gpu) {
+    int device = 0, major = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    if (error == cudaSuccess) {
+        error = cudaDeviceGetAttribute(&gpu.multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    }
+    if (error == cudaSuccess) {
+        error = cudaDeviceGetAttribute(&gpu.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    }
+    gpu.clusters = gpu.overlap = major >= 9;
+    return error;
+}
+
+// Launches a kernel whose blocks all call wait_for_inputs(): where the GPU can, it begins while the one
+// before it ends. cluster: blocks along x that form a cluster.
+template <class... Parameters, class... Arguments>
+cudaError_t launch_overlapped(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
+                              int cluster, const Gpu &gpu, cudaStream_t stream, Arguments... arguments) {
+    cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
+                                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+    if (error != cudaSuccess) return error;
+    cudaLaunchAttribute attributes[2] = {};
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    config.attrs = attributes;
+    if (gpu.overlap) {
+        attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster > 1) {
+        attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+        attributes[config.numAttrs++].val.clusterDim = {unsigned(cluster), 1, 1};
+    }
+    return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+// Rows of a matrix of codes that 16-byte accesses may read whole.
+inline bool aligned_rows(const int8_t *matrix, int64_t stride, int K) {
+    return reinterpret_cast<uintptr_t>(matrix) % 16 == 0 && stride % 16 == 0 && K % 16 == 0;
+}
+
+inline size_t gemv_shared_bytes(const Int8Product &p) { return size_t(p.T) * gemv_pitch(p.K); }
+
+template <int GROUPS, int WARPS, int DEPTH, class End>
+cudaError_t launch_gemv(const Int8Product &p, const End &end, const Gpu &gpu, cudaStream_t stream) {
+    const auto kernel = aligned_rows(p.weight, p.K, p.K) ? int8_gemv<End, GROUPS, WARPS, DEPTH, true>
+                                                         : int8_gemv<End, GROUPS, WARPS, DEPTH, false>;
+    return launch_overlapped(kernel, dim3((p.M + 8 * GROUPS - 1) / (8 * GROUPS)), 32 * WARPS,
+                             gemv_shared_bytes(p), 1, gpu, stream, p, end,
+                             aligned_rows(p.x, p.x_stride, p.K));
+}
+
+template <class Tile>
+int64_t tile_count(const Int8Product &p) {
+    return (int64_t(p.T) + Tile::BT - 1) / Tile::BT * ((p.M + Tile::BM - 1) / Tile::BM);
+}
+
+// Parts to cut K into so that the tiles fill the GPU, each two stages long or more; 1 without clusters.
+template <class Tile>
+int gemm_splits(const Int8Product &p, const Gpu &gpu) {
+    int splits = 1;
+    while (gpu.clusters && splits < 8 &&
+           2 * splits * tile_count<Tile>(p) <= Tile::BLOCKS * gpu.multiprocessors &&
+           4 * splits * GEMM_COLUMNS <= p.K) {
+        splits *= 2;
+    }
+    return splits;
+}
+
+template <class Tile, class End>
+cudaError_t launch_gemm(const Int8Product &p, const End &end, int splits, const Gpu &gpu,
+                        cudaStream_t stream) {
+    const dim3 grid((p.T + Tile::BT - 1) / Tile::BT * splits, (p.M + Tile::BM - 1) / Tile::BM);
+    return launch_overlapped(int8_gemm<End, Tile>, grid, Tile::THREADS, Tile::SHARED_BYTES, splits, gpu,
+                             stream, p, end, splits, aligned_rows(p.x, p.x_stride, p.K),
+                             aligned_rows(p.weight, p.K, p.K));
+}
+
+//                              tokens, rows, warps by tokens and by rows, stages, blocks on one SM
+using FewTokens = GemmTile<16, 64, 1, 4, 4, 4>;
+using SomeTokens = GemmTile<32, 64, 1, 4, 4, 4>;
+using MediumTile = GemmTile<64, 64, 2, 4, 4, 3>;
+using LargeTile = GemmTile<128, 128, 2, 4, 3, 2>;
+
+template <class End>
+cudaError_t launch_int8_linear(const Int8Product &p, const End &end, const Gpu &gpu, cudaStream_t stream) {
+    const size_t reserve = 8192;  // for what int8_gemv declares itself
+    if (p.T <= GEMV_TOKENS && gemv_shared_bytes(p) + reserve <= size_t(gpu.shared_bytes)) {
+        if (p.M < 16 * gpu.multiprocessors) return launch_gemv<1, 8, 4>(p, end, gpu, stream);
+        return launch_gemv<2, 8, 4>(p, end, gpu, stream);
+    }
+    if (p.T <= 16) return launch_gemm<FewTokens>(p, end, gemm_splits<FewTokens>(p, gpu), gpu, stream);
+    if (p.T <= 32) return launch_gemm<SomeTokens>(p, end, gemm_splits<SomeTokens>(p, gpu), gpu, stream);
+    if (p.T > 64 && tile_count<LargeTile>(p) >= gpu.multiprocessors) {
+        return launch_gemm<LargeTile>(p, end, 1, gpu, stream);
+    }
+    return launch_gemm<MediumTile>(p, end, gemm_splits<MediumTile>(p, gpu), gpu, stream);
+}
+
+// NULL, or why a projection of these sizes is not supported. B or L of 1 stand for any.
+inline const char *int8_linear_refusal(int64_t B, int64_t L, int64_t K, int64_t M) {
+    if (B < 1 || L < 1 || K < 1 || M < 1) return "B, L, K and M must be at least 1";
+    if (K > LARGEST_K) return "K must be at most 131071: a longer sum of products does not fit into int32";
+    if (M > 65535 * 64) return "M must be at most 4194240";
+    if (B > INT32_MAX / 16 / L) return "B * L must be at most 134217727";
+    return nullptr;
+}
+
+}  // namespace quamba

@@ -1,0 +1,91 @@
+// The instructions of sm_80 and later that the int8 kernels are made of, and who holds what in them.
+//
+// mma.sync.m16n8k32 multiplies A (16, 32) by B (32, 8), both int8, into C (16, 8) int32. Lane l of a warp
+// holds four words of A, two of B and four sums; the functions below say which (PTX ISA, "Matrix Fragments
+// for mma.m16n8k32"). They are host-device so that a test can replay a warp on the CPU.
+#pragma once
+
+#include "int8_linear.cuh"
+
+namespace quamba {
+
+// Row and first column of word i (four codes) of A. B's two words are words 0 and 2 of its transpose.
+QUAMBA_HOST_DEVICE constexpr int fragment_row(int lane, int i) { return lane / 4 + 8 * (i % 2); }
+QUAMBA_HOST_DEVICE constexpr int fragment_k(int lane, int i) { return 4 * (lane % 4) + 16 * (i / 2); }
+
+// Row and column of sum i.
+QUAMBA_HOST_DEVICE constexpr int sum_row(int lane, int i) { return lane / 4 + 8 * (i / 2); }
+QUAMBA_HOST_DEVICE constexpr int sum_column(int lane, int i) { return 2 * (lane % 4) + i % 2; }
+
+#ifdef __CUDACC__
+
+__device__ __forceinline__ void mma(int32_t (&sums)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                    uint32_t b0, uint32_t b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ uint32_t shared_address(const void *pointer) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Four 8 x 16-byte matrices; lanes 8i..8i+7 give the addresses of the rows of matrix i.
+__device__ __forceinline__ void load_matrices(uint32_t (&words)[4], uint32_t address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+// 16 bytes that are read once: past L1, a whole DRAM burst at a time.
+__device__ __forceinline__ uint4 load_streamed(const int8_t *pointer) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(pointer));
+    return v;
+}
+
+// Starts a copy of 16 bytes into shared memory, of which those from `bytes` on become zero.
+__device__ __forceinline__ void copy_async(uint32_t to, const void *from, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void end_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+template <int PENDING>
+__device__ __forceinline__ void wait_copy_groups() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+// 16 codes from any address; those from `count` on are zero and not read.
+__device__ __forceinline__ uint4 load_codes(const int8_t *pointer, int count) {
+    uint32_t words[4] = {};
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        if (i < count)
+            words[i / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(pointer[i])) << (8 * (i % 4));
+    }
+    return {words[0], words[1], words[2], words[3]};
+}
+
+// Programmatic dependent launch (sm_90): a kernel may begin while the one before it ends. Nothing that an
+// earlier kernel writes may be read, and nothing at all written, before wait_for_inputs().
+__device__ __forceinline__ void wait_for_inputs() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void let_next_kernel_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+#endif  // __CUDACC__
+
+}  // namespace quamba

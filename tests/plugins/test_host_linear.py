@@ -1,0 +1,97 @@
+"""The int8 linear kernels as far as a CPU can run them: their arithmetic behind the sum, bit for bit against
+the references, and the lanes of a warp replayed with the layouts the kernels use.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from op_cases import Case, cases_of
+from op_cases.drawing import Array
+from op_implementations import run_reference
+
+SOURCE = Path(__file__).with_name("host_linear.cpp")
+EXACT = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror")
+LAST = {"RequantizedLinear": "out_scale", "QuantizedLinear": "residual"}
+FUNCTION = {"RequantizedLinear": "requantized_end", "QuantizedLinear": "residual_end"}
+BANK_BYTES = 128  # what shared memory gives at once; a 16-byte load takes it in phases of eight lanes
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ found: apt install g++")
+    library = tmp_path_factory.mktemp("host_linear") / "host_linear.so"
+    subprocess.run([compiler, *EXACT, "-shared", "-fPIC", str(SOURCE), "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def pointer(array: Array) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def codes(*shape: int) -> NDArray[np.int8]:
+    return np.random.default_rng(7).integers(-128, 128, shape).astype(np.int8)
+
+
+@pytest.mark.parametrize("case", [*cases_of("RequantizedLinear"), *cases_of("QuantizedLinear")], ids=str)
+def test_end_is_the_reference(kernels: ctypes.CDLL, case: Case) -> None:
+    (expected,) = run_reference(case)
+    arrays = {name: np.ascontiguousarray(array) for name, array in case.inputs.items()}
+    totals = (arrays["x"].astype(np.int64) @ arrays["weight"].astype(np.int64).T).astype(np.int32)
+    rows = totals.shape[-1]
+    found = np.empty_like(expected)
+    getattr(kernels, FUNCTION[case.op])(
+        pointer(totals),
+        totals.size // rows,
+        rows,
+        ctypes.c_float(case.attrs["x_scale"]),
+        *(pointer(arrays[name]) for name in ("weight_scale", "bias", LAST[case.op])),
+        pointer(found),
+    )
+    assert np.array_equal(expected.view(np.uint8), found.view(np.uint8))
+
+
+def test_a_step_of_the_gemv_is_the_product(kernels: ctypes.CDLL) -> None:
+    both, sums = codes(24, 64), np.empty((8, 16), np.int32)
+    weight, x = both[:16].copy(), both[16:].copy()
+    kernels.replay_gemv_step(pointer(weight), pointer(x), pointer(sums))
+    assert np.array_equal(sums, x.astype(np.int32) @ weight.astype(np.int32).T)
+
+
+def test_a_stage_of_the_gemm_is_the_product(kernels: ctypes.CDLL) -> None:
+    both, sums = codes(32, 128), np.empty((16, 16), np.int32)
+    x, weight = both[:16].copy(), both[16:].copy()
+    kernels.replay_gemm_stage(pointer(x), pointer(weight), pointer(sums))
+    assert np.array_equal(sums, x.astype(np.int32) @ weight.astype(np.int32).T)
+
+
+def phases_collide(offsets: list[int]) -> bool:
+    """Whether two of eight lanes that load 16 bytes together want the same banks."""
+    return any(
+        len({offset % BANK_BYTES for offset in offsets[i : i + 8]}) < 8 for i in range(0, len(offsets), 8)
+    )
+
+
+@pytest.mark.parametrize("columns", [1, 48, 64, 65, 128, 768, 2560, 5120, 8192])
+def test_tokens_of_the_gemv_lie_in_different_banks(kernels: ctypes.CDLL, columns: int) -> None:
+    pitch = kernels.gemv_pitch_of(columns)
+    assert pitch >= columns
+    assert not phases_collide([lane // 4 * pitch + lane % 4 * 16 for lane in range(32)])
+
+
+@pytest.mark.parametrize("operand", [0, 1])
+def test_chunks_of_the_gemm_lie_in_different_banks(kernels: ctypes.CDLL, operand: int) -> None:
+    for chunk in range(0, 8, 2):
+        assert not phases_collide([kernels.gemm_offset(operand, lane, chunk) for lane in range(32)])
+    for row in range(8):  # as cp.async writes: eight lanes to one row
+        assert sorted(kernels.gemm_offset(0, row, chunk) // 16 for chunk in range(8)) == list(
+            range(8 * row, 8 * row + 8)
+        )
