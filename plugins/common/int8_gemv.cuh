@@ -2,8 +2,8 @@
 //
 // A block owns 8 * GROUPS rows of weight and shares their K out to its warps. Weight goes from memory
 // straight into registers, 16 bytes a lane and load, and there is the A operand of mma.sync, the tokens its
-// eight columns. Lane l reads columns 16 (l % 4) .. + 15 of 64 where the instruction wants columns 4 (l % 4) and
-// 16 + 4 (l % 4): the sum does not mind the order so long as x is read from the same places.
+// eight columns. Lane l reads columns 16 (l % 4) .. + 15 of 64 where the instruction wants columns 4 (l % 4)
+// and 16 + 4 (l % 4): the sum does not mind the order so long as x is read from the same places.
 // Warps add up through shared memory; integers make every order the same.
 #pragma once
 
