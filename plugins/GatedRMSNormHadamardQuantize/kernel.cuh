@@ -1,0 +1,61 @@
+// y = quantize(H (norm(x silu(z)) norm_weight), out_scale): one block a token, the token in shared memory.
+//
+// silu of a gate code is one of 256 numbers, found once a block. The norm runs over n_groups groups of E /
+// n_groups channels; each group's sum of squares is shared out to `parts` warps, the sums in fp64.
+#pragma once
+
+#include "../common/block.cuh"
+#include "../common/hadamard.cuh"
+#include "contracts.h"
+
+namespace quamba {
+
+constexpr int GATED_THREADS = 256, GATED_WARPS = GATED_THREADS / 32, MOST_GROUPS = 256;
+
+// partial (n_groups, parts): the fp64 sum of squares of each part of each group.
+__device__ inline void group_squares(double *partial, const float *gated, int groups, int width, int parts) {
+    const int lane = threadIdx.x % 32;
+    for (int part = threadIdx.x / 32; part < groups * parts; part += GATED_WARPS) {
+        const float *group = gated + part / parts * width;
+        const int begin = part % parts * width / parts, end = (part % parts + 1) * width / parts;
+        double sum = 0.0;
+        for (int i = begin + lane; i < end; i += 32) sum += static_cast<double>(group[i]) * group[i];
+        sum = wide_lane_sum(sum);
+        if (lane == 0) partial[part] = sum;
+    }
+}
+
+__global__ void __launch_bounds__(GATED_THREADS) gated_norm_hadamard_quantize(
+    QuambaGatedRMSNormHadamardQuantize op) {
+    extern __shared__ double entries[];  // E entries, then n_groups * parts sums of squares, then E floats
+    __shared__ float gate[256], root[MOST_GROUPS];
+    const int E = int(op.size.E), groups = op.n_groups, width = E / groups;
+    const int parts = groups < GATED_WARPS ? GATED_WARPS / groups : 1;
+    double *partial = entries + E;
+    float *gated = reinterpret_cast<float *>(partial + groups * parts);
+    const int64_t token = blockIdx.x;
+
+    for (int code = threadIdx.x; code < 256; code += GATED_THREADS) {
+        gate[code] = silu(dequantized(static_cast<int8_t>(code - 128), op.z_scale));
+    }
+    __syncthreads();
+    for (int e = threadIdx.x; e < E; e += GATED_THREADS) {
+        gated[e] = op.x[token * op.x_stride + e] * gate[op.z[token * op.z_stride + e] + 128];
+    }
+    __syncthreads();
+    group_squares(partial, gated, groups, width, parts);
+    __syncthreads();
+    if (threadIdx.x < groups) {
+        double total = 0.0;
+        for (int part = 0; part < parts; part++) total += partial[threadIdx.x * parts + part];
+        root[threadIdx.x] = root_mean_square(total, width, op.epsilon);
+    }
+    __syncthreads();
+    for (int e = threadIdx.x; e < E; e += GATED_THREADS) {
+        entries[e] = gated[e] / root[e / width] * op.norm_weight[e];
+    }
+    __syncthreads();
+    transform_and_quantize(entries, E, op.hadamard, op.out_scale, op.y + token * E);
+}
+
+}  // namespace quamba

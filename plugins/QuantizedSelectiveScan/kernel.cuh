@@ -1,0 +1,94 @@
+// Mamba-1's scan as the recurrence of op.py, one kernel for any length: the state stays in registers.
+//
+// LANES lanes of a warp own one channel e, lane l the entries n = l + LANES k. Tokens come in tiles: B, C, step,
+// step x, D x and silu(z) of the tile are found once a block. exp(step A) is taken in fp64 for every entry.
+#pragma once
+
+#include "../common/state.cuh"
+#include "../common/warp.cuh"
+#include "contracts.h"
+
+namespace quamba {
+
+constexpr int SELECTIVE_THREADS = 128, SELECTIVE_TILE = 16;
+
+template <int LANES, int N_LANE>
+struct SelectiveTile {
+    static constexpr int WIDTH = LANES * N_LANE, CHANNELS = SELECTIVE_THREADS / LANES;
+
+    float B[SELECTIVE_TILE][WIDTH], C[SELECTIVE_TILE][WIDTH];  // zero from N on
+    float step[SELECTIVE_TILE][CHANNELS], inputs[SELECTIVE_TILE][CHANNELS];
+    float skip[SELECTIVE_TILE][CHANNELS], gate[SELECTIVE_TILE][CHANNELS];
+
+    // `count` tokens from row `row` on, channels e_0 ..
+    __device__ void stage(const QuambaQuantizedSelectiveScan &op, int64_t row, int64_t e_0, int count) {
+        const int N = int(op.size.N);
+        for (int i = threadIdx.x; i < count * WIDTH; i += SELECTIVE_THREADS) {
+            const int t = i / WIDTH, n = i % WIDTH;
+            B[t][n] = n < N ? dequantized(op.B[(row + t) * op.B_stride + n], op.B_scale) : 0.0f;
+            C[t][n] = n < N ? dequantized(op.C[(row + t) * op.C_stride + n], op.C_scale) : 0.0f;
+        }
+        for (int i = threadIdx.x; i < count * CHANNELS; i += SELECTIVE_THREADS) {
+            const int t = i / CHANNELS, channel = i % CHANNELS;
+            const int64_t e = min(e_0 + channel, op.size.E - 1);
+            const float bias = dequantized(op.dt_bias[e], op.dt_bias_scale);
+            const float x = dequantized(op.x[(row + t) * op.x_stride + e], op.x_scale);
+            const float now = softplus(dequantized(op.dt[(row + t) * op.dt_stride + e], op.dt_scale) + bias);
+            step[t][channel] = now;
+            inputs[t][channel] = now * x;
+            skip[t][channel] = dequantized(op.D[e], op.D_scale) * x;
+            gate[t][channel] = silu(dequantized(op.z[(row + t) * op.z_stride + e], op.z_scale));
+        }
+    }
+};
+
+template <class Stored, int LANES, int N_LANE>
+__global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuantizedSelectiveScan op) {
+    using Tile = SelectiveTile<LANES, N_LANE>;
+    __shared__ Tile tile;
+    const int lane = threadIdx.x % LANES, channel = threadIdx.x / LANES, N = int(op.size.N);
+    const int64_t b = blockIdx.y, e_0 = int64_t(blockIdx.x) * Tile::CHANNELS;
+    const int64_t e = min(e_0 + channel, op.size.E - 1), at = (b * op.size.E + e) * N;
+
+    float A[N_LANE], h[N_LANE];
+    const Stored *stored = static_cast<const Stored *>(op.state);
+#pragma unroll
+    for (int k = 0; k < N_LANE; k++) {
+        const int n = lane + LANES * k;
+        A[k] = n < N ? -exp_rounded(dequantized(op.A_log[e * N + n], op.A_log_scale)) : 0.0f;
+        h[k] = n < N ? State<Stored>::load(stored[at + n], op.state_scale) : 0.0f;
+    }
+    for (int64_t first = 0; first < op.size.L; first += SELECTIVE_TILE) {
+        const int count = int(min(int64_t(SELECTIVE_TILE), op.size.L - first));
+        const int64_t row = b * op.size.L + first;
+        if (first > 0) __syncthreads();
+        tile.stage(op, row, e_0, count);
+        __syncthreads();
+        for (int t = 0; t < count; t++) {
+            const float step = tile.step[t][channel], input = tile.inputs[t][channel];
+            float read[N_LANE];
+#pragma unroll
+            for (int k = 0; k < N_LANE; k++) {
+                const float decay = exp_rounded(__fmul_rn(step, A[k]));
+                const int n = lane + LANES * k;
+                const float next = __fadd_rn(__fmul_rn(h[k], decay), __fmul_rn(input, tile.B[t][n]));
+                read[k] = __fmul_rn(next, tile.C[t][n]);
+                h[k] = State<Stored>::rounded(next, op.state_scale);
+            }
+            float sum[1] = {in_lane_sum(read)};
+            const float y = lane_sums<1, LANES / 2>(sum) + tile.skip[t][channel];
+            if (lane == 0 && e_0 + channel < op.size.E) {
+                op.y[(row + t) * op.size.E + e] = y * tile.gate[t][channel];
+            }
+        }
+    }
+    if (e_0 + channel >= op.size.E) return;
+    Stored *out = static_cast<Stored *>(op.state_out);
+#pragma unroll
+    for (int k = 0; k < N_LANE; k++) {
+        const int n = lane + LANES * k;
+        if (n < N) out[at + n] = State<Stored>::store(h[k], op.state_scale);
+    }
+}
+
+}  // namespace quamba

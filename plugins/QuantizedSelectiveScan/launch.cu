@@ -1,0 +1,41 @@
+// C ABI of QuantizedSelectiveScan; the struct is made from op.py.
+#include <cuda_runtime.h>
+
+#include "kernel.cuh"
+
+namespace quamba {
+
+template <class Stored, int LANES, int N_LANE>
+cudaError_t launch_lanes(const QuambaQuantizedSelectiveScan &op, cudaStream_t stream) {
+    constexpr int CHANNELS = SelectiveTile<LANES, N_LANE>::CHANNELS;
+    const unsigned blocks = unsigned((op.size.E + CHANNELS - 1) / CHANNELS);
+    selective_scan<Stored, LANES, N_LANE>
+        <<<dim3(blocks, unsigned(op.size.B)), SELECTIVE_THREADS, 0, stream>>>(op);
+    return cudaGetLastError();
+}
+
+template <class Stored>
+cudaError_t launch_state(const QuambaQuantizedSelectiveScan &op, cudaStream_t stream) {
+    if (op.size.N <= 16) return launch_lanes<Stored, 16, 1>(op, stream);
+    if (op.size.N <= 32) return launch_lanes<Stored, 32, 1>(op, stream);
+    if (op.size.N <= 64) return launch_lanes<Stored, 32, 2>(op, stream);
+    if (op.size.N <= 128) return launch_lanes<Stored, 32, 4>(op, stream);
+    return launch_lanes<Stored, 32, 8>(op, stream);
+}
+
+}  // namespace quamba
+
+extern "C" const char *quamba_QuantizedSelectiveScan_refusal(const QuambaQuantizedSelectiveScan *op) {
+    if (op->size.N > 256) return "N, the state size, must be at most 256";
+    if (op->size.B > 65535) return "B, the batch, must be at most 65535";
+    return nullptr;
+}
+
+extern "C" size_t quamba_QuantizedSelectiveScan_workspace(const QuambaQuantizedSelectiveScan *) { return 0; }
+
+extern "C" int quamba_QuantizedSelectiveScan_launch(const QuambaQuantizedSelectiveScan *op, void *,
+                                                    cudaStream_t stream) {
+    if (op->state_dtype == QUAMBA_INT8) return quamba::launch_state<int8_t>(*op, stream);
+    if (op->state_dtype == QUAMBA_FLOAT16) return quamba::launch_state<__half>(*op, stream);
+    return quamba::launch_state<float>(*op, stream);
+}

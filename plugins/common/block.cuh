@@ -1,0 +1,21 @@
+// Sums over the threads of a block.
+#pragma once
+
+#include "warp.cuh"
+
+namespace quamba {
+
+// The sum of every thread's value, returned to all. THREADS is a multiple of 32.
+template <int THREADS>
+__device__ __forceinline__ double block_sum(double value) {
+    __shared__ double partial[THREADS / 32];
+    value = wide_lane_sum(value);
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
+    __syncthreads();
+    double total = 0.0;
+#pragma unroll
+    for (int warp = 0; warp < THREADS / 32; warp++) total += partial[warp];
+    return total;
+}
+
+}  // namespace quamba

@@ -1,0 +1,142 @@
+// The orthonormal Hadamard transform of plugins/common/hadamard.py on one token in shared memory, in fp64.
+//
+// H = I_blocks (x) base (x) Sylvester(2^k), divided by the root of its order: entry i stands at block, base index j
+// and q < 2^k, i = (block order + j) 2^k + q. Base orders 12, 20 and 28 are Paley's, 40 is 2 x 20.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "numeric.cuh"
+
+namespace quamba {
+
+struct HadamardShape {
+    int base, power, blocks;  // base * power * blocks entries
+};
+
+QUAMBA_HOST_DEVICE constexpr bool power_of_two(int64_t n) { return n > 0 && (n & (n - 1)) == 0; }
+
+// The full order of `size` where there is one, otherwise blocks of the largest power of two that divides it.
+QUAMBA_HOST_DEVICE constexpr HadamardShape hadamard_shape(int size) {
+    if (power_of_two(size)) return {1, size, 1};
+    if (size % 12 == 0 && power_of_two(size / 12)) return {12, size / 12, 1};
+    if (size % 20 == 0 && power_of_two(size / 20)) return {20, size / 20, 1};
+    if (size % 28 == 0 && power_of_two(size / 28)) return {28, size / 28, 1};
+    return {1, size & -size, size / (size & -size)};
+}
+
+// 1 where `value` is a square modulo the prime q, -1 where it is none, 0 for 0.
+QUAMBA_HOST_DEVICE constexpr int quadratic_character(int value, int q) {
+    value = (value % q + q) % q;
+    for (int n = 1; n < q; n++) {
+        if (n * n % q == value) return value == 0 ? 0 : 1;
+    }
+    return value == 0 ? 0 : -1;
+}
+
+// Whether entry (i, j) of the base matrix is -1: I + S with S skew for orders 12 and 20, 2 x 2 blocks for 28.
+QUAMBA_HOST_DEVICE constexpr bool negative_entry(int order, int i, int j) {
+    if (order == 28) {
+        const int row = i / 2, column = j / 2, a = i % 2, b = j % 2;
+        if (row == column) return a == 1 || b == 1;
+        const bool corner = a == 1 && b == 1;
+        const bool negative = row > 0 && column > 0 && quadratic_character(row - column, 13) < 0;
+        return negative != corner;
+    }
+    if (i == j) return false;
+    if (i == 0) return false;
+    return j == 0 || quadratic_character(i - j, order - 1) < 0;
+}
+
+// Signs of row i as bits, 1 for -1.
+QUAMBA_HOST_DEVICE constexpr uint32_t negative_entries(int order, int i) {
+    uint32_t bits = 0;
+    for (int j = 0; j < order; j++) bits |= negative_entry(order, i, j) ? 1u << j : 0u;
+    return bits;
+}
+
+#ifdef __CUDACC__
+
+// RADIX entries `stride` apart, log2(RADIX) levels of the transform.
+template <int RADIX>
+__device__ __forceinline__ void butterflies(double (&v)[RADIX]) {
+#pragma unroll
+    for (int half = 1; half < RADIX; half *= 2) {
+#pragma unroll
+        for (int i = 0; i < RADIX; i++) {
+            if (i & half) continue;
+            const double a = v[i], b = v[i + half];
+            v[i] = a + b;
+            v[i + half] = a - b;
+        }
+    }
+}
+
+template <int RADIX>
+__device__ void sylvester_pass(double *entries, int size, int stride) {
+    for (int i = threadIdx.x; i < size / RADIX; i += blockDim.x) {
+        double *first = entries + (i / stride * RADIX) * stride + i % stride;
+        double v[RADIX];
+#pragma unroll
+        for (int k = 0; k < RADIX; k++) v[k] = first[k * stride];
+        butterflies(v);
+#pragma unroll
+        for (int k = 0; k < RADIX; k++) first[k * stride] = v[k];
+    }
+    __syncthreads();
+}
+
+template <int ORDER, int ROW>
+__device__ __forceinline__ double base_row(const double (&v)[ORDER]) {
+    constexpr uint32_t negative = negative_entries(ORDER, ROW);
+    double sum = negative & 1 ? -v[0] : v[0];
+#pragma unroll
+    for (int j = 1; j < ORDER; j++) sum += negative >> j & 1 ? -v[j] : v[j];
+    return sum;
+}
+
+template <int ORDER, int... ROWS>
+__device__ __forceinline__ void base_rows(const double (&v)[ORDER], double *first, int stride,
+                                          std::integer_sequence<int, ROWS...>) {
+    ((first[ROWS * stride] = base_row<ORDER, ROWS>(v)), ...);
+}
+
+template <int ORDER>
+__device__ void base_pass(double *entries, int power) {
+    for (int q = threadIdx.x; q < power; q += blockDim.x) {
+        double v[ORDER];
+#pragma unroll
+        for (int j = 0; j < ORDER; j++) v[j] = entries[j * power + q];
+        base_rows<ORDER>(v, entries + q, power, std::make_integer_sequence<int, ORDER>());
+    }
+    __syncthreads();
+}
+
+// Transforms `size` entries; what they have to be multiplied with to make H orthonormal is returned. The block is in step
+// before and after.
+__device__ inline double hadamard_transform(double *entries, int size) {
+    const HadamardShape shape = hadamard_shape(size);
+    int stride = 1;
+    for (; stride * 16 <= shape.power; stride *= 16) sylvester_pass<16>(entries, size, stride);
+    const int rest = shape.power / stride;
+    if (rest == 8) sylvester_pass<8>(entries, size, stride);
+    if (rest == 4) sylvester_pass<4>(entries, size, stride);
+    if (rest == 2) sylvester_pass<2>(entries, size, stride);
+    if (shape.base == 12) base_pass<12>(entries, shape.power);
+    if (shape.base == 20) base_pass<20>(entries, shape.power);
+    if (shape.base == 28) base_pass<28>(entries, shape.power);
+    return 1.0 / sqrt(static_cast<double>(shape.base * shape.power));
+}
+
+// y = quantize(H entries, scale) for one token; `hadamard` 0 leaves H out.
+__device__ inline void transform_and_quantize(double *entries, int size, int hadamard, float scale, int8_t *y) {
+    const double unit = hadamard ? hadamard_transform(entries, size) : 1.0;
+    for (int i = threadIdx.x; i < size; i += blockDim.x) {
+        y[i] = quantized(static_cast<float>(entries[i] * unit), scale);
+    }
+}
+
+#endif  // __CUDACC__
+
+}  // namespace quamba

@@ -1,0 +1,56 @@
+// The scalar arithmetic of the contracts, which g++ compiles too: every fp32 operation rounds by itself (build with
+// --fmad=false, -ffp-contract=off), transcendental functions are taken in fp64 and rounded to fp32 once.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#ifndef QUAMBA_HOST_DEVICE
+#ifdef __CUDACC__
+#define QUAMBA_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define QUAMBA_HOST_DEVICE inline
+#endif
+#endif
+
+namespace quamba {
+
+QUAMBA_HOST_DEVICE float dequantized(int8_t code, float scale) { return static_cast<float>(code) * scale; }
+
+QUAMBA_HOST_DEVICE float clipped(float steps) { return fminf(fmaxf(steps, -128.0f), 127.0f); }
+
+// clamp(round_half_even(value / scale), -128, 127), a true division.
+QUAMBA_HOST_DEVICE int8_t quantized(float value, float scale) {
+    return static_cast<int8_t>(clipped(rintf(value / scale)));
+}
+
+QUAMBA_HOST_DEVICE float exp_rounded(float x) { return static_cast<float>(exp(static_cast<double>(x))); }
+
+QUAMBA_HOST_DEVICE float silu(float x) {
+    const double wide = x;
+    return static_cast<float>(wide / (1.0 + exp(-wide)));
+}
+
+QUAMBA_HOST_DEVICE float softplus(float x) {
+    const double wide = x;
+    return static_cast<float>(fmax(wide, 0.0) + log1p(exp(-fabs(wide))));
+}
+
+// sqrt(sum of squares / count + epsilon).
+QUAMBA_HOST_DEVICE float root_mean_square(double sum_of_squares, double count, float epsilon) {
+    return static_cast<float>(sqrt(sum_of_squares / count + static_cast<double>(epsilon)));
+}
+
+// quantized(silu(x), scale), the same code for every input, mostly without fp64.
+//
+// The fp32 estimate is within 2^-20 of silu(x): expf 2 ulp, a sum, two divisions half an ulp each, together
+// below 2^-21. Only where a half step lies nearer than that does fp64 decide; below -80 expf may overflow.
+QUAMBA_HOST_DEVICE int8_t quantized_silu(float x, float scale) {
+    const float steps = x / (1.0f + expf(-x)) / scale;
+    const float nearest = rintf(steps), bound = fabsf(steps) * 9.5367431640625e-07f + 1e-7f;
+    if (x > -80.0f && 0.5f - fabsf(steps - nearest) > bound) return static_cast<int8_t>(clipped(nearest));
+    if (x > -80.0f && fabsf(steps) > 200.0f) return static_cast<int8_t>(clipped(nearest));
+    return quantized(silu(x), scale);
+}
+
+}  // namespace quamba
