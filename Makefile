@@ -1,6 +1,7 @@
 # make demo    environment, then checkpoint -> tokens -> report on the two embedded models
 # make test    environment, then formatter, linters, types, import arrows and every test
 # make check   the same without the tests marked slow
+# make gpu-test kernels against their references on this machine's GPU (needs nvcc, cmake, ninja, torch with CUDA)
 # make clean   removes everything these made, the environment too
 #
 # Each command makes .venv by itself the first time. PYTHON=python3.12 chooses the interpreter,
@@ -9,7 +10,7 @@
 SHELL := /bin/bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint clean environment-demo environment-dev
+.PHONY: help demo test check gpu-test lint clean environment-demo environment-dev
 
 BIN := .venv/bin
 STAGES := calib exporter plugins runtime targets
@@ -43,6 +44,10 @@ check: lint
 
 test: lint
 	@ci/step "tests" $(PYTEST)
+	@$(DONE)
+
+gpu-test:
+	@ci/step "kernels on the GPU" ci/gpu-test $(PYTEST_ARGS)
 	@$(DONE)
 
 # The main job on each embedded model; every step's JSON stays in demo-out/<model>/, where `report` finds it.

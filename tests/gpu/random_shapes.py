@@ -1,0 +1,133 @@
+"""Random and awkward calls of every op, without end: odd sizes, sizes around tiles, every state dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from op_cases import Case
+from op_cases.drawing import draw
+
+LENGTHS = (1, 1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65)
+HADAMARD_WIDTHS = (
+    1,
+    2,
+    8,
+    12,
+    16,
+    20,
+    24,
+    28,
+    36,
+    40,
+    48,
+    56,
+    80,
+    96,
+    112,
+    192,
+    256,
+    320,
+    640,
+    768,
+    1536,
+    1792,
+    5120,
+)
+STATE_DTYPES = ("float16", "float32", "int8")
+
+
+def random_cases(op: str, seed: int) -> Iterator[Case]:
+    """Calls of `op`; the same ones for the same seed."""
+    random = np.random.default_rng([seed, len(op), *op.encode()[:8]])
+    number = 0
+    while True:
+        number += 1
+        yield DRAWN[op](random, f"{seed}_{number}")
+
+
+def _pick(random: np.random.Generator, *choices: int) -> int:
+    return int(random.choice(choices))
+
+
+def _rms_norm(random: np.random.Generator, name: str) -> Case:
+    D = _pick(random, int(random.integers(1, 3000)), 384, 768, 2560)
+    sizes = {"B": _pick(random, 1, 2, 5), "L": _pick(random, *LENGTHS), "D": D}
+    return draw("RMSNormQuantize", name, sizes)
+
+
+def _linear(op: str, random: np.random.Generator, name: str) -> Case:
+    K = _pick(random, int(random.integers(1, 700)), 16 * int(random.integers(1, 80)), 768, 2048)
+    sizes = {
+        "B": _pick(random, 1, 1, 2, 3, 8),
+        "L": _pick(random, *LENGTHS, 100, 130),
+        "K": K,
+        "M": _pick(random, int(random.integers(1, 300)), int(random.integers(1, 3000)), 384),
+    }
+    scales = {"weight_scale": 0.011}
+    if op == "RequantizedLinear":
+        scales["out_scale"] = 0.0123 * 0.011 * K**0.5 * 74 * 74 / 60
+    return draw(op, name, sizes, **scales)
+
+
+def _conv(random: np.random.Generator, name: str) -> Case:
+    sizes = {
+        "B": _pick(random, 1, 2, 3),
+        "L": _pick(random, *LENGTHS),
+        "C": _pick(random, int(random.integers(1, 600)), 128, 1024),
+        "W": _pick(random, 2, 3, 4),
+    }
+    return draw("QuantizedCausalConv1d", name, sizes)
+
+
+def _selective(random: np.random.Generator, name: str) -> Case:
+    sizes = {
+        "B": _pick(random, 1, 2),
+        "L": _pick(random, *LENGTHS),
+        "E": _pick(random, int(random.integers(1, 80)), 96),
+        "N": _pick(random, 16, 16, 16, int(random.integers(1, 257)), 32, 64, 128),
+    }
+    return draw("QuantizedSelectiveScan", name, sizes, state_dtype=str(random.choice(STATE_DTYPES)))
+
+
+def _ssd(random: np.random.Generator, name: str) -> Case:
+    G = _pick(random, 1, 1, 2, 4)
+    sizes = {
+        "B": _pick(random, 1, 2),
+        "L": _pick(random, *LENGTHS),
+        "H": G * _pick(random, 1, 2, 3),
+        "P": _pick(random, int(random.integers(1, 257)), 16, 32, 64),
+        "G": G,
+        "N": _pick(random, 16, 64, 128, int(random.integers(1, 257))),
+        "S": _pick(random, 1, 16),
+    }
+    return draw("QuantizedSSDScan", name, sizes, state_dtype=str(random.choice(STATE_DTYPES)))
+
+
+def _hadamard_width(random: np.random.Generator) -> int:
+    return _pick(random, *HADAMARD_WIDTHS, int(random.integers(1, 4000)))
+
+
+def _hadamard(random: np.random.Generator, name: str) -> Case:
+    sizes = {"B": _pick(random, 1, 2), "L": _pick(random, 1, 3, 17), "E": _hadamard_width(random)}
+    return draw("HadamardQuantize", name, sizes, attrs={"hadamard": _pick(random, 1, 1, 1, 0)})
+
+
+def _gated(random: np.random.Generator, name: str) -> Case:
+    E = _hadamard_width(random)
+    groups = [n for n in (1, 2, 4, 8, 16) if E % n == 0]
+    sizes = {"B": _pick(random, 1, 2), "L": _pick(random, 1, 3, 17), "E": E}
+    attrs = {"hadamard": _pick(random, 1, 1, 1, 0), "n_groups": _pick(random, *groups)}
+    return draw("GatedRMSNormHadamardQuantize", name, sizes, attrs=attrs)
+
+
+DRAWN = {
+    "GatedRMSNormHadamardQuantize": _gated,
+    "HadamardQuantize": _hadamard,
+    "QuantizedCausalConv1d": _conv,
+    "QuantizedLinear": lambda random, name: _linear("QuantizedLinear", random, name),
+    "QuantizedSSDScan": _ssd,
+    "QuantizedSelectiveScan": _selective,
+    "RMSNormQuantize": _rms_norm,
+    "RequantizedLinear": lambda random, name: _linear("RequantizedLinear", random, name),
+}

@@ -1,0 +1,67 @@
+"""Every kernel against its op's reference, bit for bit: all cases of tests/op_cases, then random shapes.
+
+Needs a GPU and QUAMBA_PLUGINS, the path of libquamba_plugins.so: `make gpu-test`.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from op_cases import ALL, Case
+from op_implementations import run_reference, ulps
+
+from quamba_export.plugins.common.registry import op_names
+from tests.gpu.kernel_library import KernelLibrary
+from tests.gpu.random_shapes import random_cases
+
+RANDOM_SHAPES = int(os.environ.get("QUAMBA_RANDOM_SHAPES", "1000"))  # an op
+ALIGNMENTS = ((0, 0), (48, 16), (5, 1))  # elements behind a row, elements off alignment
+
+
+@pytest.fixture(scope="session")
+def library() -> KernelLibrary:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU: kernels run on one only (`make gpu-test` there)")
+    if "QUAMBA_PLUGINS" not in os.environ:
+        pytest.skip("QUAMBA_PLUGINS is not set: `make gpu-test` builds the library and sets it")
+    return KernelLibrary(Path(os.environ["QUAMBA_PLUGINS"]))
+
+
+def compare(library: KernelLibrary, case: Case, alignment: tuple[int, int]) -> int:
+    """The number of differing outputs; integers and carried states may not differ at all.
+
+    An fp32 y may be one unit in the last place off where fp64's last bit decides a rounding: exp of the
+    device and of the host are both within one unit of fp64, not equal.
+    """
+    found = library.run(case, wider=alignment[0], shift=alignment[1])
+    differing = 0
+    for tensor, expected, actual in zip(case.spec.outputs, run_reference(case), found, strict=True):
+        distance = ulps(np.ascontiguousarray(expected), np.ascontiguousarray(actual))
+        worst, count = int(distance.max()), int(np.count_nonzero(distance))
+        assert worst <= (0 if expected.dtype == np.int8 else 1), (
+            f"{case} {tensor.name}: {worst} apart, {count} differ"
+        )
+        differing += count
+    return differing
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_a_kernel_gives_the_bits_of_its_reference(library: KernelLibrary, case: Case) -> None:
+    for alignment in ALIGNMENTS:
+        compare(library, case, alignment)
+
+
+@pytest.mark.parametrize("op", op_names())
+def test_random_shapes(library: KernelLibrary, op: str) -> None:
+    torch.set_num_threads(4)
+    values = differing = 0
+    for i, case in enumerate(islice(random_cases(op, seed=1), RANDOM_SHAPES)):
+        differing += compare(library, case, ALIGNMENTS[i % len(ALIGNMENTS)])
+        values += sum(int(array.size) for array in case.inputs.values())
+    print(f"{op}: {RANDOM_SHAPES} shapes, {differing} fp32 values one unit apart")
+    assert differing <= values // 1_000_000 + 1
