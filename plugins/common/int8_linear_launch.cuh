@@ -106,15 +106,22 @@ template <class End>
 cudaError_t launch_int8_linear(const Int8Product &p, const End &end, const Gpu &gpu, cudaStream_t stream) {
     const size_t reserve = 8192;  // for what int8_gemv declares itself
     if (p.T <= GEMV_TOKENS && gemv_shared_bytes(p) + reserve <= size_t(gpu.shared_bytes)) {
-        if (p.M < 16 * gpu.multiprocessors) return launch_gemv<1, 8, 4>(p, end, gpu, stream);
+        // measured on an H200 (docs/gpu-results.md): few blocks want many warps each, short rows few
+        const bool few_blocks = p.M < 16 * gpu.multiprocessors;
+        if (p.K >= 8192 || (few_blocks && p.K >= 1024)) return launch_gemv<2, 16, 4>(p, end, gpu, stream);
+        if (p.K <= 3072) return launch_gemv<2, 4, 4>(p, end, gpu, stream);
         return launch_gemv<2, 8, 4>(p, end, gpu, stream);
     }
     if (p.T <= 16) return launch_gemm<FewTokens>(p, end, gemm_splits<FewTokens>(p, gpu), gpu, stream);
     if (p.T <= 32) return launch_gemm<SomeTokens>(p, end, gemm_splits<SomeTokens>(p, gpu), gpu, stream);
-    if (p.T > 64 && tile_count<LargeTile>(p) >= gpu.multiprocessors) {
-        return launch_gemm<LargeTile>(p, end, 1, gpu, stream);
+    if (p.T <= 64) return launch_gemm<MediumTile>(p, end, gemm_splits<MediumTile>(p, gpu), gpu, stream);
+    const int64_t large_tiles = tile_count<LargeTile>(p);
+    if (large_tiles >= gpu.multiprocessors) return launch_gemm<LargeTile>(p, end, 1, gpu, stream);
+    if (2 * large_tiles >= gpu.multiprocessors) {
+        return launch_gemm<LargeTile>(p, end, gemm_splits<LargeTile>(p, gpu, 2), gpu, stream);
     }
-    return launch_gemm<MediumTile>(p, end, gemm_splits<MediumTile>(p, gpu), gpu, stream);
+    const int most = tile_count<MediumTile>(p) >= 64 ? 2 : 4;
+    return launch_gemm<MediumTile>(p, end, gemm_splits<MediumTile>(p, gpu, most), gpu, stream);
 }
 
 // NULL, or why a projection of these sizes is not supported. B or L of 1 stand for any.

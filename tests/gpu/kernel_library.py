@@ -71,69 +71,85 @@ class Guarded:
         return np.ascontiguousarray(body[:, :used]).view(self.dtype).reshape(self.shape)
 
 
+class Prepared:
+    """One call with its buffers on the device; `launch` may be repeated and captured into a graph."""
+
+    def __init__(
+        self, library: ctypes.CDLL, case: Case, inputs: dict[str, Guarded], outputs: dict[str, Guarded]
+    ) -> None:
+        self.case, self.inputs, self.outputs = case, inputs, outputs
+        self._call = self._struct()
+        self._launch = getattr(library, f"quamba_{case.op}_launch")
+        refusal = getattr(library, f"quamba_{case.op}_refusal")
+        refusal.restype = ctypes.c_char_p
+        reason = refusal(ctypes.byref(self._call))
+        assert reason is None, f"{case.op} refused: {reason}"
+        workspace_bytes = getattr(library, f"quamba_{case.op}_workspace")
+        workspace_bytes.restype = ctypes.c_size_t
+        size = max(1, workspace_bytes(ctypes.byref(self._call)))
+        self._workspace = torch.empty(size, dtype=torch.uint8, device="cuda")
+
+    def launch(self) -> None:
+        """On torch's current stream; raises AssertionError with the CUDA error's number."""
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        status = self._launch(ctypes.byref(self._call), ctypes.c_void_p(self._workspace.data_ptr()), stream)
+        assert status == 0, f"{self.case.op}: CUDA error {status} at launch"
+
+    def _struct(self) -> ctypes.Structure:
+        spec, arrays = self.case.spec, self.case.inputs
+        dtypes, shapes = [str(a.dtype) for a in arrays.values()], [a.shape for a in arrays.values()]
+        sizes = spec.bind(dtypes, shapes, self.case.attrs)
+        call = struct_type(spec)()
+        for letter in letters(spec):
+            setattr(call.size, letter, int(sizes[letter]))
+        for name, value in self.case.attrs.items():
+            setattr(call, name, value)
+        for name, guarded in (*self.inputs.items(), *self.outputs.items()):
+            setattr(call, name, guarded.pointer)
+        for tensor in spec.inputs:
+            if strided(tensor):
+                setattr(call, f"{tensor.name}_stride", self.inputs[tensor.name].stride)
+            if len(tensor.allowed) > 1:
+                setattr(call, f"{tensor.name}_dtype", DTYPES[str(arrays[tensor.name].dtype)])
+        return call
+
+
 class KernelLibrary:
     """The launchers of every op."""
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
 
-    def run(self, case: Case, *, wider: int = 0, shift: int = 0) -> list[Array]:
-        """Outputs of one launch. wider: elements a token's row is followed by; shift: bytes off alignment.
-
-        Raises AssertionError where the launch fails or writes beside its outputs.
-        """
-        spec = case.spec
-        sizes = spec.bind(
-            [str(a.dtype) for a in case.inputs.values()], [a.shape for a in case.inputs.values()], case.attrs
-        )
-        call = struct_type(spec)()
-        for letter in letters(spec):
-            setattr(call.size, letter, int(sizes[letter]))
-        for name, value in case.attrs.items():
-            setattr(call, name, value)
-        inputs = {t.name: self._input(t, case.inputs[t.name], wider, shift) for t in spec.inputs}
+    def prepare(self, case: Case, *, wider: int = 0, shift: int = 0) -> Prepared:
+        """wider: elements a token's row is followed by; shift: elements off alignment."""
+        spec, arrays = case.spec, case.inputs
+        dtypes, shapes = [str(a.dtype) for a in arrays.values()], [a.shape for a in arrays.values()]
+        sizes = spec.bind(dtypes, shapes, case.attrs)
+        inputs = {t.name: place(t, arrays[t.name], wider, shift) for t in spec.inputs}
         outputs = {}
-        for tensor, shape, dtype in zip(
-            spec.outputs,
-            spec.output_shapes(sizes),
-            spec.output_dtypes([str(a.dtype) for a in case.inputs.values()]),
-            strict=True,
-        ):
+        results = zip(spec.outputs, spec.output_shapes(sizes), spec.output_dtypes(dtypes), strict=True)
+        for tensor, shape, dtype in results:
             fresh = np.full([int(n) for n in shape], 77, dtype)
-            outputs[tensor.name] = inputs[tensor.aliases] if tensor.aliases else Guarded(fresh, shift=0)
-        for name, guarded in (*inputs.items(), *outputs.items()):
-            setattr(call, name, guarded.pointer)
-        for tensor in spec.inputs:
-            if strided(tensor):
-                setattr(call, f"{tensor.name}_stride", inputs[tensor.name].stride)
-            if len(tensor.allowed) > 1:
-                setattr(call, f"{tensor.name}_dtype", DTYPES[str(case.inputs[tensor.name].dtype)])
-        self._launch(spec.name, call)
-        for tensor in spec.inputs:
-            if tensor.name not in {t.aliases for t in spec.outputs}:
-                same = np.array_equal(
-                    inputs[tensor.name].read().view(np.uint8),
-                    np.ascontiguousarray(case.inputs[tensor.name]).view(np.uint8),
-                )
-                assert same, f"input {tensor.name} was overwritten"
-        return [outputs[t.name].read() for t in spec.outputs]
+            outputs[tensor.name] = inputs[tensor.aliases] if tensor.aliases else Guarded(fresh)
+        return Prepared(self._library, case, inputs, outputs)
 
-    def _input(self, tensor: Tensor, values: Array, wider: int, shift: int) -> Guarded:
-        if not strided(tensor):
-            return Guarded(np.ascontiguousarray(values))
-        row = int(np.prod(values.shape[2:]))
-        return Guarded(np.ascontiguousarray(values), row + wider, shift * values.itemsize)
-
-    def _launch(self, name: str, call: ctypes.Structure) -> None:
-        refusal = getattr(self._library, f"quamba_{name}_refusal")
-        refusal.restype = ctypes.c_char_p
-        reason = refusal(ctypes.byref(call))
-        assert reason is None, f"{name} refused: {reason}"
-        workspace_bytes = getattr(self._library, f"quamba_{name}_workspace")
-        workspace_bytes.restype = ctypes.c_size_t
-        workspace = torch.empty(max(1, workspace_bytes(ctypes.byref(call))), dtype=torch.uint8, device="cuda")
-        launch = getattr(self._library, f"quamba_{name}_launch")
-        stream = torch.cuda.current_stream().cuda_stream
-        status = launch(ctypes.byref(call), ctypes.c_void_p(workspace.data_ptr()), ctypes.c_void_p(stream))
-        assert status == 0, f"{name}: CUDA error {status} at launch"
+    def run(self, case: Case, *, wider: int = 0, shift: int = 0) -> list[Array]:
+        """Outputs of one launch. Raises AssertionError where it fails or writes beside its outputs."""
+        prepared = self.prepare(case, wider=wider, shift=shift)
+        prepared.launch()
         torch.cuda.synchronize()
+        states = {t.aliases for t in case.spec.outputs}
+        for name, values in case.inputs.items():
+            if name not in states:
+                found, given = prepared.inputs[name].read(), np.ascontiguousarray(values)
+                assert np.array_equal(found.view(np.uint8), given.view(np.uint8)), f"{name} was overwritten"
+        return [prepared.outputs[t.name].read() for t in case.spec.outputs]
+
+
+def place(tensor: Tensor, values: Array, wider: int, shift: int) -> Guarded:
+    """On the device; only a row a token may be part of a wider one or off alignment."""
+    values = np.ascontiguousarray(values)
+    if not strided(tensor):
+        return Guarded(values)
+    row = int(np.prod(values.shape[2:]))
+    return Guarded(values, row + wider, shift * values.itemsize)
