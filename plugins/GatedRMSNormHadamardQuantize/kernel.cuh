@@ -6,16 +6,22 @@
 
 #include "../common/block.cuh"
 #include "../common/hadamard.cuh"
+#include "../common/overlap.cuh"
 #include "contracts.h"
 
 namespace quamba {
 
-constexpr int GATED_THREADS = 256, GATED_WARPS = GATED_THREADS / 32, MOST_GROUPS = 256;
+constexpr int MOST_GROUPS = 256;
+
+// Warps that share one group's sum of squares.
+QUAMBA_HOST_DEVICE constexpr int group_parts(int groups, int threads) {
+    return groups < threads / 32 ? threads / 32 / groups : 1;
+}
 
 // partial (n_groups, parts): the fp64 sum of squares of each part of each group.
 __device__ inline void group_squares(double *partial, const float *gated, int groups, int width, int parts) {
     const int lane = threadIdx.x % 32;
-    for (int part = threadIdx.x / 32; part < groups * parts; part += GATED_WARPS) {
+    for (int part = threadIdx.x / 32; part < groups * parts; part += blockDim.x / 32) {
         const float *group = gated + part / parts * width;
         const int begin = part % parts * width / parts, end = (part % parts + 1) * width / parts;
         double sum = 0.0;
@@ -25,23 +31,24 @@ __device__ inline void group_squares(double *partial, const float *gated, int gr
     }
 }
 
-__global__ void __launch_bounds__(GATED_THREADS) gated_norm_hadamard_quantize(
-    QuambaGatedRMSNormHadamardQuantize op) {
-    extern __shared__ double entries[];  // E entries, then n_groups * parts sums of squares, then E floats
+__global__ void __launch_bounds__(512) gated_norm_hadamard_quantize(QuambaGatedRMSNormHadamardQuantize op) {
+    extern __shared__ double entries[];  // the token, then n_groups * parts sums of squares, then E floats
     __shared__ float gate[256], root[MOST_GROUPS];
     const int E = int(op.size.E), groups = op.n_groups, width = E / groups;
-    const int parts = groups < GATED_WARPS ? GATED_WARPS / groups : 1;
-    double *partial = entries + E;
+    const int parts = group_parts(groups, int(blockDim.x));
+    double *partial = entries + place(E) + 1;
     float *gated = reinterpret_cast<float *>(partial + groups * parts);
     const int64_t token = blockIdx.x;
 
-    for (int code = threadIdx.x; code < 256; code += GATED_THREADS) {
+    for (int code = threadIdx.x; code < 256; code += blockDim.x) {
         gate[code] = silu(dequantized(static_cast<int8_t>(code - 128), op.z_scale));
     }
+    wait_for_inputs();
     __syncthreads();
-    for (int e = threadIdx.x; e < E; e += GATED_THREADS) {
+    for (int e = threadIdx.x; e < E; e += blockDim.x) {
         gated[e] = op.x[token * op.x_stride + e] * gate[op.z[token * op.z_stride + e] + 128];
     }
+    let_next_kernel_begin();
     __syncthreads();
     group_squares(partial, gated, groups, width, parts);
     __syncthreads();
@@ -51,8 +58,9 @@ __global__ void __launch_bounds__(GATED_THREADS) gated_norm_hadamard_quantize(
         root[threadIdx.x] = root_mean_square(total, width, op.epsilon);
     }
     __syncthreads();
-    for (int e = threadIdx.x; e < E; e += GATED_THREADS) {
-        entries[e] = gated[e] / root[e / width] * op.norm_weight[e];
+    for (int e = threadIdx.x; e < E; e += blockDim.x) {
+        const int group = groups == 1 ? 0 : e / width;
+        entries[place(e)] = gated[e] / root[group] * op.norm_weight[e];
     }
     __syncthreads();
     transform_and_quantize(entries, E, op.hadamard, op.out_scale, op.y + token * E);

@@ -1,16 +1,6 @@
 // C ABI of GatedRMSNormHadamardQuantize; the struct is made from op.py.
-#include <cuda_runtime.h>
-
+#include "../common/launch.cuh"
 #include "kernel.cuh"
-
-namespace quamba {
-
-inline int gated_shared_bytes(const QuambaGatedRMSNormHadamardQuantize &op) {
-    const int parts = op.n_groups < GATED_WARPS ? GATED_WARPS : op.n_groups;
-    return int(op.size.E * (sizeof(double) + sizeof(float))) + parts * int(sizeof(double));
-}
-
-}  // namespace quamba
 
 extern "C" const char *quamba_GatedRMSNormHadamardQuantize_refusal(const QuambaGatedRMSNormHadamardQuantize *op) {
     if (op->size.E > 12288) return "E, the channels of a token, must be at most 12288";
@@ -24,11 +14,13 @@ extern "C" size_t quamba_GatedRMSNormHadamardQuantize_workspace(const QuambaGate
 
 extern "C" int quamba_GatedRMSNormHadamardQuantize_launch(const QuambaGatedRMSNormHadamardQuantize *op, void *,
                                                           cudaStream_t stream) {
-    const int bytes = quamba::gated_shared_bytes(*op);
-    const cudaError_t error = cudaFuncSetAttribute(quamba::gated_norm_hadamard_quantize,
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    quamba::Gpu gpu = {};
+    const cudaError_t error = quamba::current_gpu(gpu);
     if (error != cudaSuccess) return error;
-    const unsigned tokens = unsigned(op->size.B * op->size.L);
-    quamba::gated_norm_hadamard_quantize<<<tokens, quamba::GATED_THREADS, bytes, stream>>>(*op);
-    return cudaGetLastError();
+    const int threads = quamba::token_threads(op->size.E), parts = quamba::group_parts(op->n_groups, threads);
+    const size_t bytes = size_t(quamba::entries_bytes(op->size.E)) + sizeof(double) * size_t(op->n_groups * parts) +
+                         sizeof(float) * size_t(op->size.E);
+    const dim3 tokens(unsigned(op->size.B * op->size.L));
+    return quamba::launch_overlapped(quamba::gated_norm_hadamard_quantize, tokens, threads, bytes, 1, gpu, stream,
+                                     *op);
 }

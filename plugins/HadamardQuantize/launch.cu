@@ -1,6 +1,5 @@
 // C ABI of HadamardQuantize; the struct is made from op.py.
-#include <cuda_runtime.h>
-
+#include "../common/launch.cuh"
 #include "kernel.cuh"
 
 extern "C" const char *quamba_HadamardQuantize_refusal(const QuambaHadamardQuantize *op) {
@@ -11,11 +10,10 @@ extern "C" const char *quamba_HadamardQuantize_refusal(const QuambaHadamardQuant
 extern "C" size_t quamba_HadamardQuantize_workspace(const QuambaHadamardQuantize *) { return 0; }
 
 extern "C" int quamba_HadamardQuantize_launch(const QuambaHadamardQuantize *op, void *, cudaStream_t stream) {
-    const int bytes = int(op->size.E * sizeof(double));
-    const cudaError_t error = cudaFuncSetAttribute(quamba::hadamard_quantize,
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    quamba::Gpu gpu = {};
+    const cudaError_t error = quamba::current_gpu(gpu);
     if (error != cudaSuccess) return error;
-    const unsigned tokens = unsigned(op->size.B * op->size.L);
-    quamba::hadamard_quantize<<<tokens, quamba::HADAMARD_THREADS, bytes, stream>>>(*op);
-    return cudaGetLastError();
+    const dim3 tokens(unsigned(op->size.B * op->size.L));
+    return quamba::launch_overlapped(quamba::hadamard_quantize, tokens, quamba::token_threads(op->size.E),
+                                     size_t(quamba::entries_bytes(op->size.E)), 1, gpu, stream, *op);
 }

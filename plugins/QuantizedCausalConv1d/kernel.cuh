@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../common/numeric.cuh"
+#include "../common/overlap.cuh"
 #include "contracts.h"
 
 namespace quamba {
@@ -30,6 +31,8 @@ __global__ void __launch_bounds__(CONV_THREADS) causal_conv(QuambaQuantizedCausa
     int weight[W], window[W];
 #pragma unroll
     for (int w = 0; w < W; w++) weight[w] = op.weight[c * W + w];
+    wait_for_inputs();
+    let_next_kernel_begin();
 #pragma unroll
     for (int w = 0; w < W - 1; w++) window[w] = history(first - (W - 1) + w);
     for (int64_t t = first; t < last; t++) {
@@ -54,6 +57,8 @@ __global__ void __launch_bounds__(CONV_THREADS) causal_conv_state(QuambaQuantize
     const int64_t C = op.size.C, L = op.size.L, b = blockIdx.z;
     const int64_t c = int64_t(blockIdx.x) * CONV_THREADS + threadIdx.x;
     if (c >= C) return;
+    wait_for_inputs();
+    let_next_kernel_begin();
 #pragma unroll
     for (int w = 0; w < W - 1; w++) {
         op.state_out[(b * C + c) * (W - 1) + w] = op.x[(b * L + L - (W - 1) + w) * op.x_stride + c];

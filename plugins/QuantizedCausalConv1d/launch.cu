@@ -1,6 +1,5 @@
 // C ABI of QuantizedCausalConv1d; the struct is made from op.py.
-#include <cuda_runtime.h>
-
+#include "../common/launch.cuh"
 #include "kernel.cuh"
 
 namespace quamba {
@@ -9,9 +8,12 @@ template <int W>
 cudaError_t launch_width(const QuambaQuantizedCausalConv1d &op, cudaStream_t stream) {
     const unsigned channels = unsigned((op.size.C + CONV_THREADS - 1) / CONV_THREADS);
     const unsigned runs = unsigned((op.size.L + CONV_RUN - 1) / CONV_RUN), batch = unsigned(op.size.B);
-    causal_conv<W><<<dim3(channels, runs, batch), CONV_THREADS, 0, stream>>>(op);
-    if (runs > 1) causal_conv_state<W><<<dim3(channels, 1, batch), CONV_THREADS, 0, stream>>>(op);
-    return cudaGetLastError();
+    Gpu gpu = {};
+    cudaError_t error = current_gpu(gpu);
+    if (error != cudaSuccess) return error;
+    error = launch_overlapped(causal_conv<W>, dim3(channels, runs, batch), CONV_THREADS, 0, 1, gpu, stream, op);
+    if (error != cudaSuccess || runs == 1) return error;
+    return launch_overlapped(causal_conv_state<W>, dim3(channels, 1, batch), CONV_THREADS, 0, 1, gpu, stream, op);
 }
 
 }  // namespace quamba

@@ -1,43 +1,47 @@
 // C ABI of QuantizedSSDScan; the struct is made from op.py.
-#include <cuda_runtime.h>
-
+#include "../common/launch.cuh"
 #include "kernel.cuh"
 
 namespace quamba {
 
-// More rows a warp share the reads of B and C; fewer give more blocks where heads are few.
+constexpr int SSD_STEPS_FROM = 8;  // tokens from which on the steps are found in a kernel of their own
+
 template <class Stored, int N_LANE, int ROWS>
-cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, cudaStream_t stream) {
+cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, SSDStep *steps, const Gpu &gpu, cudaStream_t stream) {
     using Scan = SSDScan<Stored, N_LANE, ROWS>;
-    const auto kernel = ssd_scan<Stored, N_LANE, ROWS>;
-    const int bytes = int(sizeof(typename Scan::Tile));
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (error != cudaSuccess) return error;
+    if (op.size.L < SSD_STEPS_FROM) steps = nullptr;
+    if (steps) {
+        const unsigned blocks = unsigned((op.size.B * op.size.L * op.size.H + 255) / 256);
+        const cudaError_t error = launch_overlapped(ssd_steps, dim3(blocks), 256, 0, 1, gpu, stream, op, steps);
+        if (error != cudaSuccess) return error;
+    }
     const unsigned blocks = unsigned((op.size.P + Scan::BLOCK_ROWS - 1) / Scan::BLOCK_ROWS);
-    kernel<<<dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)), 32 * SSD_WARPS, bytes, stream>>>(op);
-    return cudaGetLastError();
+    return launch_overlapped(ssd_scan<Stored, N_LANE, ROWS>, dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)),
+                             SSD_THREADS, sizeof(typename Scan::Tile), 1, gpu, stream, op,
+                             static_cast<const SSDStep *>(steps));
 }
 
+// More rows a warp share the reads of B and C; fewer give more warps where rows are few.
 template <class Stored, int N_LANE>
-cudaError_t launch_lanes(const QuambaQuantizedSSDScan &op, cudaStream_t stream) {
-    int device = 0, multiprocessors = 0;
-    cudaError_t error = cudaGetDevice(&device);
+cudaError_t launch_lanes(const QuambaQuantizedSSDScan &op, SSDStep *steps, cudaStream_t stream) {
+    Gpu gpu = {};
+    const cudaError_t error = current_gpu(gpu);
     if (error != cudaSuccess) return error;
-    error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-    if (error != cudaSuccess) return error;
-    const int64_t warps = op.size.B * op.size.H * op.size.P / 4;
+    const int64_t rows = op.size.B * op.size.H * op.size.P;
     if constexpr (N_LANE <= 4) {
-        if (warps >= int64_t(8) * multiprocessors) return launch_rows<Stored, N_LANE, 4>(op, stream);
+        if (rows >= int64_t(64) * gpu.multiprocessors) return launch_rows<Stored, N_LANE, 4>(op, steps, gpu, stream);
     }
-    return launch_rows<Stored, N_LANE, 2>(op, stream);
+    if (rows >= int64_t(16) * gpu.multiprocessors) return launch_rows<Stored, N_LANE, 2>(op, steps, gpu, stream);
+    return launch_rows<Stored, N_LANE, 1>(op, steps, gpu, stream);
 }
 
 template <class Stored>
-cudaError_t launch_state(const QuambaQuantizedSSDScan &op, cudaStream_t stream) {
-    if (op.size.N <= 32) return launch_lanes<Stored, 1>(op, stream);
-    if (op.size.N <= 64) return launch_lanes<Stored, 2>(op, stream);
-    if (op.size.N <= 128) return launch_lanes<Stored, 4>(op, stream);
-    return launch_lanes<Stored, 8>(op, stream);
+cudaError_t launch_state(const QuambaQuantizedSSDScan &op, void *workspace, cudaStream_t stream) {
+    SSDStep *steps = static_cast<SSDStep *>(workspace);
+    if (op.size.N <= 32) return launch_lanes<Stored, 1>(op, steps, stream);
+    if (op.size.N <= 64) return launch_lanes<Stored, 2>(op, steps, stream);
+    if (op.size.N <= 128) return launch_lanes<Stored, 4>(op, steps, stream);
+    return launch_lanes<Stored, 8>(op, steps, stream);
 }
 
 }  // namespace quamba
@@ -49,10 +53,12 @@ extern "C" const char *quamba_QuantizedSSDScan_refusal(const QuambaQuantizedSSDS
     return nullptr;
 }
 
-extern "C" size_t quamba_QuantizedSSDScan_workspace(const QuambaQuantizedSSDScan *) { return 0; }
+extern "C" size_t quamba_QuantizedSSDScan_workspace(const QuambaQuantizedSSDScan *op) {
+    return op->size.L < quamba::SSD_STEPS_FROM ? 0 : op->size.B * op->size.L * op->size.H * sizeof(quamba::SSDStep);
+}
 
-extern "C" int quamba_QuantizedSSDScan_launch(const QuambaQuantizedSSDScan *op, void *, cudaStream_t stream) {
-    if (op->state_dtype == QUAMBA_INT8) return quamba::launch_state<int8_t>(*op, stream);
-    if (op->state_dtype == QUAMBA_FLOAT16) return quamba::launch_state<__half>(*op, stream);
-    return quamba::launch_state<float>(*op, stream);
+extern "C" int quamba_QuantizedSSDScan_launch(const QuambaQuantizedSSDScan *op, void *workspace, cudaStream_t stream) {
+    if (op->state_dtype == QUAMBA_INT8) return quamba::launch_state<int8_t>(*op, workspace, stream);
+    if (op->state_dtype == QUAMBA_FLOAT16) return quamba::launch_state<__half>(*op, workspace, stream);
+    return quamba::launch_state<float>(*op, workspace, stream);
 }

@@ -4,6 +4,7 @@
 // step x, D x and silu(z) of the tile are found once a block. exp(step A) is taken in fp64 for every entry.
 #pragma once
 
+#include "../common/overlap.cuh"
 #include "../common/state.cuh"
 #include "../common/warp.cuh"
 #include "contracts.h"
@@ -56,6 +57,12 @@ __global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuanti
     for (int k = 0; k < N_LANE; k++) {
         const int n = lane + LANES * k;
         A[k] = n < N ? -exp_rounded(dequantized(op.A_log[e * N + n], op.A_log_scale)) : 0.0f;
+    }
+    wait_for_inputs();
+    let_next_kernel_begin();
+#pragma unroll
+    for (int k = 0; k < N_LANE; k++) {
+        const int n = lane + LANES * k;
         h[k] = n < N ? State<Stored>::load(stored[at + n], op.state_scale) : 0.0f;
     }
     for (int64_t first = 0; first < op.size.L; first += SELECTIVE_TILE) {

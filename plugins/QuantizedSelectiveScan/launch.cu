@@ -1,6 +1,5 @@
 // C ABI of QuantizedSelectiveScan; the struct is made from op.py.
-#include <cuda_runtime.h>
-
+#include "../common/launch.cuh"
 #include "kernel.cuh"
 
 namespace quamba {
@@ -9,9 +8,11 @@ template <class Stored, int LANES, int N_LANE>
 cudaError_t launch_lanes(const QuambaQuantizedSelectiveScan &op, cudaStream_t stream) {
     constexpr int CHANNELS = SelectiveTile<LANES, N_LANE>::CHANNELS;
     const unsigned blocks = unsigned((op.size.E + CHANNELS - 1) / CHANNELS);
-    selective_scan<Stored, LANES, N_LANE>
-        <<<dim3(blocks, unsigned(op.size.B)), SELECTIVE_THREADS, 0, stream>>>(op);
-    return cudaGetLastError();
+    Gpu gpu = {};
+    const cudaError_t error = current_gpu(gpu);
+    if (error != cudaSuccess) return error;
+    return launch_overlapped(selective_scan<Stored, LANES, N_LANE>, dim3(blocks, unsigned(op.size.B)),
+                             SELECTIVE_THREADS, 0, 1, gpu, stream, op);
 }
 
 template <class Stored>

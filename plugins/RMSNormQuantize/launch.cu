@@ -1,6 +1,5 @@
 // C ABI of RMSNormQuantize; the struct is made from op.py.
-#include <cuda_runtime.h>
-
+#include "../common/launch.cuh"
 #include "kernel.cuh"
 
 extern "C" const char *quamba_RMSNormQuantize_refusal(const QuambaRMSNormQuantize *) { return nullptr; }
@@ -8,7 +7,9 @@ extern "C" const char *quamba_RMSNormQuantize_refusal(const QuambaRMSNormQuantiz
 extern "C" size_t quamba_RMSNormQuantize_workspace(const QuambaRMSNormQuantize *) { return 0; }
 
 extern "C" int quamba_RMSNormQuantize_launch(const QuambaRMSNormQuantize *op, void *, cudaStream_t stream) {
-    const unsigned tokens = unsigned(op->size.B * op->size.L);
-    quamba::rms_norm_quantize<<<tokens, quamba::NORM_THREADS, 0, stream>>>(*op);
-    return cudaGetLastError();
+    quamba::Gpu gpu = {};
+    const cudaError_t error = quamba::current_gpu(gpu);
+    if (error != cudaSuccess) return error;
+    const dim3 tokens(unsigned(op->size.B * op->size.L));
+    return quamba::launch_overlapped(quamba::rms_norm_quantize, tokens, quamba::NORM_THREADS, 0, 1, gpu, stream, *op);
 }

@@ -58,7 +58,11 @@ QUAMBA_HOST_DEVICE constexpr uint32_t negative_entries(int order, int i) {
 
 #ifdef __CUDACC__
 
-// RADIX entries `stride` apart, log2(RADIX) levels of the transform.
+// Where entry i stands in shared memory: one place is left free after every 16, so that neither 16 consecutive
+// entries a thread nor entries 16 apart meet a bank twice in a pass.
+__device__ __forceinline__ constexpr int place(int i) { return i + i / 16; }
+
+// 1, 2, 3 or 4 levels of the transform on RADIX entries.
 template <int RADIX>
 __device__ __forceinline__ void butterflies(double (&v)[RADIX]) {
 #pragma unroll
@@ -73,16 +77,17 @@ __device__ __forceinline__ void butterflies(double (&v)[RADIX]) {
     }
 }
 
+// stride: a power of two, 1 << shift.
 template <int RADIX>
-__device__ void sylvester_pass(double *entries, int size, int stride) {
+__device__ void sylvester_pass(double *entries, int size, int shift) {
     for (int i = threadIdx.x; i < size / RADIX; i += blockDim.x) {
-        double *first = entries + (i / stride * RADIX) * stride + i % stride;
+        const int first = ((i >> shift) * RADIX << shift) + (i & ((1 << shift) - 1));
         double v[RADIX];
 #pragma unroll
-        for (int k = 0; k < RADIX; k++) v[k] = first[k * stride];
+        for (int k = 0; k < RADIX; k++) v[k] = entries[place(first + (k << shift))];
         butterflies(v);
 #pragma unroll
-        for (int k = 0; k < RADIX; k++) first[k * stride] = v[k];
+        for (int k = 0; k < RADIX; k++) entries[place(first + (k << shift))] = v[k];
     }
     __syncthreads();
 }
@@ -97,9 +102,9 @@ __device__ __forceinline__ double base_row(const double (&v)[ORDER]) {
 }
 
 template <int ORDER, int... ROWS>
-__device__ __forceinline__ void base_rows(const double (&v)[ORDER], double *first, int stride,
+__device__ __forceinline__ void base_rows(const double (&v)[ORDER], double *entries, int q, int power,
                                           std::integer_sequence<int, ROWS...>) {
-    ((first[ROWS * stride] = base_row<ORDER, ROWS>(v)), ...);
+    ((entries[place(ROWS * power + q)] = base_row<ORDER, ROWS>(v)), ...);
 }
 
 template <int ORDER>
@@ -107,22 +112,22 @@ __device__ void base_pass(double *entries, int power) {
     for (int q = threadIdx.x; q < power; q += blockDim.x) {
         double v[ORDER];
 #pragma unroll
-        for (int j = 0; j < ORDER; j++) v[j] = entries[j * power + q];
-        base_rows<ORDER>(v, entries + q, power, std::make_integer_sequence<int, ORDER>());
+        for (int j = 0; j < ORDER; j++) v[j] = entries[place(j * power + q)];
+        base_rows<ORDER>(v, entries, q, power, std::make_integer_sequence<int, ORDER>());
     }
     __syncthreads();
 }
 
-// Transforms `size` entries; what they have to be multiplied with to make H orthonormal is returned. The block is in step
-// before and after.
+// Transforms `size` entries; what they have to be multiplied with to make H orthonormal is returned. The block
+// is in step before and after.
 __device__ inline double hadamard_transform(double *entries, int size) {
     const HadamardShape shape = hadamard_shape(size);
-    int stride = 1;
-    for (; stride * 16 <= shape.power; stride *= 16) sylvester_pass<16>(entries, size, stride);
-    const int rest = shape.power / stride;
-    if (rest == 8) sylvester_pass<8>(entries, size, stride);
-    if (rest == 4) sylvester_pass<4>(entries, size, stride);
-    if (rest == 2) sylvester_pass<2>(entries, size, stride);
+    int shift = 0;
+    for (; 16 << shift <= shape.power; shift += 4) sylvester_pass<16>(entries, size, shift);
+    const int rest = shape.power >> shift;
+    if (rest == 8) sylvester_pass<8>(entries, size, shift);
+    if (rest == 4) sylvester_pass<4>(entries, size, shift);
+    if (rest == 2) sylvester_pass<2>(entries, size, shift);
     if (shape.base == 12) base_pass<12>(entries, shape.power);
     if (shape.base == 20) base_pass<20>(entries, shape.power);
     if (shape.base == 28) base_pass<28>(entries, shape.power);
@@ -133,10 +138,16 @@ __device__ inline double hadamard_transform(double *entries, int size) {
 __device__ inline void transform_and_quantize(double *entries, int size, int hadamard, float scale, int8_t *y) {
     const double unit = hadamard ? hadamard_transform(entries, size) : 1.0;
     for (int i = threadIdx.x; i < size; i += blockDim.x) {
-        y[i] = quantized(static_cast<float>(entries[i] * unit), scale);
+        y[i] = quantized(static_cast<float>(entries[place(i)] * unit), scale);
     }
 }
 
 #endif  // __CUDACC__
+
+// Shared memory of `size` entries with their free places.
+QUAMBA_HOST_DEVICE constexpr int64_t entries_bytes(int64_t size) { return (size + size / 16 + 1) * sizeof(double); }
+
+// Threads of a block that works on one token of `size` entries.
+QUAMBA_HOST_DEVICE constexpr int token_threads(int64_t size) { return size >= 2048 ? 512 : 256; }
 
 }  // namespace quamba

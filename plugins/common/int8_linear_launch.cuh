@@ -1,58 +1,11 @@
 // Which kernel an int8 projection runs on, by the number of its tokens and the size of the GPU.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include "int8_gemm.cuh"
 #include "int8_gemv.cuh"
+#include "launch.cuh"
 
 namespace quamba {
-
-struct Gpu {
-    int multiprocessors, shared_bytes;  // shared_bytes: the most that one block may have
-    bool clusters, overlap;             // both sm_90: thread block clusters, programmatic dependent launch
-};
-
-inline cudaError_t current_gpu(Gpu &gpu) {
-    int device = 0, major = 0;
-    cudaError_t error = cudaGetDevice(&device);
-    if (error == cudaSuccess)
-        error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    if (error == cudaSuccess) {
-        error = cudaDeviceGetAttribute(&gpu.multiprocessors, cudaDevAttrMultiProcessorCount, device);
-    }
-    if (error == cudaSuccess) {
-        error = cudaDeviceGetAttribute(&gpu.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    }
-    gpu.clusters = gpu.overlap = major >= 9;
-    return error;
-}
-
-// Launches a kernel whose blocks all call wait_for_inputs(): where the GPU can, it begins while the one
-// before it ends. cluster: blocks along x that form a cluster.
-template <class... Parameters, class... Arguments>
-cudaError_t launch_overlapped(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
-                              int cluster, const Gpu &gpu, cudaStream_t stream, Arguments... arguments) {
-    cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
-                                             cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
-    if (error != cudaSuccess) return error;
-    cudaLaunchAttribute attributes[2] = {};
-    cudaLaunchConfig_t config = {};
-    config.gridDim = grid;
-    config.blockDim = dim3(threads);
-    config.dynamicSmemBytes = shared_bytes;
-    config.stream = stream;
-    config.attrs = attributes;
-    if (gpu.overlap) {
-        attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
-    }
-    if (cluster > 1) {
-        attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
-        attributes[config.numAttrs++].val.clusterDim = {unsigned(cluster), 1, 1};
-    }
-    return cudaLaunchKernelEx(&config, kernel, arguments...);
-}
 
 // Rows of a matrix of codes that 16-byte accesses may read whole.
 inline bool aligned_rows(const int8_t *matrix, int64_t stride, int K) {
@@ -77,9 +30,9 @@ int64_t tile_count(const Int8Product &p) {
 
 // Parts to cut K into so that the tiles fill the GPU, each two stages long or more; 1 without clusters.
 template <class Tile>
-int gemm_splits(const Int8Product &p, const Gpu &gpu) {
+int gemm_splits(const Int8Product &p, const Gpu &gpu, int most = 8) {
     int splits = 1;
-    while (gpu.clusters && splits < 8 &&
+    while (gpu.clusters && splits < most &&
            2 * splits * tile_count<Tile>(p) <= Tile::BLOCKS * gpu.multiprocessors &&
            4 * splits * GEMM_COLUMNS <= p.K) {
         splits *= 2;

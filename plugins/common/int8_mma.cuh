@@ -6,6 +6,7 @@
 #pragma once
 
 #include "int8_linear.cuh"
+#include "overlap.cuh"
 
 namespace quamba {
 
@@ -70,20 +71,6 @@ __device__ __forceinline__ uint4 load_codes(const int8_t *pointer, int count) {
             words[i / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(pointer[i])) << (8 * (i % 4));
     }
     return {words[0], words[1], words[2], words[3]};
-}
-
-// Programmatic dependent launch (sm_90): a kernel may begin while the one before it ends. Nothing that an
-// earlier kernel writes may be read, and nothing at all written, before wait_for_inputs().
-__device__ __forceinline__ void wait_for_inputs() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void let_next_kernel_begin() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
 }
 
 #endif  // __CUDACC__
