@@ -4,6 +4,7 @@
 // n_groups channels; each group's sum of squares is shared out to `parts` warps, the sums in fp64.
 #pragma once
 
+#include "../common/batches.cuh"
 #include "../common/block.cuh"
 #include "../common/hadamard.cuh"
 #include "../common/overlap.cuh"
@@ -31,6 +32,11 @@ __device__ inline void group_squares(double *partial, const float *gated, int gr
     }
 }
 
+struct Gated {
+    float x;
+    int8_t z;
+};
+
 __global__ void __launch_bounds__(512) gated_norm_hadamard_quantize(QuambaGatedRMSNormHadamardQuantize op) {
     extern __shared__ double entries[];  // the token, then n_groups * parts sums of squares, then E floats
     __shared__ float gate[256], root[MOST_GROUPS];
@@ -45,9 +51,11 @@ __global__ void __launch_bounds__(512) gated_norm_hadamard_quantize(QuambaGatedR
     }
     wait_for_inputs();
     __syncthreads();
-    for (int e = threadIdx.x; e < E; e += blockDim.x) {
-        gated[e] = op.x[token * op.x_stride + e] * gate[op.z[token * op.z_stride + e] + 128];
-    }
+    const float *x = op.x + token * op.x_stride;
+    const int8_t *z = op.z + token * op.z_stride;
+    in_batches<8>(
+        E, [&](int e) { return Gated{x[e], z[e]}; },
+        [&](int e, Gated loaded) { gated[e] = loaded.x * gate[loaded.z + 128]; });
     let_next_kernel_begin();
     __syncthreads();
     group_squares(partial, gated, groups, width, parts);
@@ -58,10 +66,11 @@ __global__ void __launch_bounds__(512) gated_norm_hadamard_quantize(QuambaGatedR
         root[threadIdx.x] = root_mean_square(total, width, op.epsilon);
     }
     __syncthreads();
-    for (int e = threadIdx.x; e < E; e += blockDim.x) {
-        const int group = groups == 1 ? 0 : e / width;
-        entries[place(e)] = gated[e] / root[group] * op.norm_weight[e];
-    }
+    in_batches<8>(
+        E, [&](int e) { return op.norm_weight[e]; },
+        [&](int e, float weight) {
+            entries[place(e)] = gated[e] / root[groups == 1 ? 0 : e / width] * weight;
+        });
     __syncthreads();
     transform_and_quantize(entries, E, op.hadamard, op.out_scale, op.y + token * E);
 }

@@ -1,10 +1,11 @@
 // Mamba-2's scan as the recurrence of op.py, one kernel for any length: the state stays in registers.
 //
 // A warp owns ROWS channels p of one head; lane l holds entries n = l + 32 k of each row's state. Tokens come
-// in tiles: while one is worked on, the codes of the next are on their way into registers. B and C are
+// in tiles: while one is worked on, the codes of the next are on their way into shared memory. B and C are
 // dequantized once a block, the tree sum over n is finished for SSD_BATCH tokens at once (common/warp.cuh).
 #pragma once
 
+#include "../common/async_copy.cuh"
 #include "../common/overlap.cuh"
 #include "../common/state.cuh"
 #include "../common/warp.cuh"
@@ -42,101 +43,113 @@ struct alignas(COUNT < 4 ? 4 * COUNT : 16) Entries {
 // N_LANE: entries of a row's state a lane holds, a power of two; 32 N_LANE >= N.
 template <class Stored, int N_LANE, int ROWS>
 struct SSDScan {
-    static constexpr int BLOCK_ROWS = SSD_WARPS * ROWS;
-    static constexpr int B_ITEMS = SSD_TILE / SSD_WARPS, X_ITEMS = SSD_TILE * BLOCK_ROWS / SSD_THREADS;
-    static constexpr int WORDS = (N_LANE + 3) / 4;
+    static constexpr int BLOCK_ROWS = SSD_WARPS * ROWS, WIDTH = 32 * N_LANE;
 
-    struct Tile {
+    // A tile as it comes from memory; two of them, so that one is filled while the other is worked on.
+    struct Codes {
+        int8_t B[SSD_TILE][WIDTH], C[SSD_TILE][WIDTH], x[SSD_TILE][BLOCK_ROWS];
+        SSDStep step[SSD_TILE];
+    };
+
+    // A tile as the recurrence wants it.
+    struct Values {
         Entries<N_LANE> B[SSD_TILE][32], C[SSD_TILE][32];  // zero from N on
         Entries<ROWS> inputs[SSD_TILE][SSD_WARPS];         // step x
         float skip[SSD_TILE][BLOCK_ROWS];                  // D x
         float decay[SSD_TILE];
     };
 
-    // What one thread brings of a tile: B and C of token warp + SSD_WARPS j, x of element thread + SSD_THREADS j.
-    struct Codes {
-        uint32_t B[B_ITEMS][WORDS], C[B_ITEMS][WORDS];
-        int8_t x[X_ITEMS];
-        SSDStep step[X_ITEMS];
+    struct Shared {
+        Codes codes[2];
+        Values values;
     };
 
     const QuambaQuantizedSSDScan &op;
     const SSDStep *steps;  // null: found here
+    bool whole_words;      // B, C and x may be copied four codes at a time
     int64_t b;
     int h, g, p_0, lane, warp;
 
-    __device__ SSDScan(const QuambaQuantizedSSDScan &op, const SSDStep *steps)
-        : op(op), steps(steps), b(blockIdx.z), h(blockIdx.y), g(h / int(op.size.H / op.size.G)),
-          p_0(blockIdx.x * BLOCK_ROWS), lane(threadIdx.x % 32), warp(threadIdx.x / 32) {}
+    __device__ SSDScan(const QuambaQuantizedSSDScan &op, const SSDStep *steps, bool whole_words)
+        : op(op), steps(steps), whole_words(whole_words), b(blockIdx.z), h(blockIdx.y),
+          g(h / int(op.size.H / op.size.G)), p_0(blockIdx.x * BLOCK_ROWS), lane(threadIdx.x % 32),
+          warp(threadIdx.x / 32) {}
 
     __device__ __forceinline__ int channel(int row) const { return min(p_0 + row, int(op.size.P) - 1); }
 
-    // Codes n = lane + 32 k as bytes k of a word; zero from N on.
-    __device__ __forceinline__ void load_row(uint32_t (&words)[WORDS], const int8_t *codes) const {
-#pragma unroll
-        for (int w = 0; w < WORDS; w++) words[w] = 0;
+    // `count` rows of `width` codes, `stride` apart, into rows of PITCH.
+    template <int PITCH>
+    __device__ __forceinline__ void copy_rows(int8_t (*to)[PITCH], const int8_t *from, int64_t stride, int width,
+                                              int count) const {
+        if (whole_words) {
+            constexpr int WORDS = PITCH / 4;
+            for (int i = threadIdx.x; i < count * WORDS; i += SSD_THREADS) {
+                const int t = i / WORDS, at = i % WORDS * 4;
+                if (at < width) copy_word_async(&to[t][at], from + t * stride + at);
+            }
+        } else {
+            for (int i = threadIdx.x; i < count * PITCH; i += SSD_THREADS) {
+                const int t = i / PITCH, at = i % PITCH;
+                if (at < width) to[t][at] = from[t * stride + at];
+            }
+        }
+    }
+
+    // Starts to bring `count` tokens from token `first` on.
+    __device__ __forceinline__ void load(Codes &codes, int64_t first, int count) const {
+        const int64_t row = b * op.size.L + first;
+        const int N = int(op.size.N), P = int(op.size.P);
+        copy_rows(codes.B, op.B + row * op.B_stride + g * N, op.B_stride, N, count);
+        copy_rows(codes.C, op.C + row * op.C_stride + g * N, op.C_stride, N, count);
+        copy_rows(codes.x, op.x + row * op.x_stride + h * P + p_0, op.x_stride, min(BLOCK_ROWS, P - p_0), count);
+        if (threadIdx.x < count) {
+            const int64_t at = row + threadIdx.x;
+            if (steps) {
+                copy_word_async(&codes.step[threadIdx.x].step, &steps[at * op.size.H + h].step);
+                copy_word_async(&codes.step[threadIdx.x].decay, &steps[at * op.size.H + h].decay);
+            } else {
+                codes.step[threadIdx.x] = ssd_step(op, at, h);
+            }
+        }
+        end_copy_group();
+    }
+
+    __device__ __forceinline__ Entries<N_LANE> dequantized_row(const int8_t *codes, float scale) const {
+        Entries<N_LANE> entries;
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
             const int n = lane + 32 * k;
-            if (n < op.size.N) words[k / 4] |= uint32_t(uint8_t(codes[n])) << (8 * (k % 4));
+            entries.at[k] = n < op.size.N ? dequantized(codes[n], scale) : 0.0f;
         }
-    }
-
-    static __device__ __forceinline__ Entries<N_LANE> values(const uint32_t (&words)[WORDS], float scale) {
-        Entries<N_LANE> entries;
-#pragma unroll
-        for (int k = 0; k < N_LANE; k++) entries.at[k] = dequantized(int8_t(words[k / 4] >> (8 * (k % 4))), scale);
         return entries;
     }
 
-    // `count` tokens from token `first` on.
-    __device__ __forceinline__ void load(Codes &codes, int64_t first, int count) const {
-        const int64_t row = b * op.size.L + first, at = g * op.size.N;
-#pragma unroll
-        for (int j = 0; j < B_ITEMS; j++) {
-            const int t = warp + SSD_WARPS * j;
-            if (t < count) load_row(codes.B[j], op.B + (row + t) * op.B_stride + at);
-            if (t < count) load_row(codes.C[j], op.C + (row + t) * op.C_stride + at);
+    // x_scale and D of the one row of the block whose x this thread works on.
+    __device__ __forceinline__ void prepare(Values &values, const Codes &codes, int count, float B_scale,
+                                            float C_scale, float x_scale, float D) const {
+        for (int t = warp; t < count; t += SSD_WARPS) {
+            values.B[t][lane] = dequantized_row(codes.B[t], B_scale);
+            values.C[t][lane] = dequantized_row(codes.C[t], C_scale);
         }
-#pragma unroll
-        for (int j = 0; j < X_ITEMS; j++) {
-            const int i = threadIdx.x + SSD_THREADS * j, t = i / BLOCK_ROWS;
-            if (t >= count) continue;
-            codes.x[j] = op.x[(row + t) * op.x_stride + h * op.size.P + channel(i % BLOCK_ROWS)];
-            codes.step[j] = steps ? steps[(row + t) * op.size.H + h] : ssd_step(op, row + t, h);
-        }
-    }
-
-    // x_scale and D of the one row of the block that this thread stores x for.
-    __device__ __forceinline__ void store(Tile &tile, const Codes &codes, int count, float B_scale, float C_scale,
-                                          float x_scale, float D) const {
-#pragma unroll
-        for (int j = 0; j < B_ITEMS; j++) {
-            const int t = warp + SSD_WARPS * j;
-            if (t < count) tile.B[t][lane] = values(codes.B[j], B_scale);
-            if (t < count) tile.C[t][lane] = values(codes.C[j], C_scale);
-        }
-#pragma unroll
-        for (int j = 0; j < X_ITEMS; j++) {
-            const int i = threadIdx.x + SSD_THREADS * j, t = i / BLOCK_ROWS, r = i % BLOCK_ROWS;
-            if (t >= count) continue;
-            const float x = dequantized(codes.x[j], x_scale);
-            tile.inputs[t][r / ROWS].at[r % ROWS] = codes.step[j].step * x;
-            tile.skip[t][r] = D * x;
-            if (r == 0) tile.decay[t] = codes.step[j].decay;
+        for (int i = threadIdx.x; i < count * BLOCK_ROWS; i += SSD_THREADS) {
+            const int t = i / BLOCK_ROWS, r = i % BLOCK_ROWS;
+            const float x = dequantized(codes.x[t][r], x_scale);
+            values.inputs[t][r / ROWS].at[r % ROWS] = codes.step[t].step * x;
+            values.skip[t][r] = D * x;
+            if (r == 0) values.decay[t] = codes.step[t].decay;
         }
     }
 
     // BATCH tokens from tile row t on; y of row r and token t + i is sum i ROWS + r of the lanes.
     template <int BATCH>
     __device__ __forceinline__ void advance(float (&state)[ROWS][N_LANE], const float (&scale)[ROWS][N_LANE],
-                                            const Tile &tile, int64_t row, int t) const {
+                                            const Values &values, int64_t row, int t) const {
         float partial[BATCH * ROWS];
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            const float decay = tile.decay[t + i];
-            const Entries<N_LANE> B = tile.B[t + i][lane], C = tile.C[t + i][lane];
-            const Entries<ROWS> inputs = tile.inputs[t + i][warp];
+            const float decay = values.decay[t + i];
+            const Entries<N_LANE> B = values.B[t + i][lane], C = values.C[t + i][lane];
+            const Entries<ROWS> inputs = values.inputs[t + i][warp];
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 float read[N_LANE];
@@ -153,7 +166,7 @@ struct SSDScan {
         constexpr int LANES = 32 / (BATCH * ROWS);
         const int token = t + lane / LANES / ROWS, r = warp * ROWS + lane / LANES % ROWS;
         if (lane % LANES == 0 && p_0 + r < op.size.P) {
-            op.y[((row + token) * op.size.H + h) * op.size.P + p_0 + r] = sum + tile.skip[token][r];
+            op.y[((row + token) * op.size.H + h) * op.size.P + p_0 + r] = sum + values.skip[token][r];
         }
     }
 
@@ -163,13 +176,15 @@ struct SSDScan {
 };
 
 template <class Stored, int N_LANE, int ROWS>
-__global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan op, const SSDStep *steps) {
+__global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan op, const SSDStep *steps,
+                                                        bool whole_words) {
     using Scan = SSDScan<Stored, N_LANE, ROWS>;
-    extern __shared__ float4 shared[];
-    typename Scan::Tile &tile = *reinterpret_cast<typename Scan::Tile *>(shared);
-    const Scan scan(op, steps);
+    extern __shared__ float4 bytes[];
+    typename Scan::Shared &shared = *reinterpret_cast<typename Scan::Shared *>(bytes);
+    const Scan scan(op, steps, whole_words);
     const int P = int(op.size.P), N = int(op.size.N);
 
+    Stored held[ROWS][N_LANE];
     float state[ROWS][N_LANE], scale[ROWS][N_LANE];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
@@ -186,31 +201,39 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
     const float B_scale = op.B_scale[scan.g], C_scale = op.C_scale[scan.g];
 
     wait_for_inputs();
-    typename Scan::Codes codes;
-    scan.load(codes, 0, int(min(int64_t(SSD_TILE), op.size.L)));
     const Stored *stored = static_cast<const Stored *>(op.state);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
             const int n = scan.lane + 32 * k;
-            state[r][k] = n < N ? State<Stored>::load(stored[scan.state_at(r) + n], scale[r][k]) : 0.0f;
+            held[r][k] = n < N ? stored[scan.state_at(r) + n] : Stored(0);
         }
     }
-    let_next_kernel_begin();
-    for (int64_t first = 0; first < op.size.L; first += SSD_TILE) {
+    scan.load(shared.codes[0], 0, int(min(int64_t(SSD_TILE), op.size.L)));
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+#pragma unroll
+        for (int k = 0; k < N_LANE; k++) state[r][k] = State<Stored>::load(held[r][k], scale[r][k]);
+    }
+    int turn = 0;
+    for (int64_t first = 0; first < op.size.L; first += SSD_TILE, turn ^= 1) {
         const int count = int(min(int64_t(SSD_TILE), op.size.L - first));
         const int64_t row = scan.b * op.size.L + first, following = first + SSD_TILE;
+        wait_copy_groups<0>();
         __syncthreads();
-        scan.store(tile, codes, count, B_scale, C_scale, x_scale, D);
+        scan.prepare(shared.values, shared.codes[turn], count, B_scale, C_scale, x_scale, D);
         __syncthreads();
-        if (following < op.size.L) scan.load(codes, following, int(min(int64_t(SSD_TILE), op.size.L - following)));
+        if (following < op.size.L) {
+            scan.load(shared.codes[turn ^ 1], following, int(min(int64_t(SSD_TILE), op.size.L - following)));
+        }
         int t = 0;
         for (; t + SSD_BATCH <= count; t += SSD_BATCH) {
-            scan.template advance<SSD_BATCH>(state, scale, tile, row, t);
+            scan.template advance<SSD_BATCH>(state, scale, shared.values, row, t);
         }
-        for (; t < count; t++) scan.template advance<1>(state, scale, tile, row, t);
+        for (; t < count; t++) scan.template advance<1>(state, scale, shared.values, row, t);
     }
+    let_next_kernel_begin();
     Stored *out = static_cast<Stored *>(op.state_out);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {

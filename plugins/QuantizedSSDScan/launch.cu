@@ -4,6 +4,15 @@
 
 namespace quamba {
 
+// Whether every row of B, C and x begins on four bytes and is made of whole words.
+inline bool whole_words(const QuambaQuantizedSSDScan &op) {
+    const auto address = [](const int8_t *pointer) { return reinterpret_cast<uintptr_t>(pointer); };
+    const uintptr_t all = address(op.x) | address(op.B) | address(op.C) | uintptr_t(op.size.N) |
+                          uintptr_t(op.size.P) | uintptr_t(op.x_stride) | uintptr_t(op.B_stride) |
+                          uintptr_t(op.C_stride);
+    return all % 4 == 0;
+}
+
 constexpr int SSD_STEPS_FROM = 8;  // tokens from which on the steps are found in a kernel of their own
 
 template <class Stored, int N_LANE, int ROWS>
@@ -17,8 +26,8 @@ cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, SSDStep *steps, const 
     }
     const unsigned blocks = unsigned((op.size.P + Scan::BLOCK_ROWS - 1) / Scan::BLOCK_ROWS);
     return launch_overlapped(ssd_scan<Stored, N_LANE, ROWS>, dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)),
-                             SSD_THREADS, sizeof(typename Scan::Tile), 1, gpu, stream, op,
-                             static_cast<const SSDStep *>(steps));
+                             SSD_THREADS, sizeof(typename Scan::Shared), 1, gpu, stream, op,
+                             static_cast<const SSDStep *>(steps), whole_words(op));
 }
 
 // More rows a warp share the reads of B and C; fewer give more warps where rows are few.

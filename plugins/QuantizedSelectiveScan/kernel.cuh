@@ -59,7 +59,6 @@ __global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuanti
         A[k] = n < N ? -exp_rounded(dequantized(op.A_log[e * N + n], op.A_log_scale)) : 0.0f;
     }
     wait_for_inputs();
-    let_next_kernel_begin();
 #pragma unroll
     for (int k = 0; k < N_LANE; k++) {
         const int n = lane + LANES * k;
@@ -89,6 +88,7 @@ __global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuanti
             }
         }
     }
+    let_next_kernel_begin();
     if (e_0 + channel >= op.size.E) return;
     Stored *out = static_cast<Stored *>(op.state_out);
 #pragma unroll

@@ -8,18 +8,36 @@
 
 namespace quamba {
 
-constexpr int NORM_THREADS = 256;
+constexpr int NORM_THREADS = 512, NORM_ITEMS = 8;  // channels of a token a thread keeps in registers
 
 __global__ void __launch_bounds__(NORM_THREADS) rms_norm_quantize(QuambaRMSNormQuantize op) {
-    const int64_t D = op.size.D, token = blockIdx.x;
+    const int D = int(op.size.D);
+    const int64_t token = blockIdx.x;
     const float *x = op.x + token * op.x_stride;
-    wait_for_inputs();
+    float kept[NORM_ITEMS];
     double sum = 0.0;
-    for (int64_t d = threadIdx.x; d < D; d += NORM_THREADS) sum += static_cast<double>(x[d]) * x[d];
-    let_next_kernel_begin();
+    wait_for_inputs();
+#pragma unroll
+    for (int i = 0; i < NORM_ITEMS; i++) {
+        const int d = threadIdx.x + NORM_THREADS * i;
+        kept[i] = d < D ? x[d] : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < NORM_ITEMS; i++) sum += static_cast<double>(kept[i]) * kept[i];
+    for (int d = threadIdx.x + NORM_THREADS * NORM_ITEMS; d < D; d += NORM_THREADS) {
+        sum += static_cast<double>(x[d]) * x[d];
+    }
     const double total = block_sum<NORM_THREADS>(sum);
     const float root = root_mean_square(total, static_cast<double>(D), op.epsilon);
-    for (int64_t d = threadIdx.x; d < D; d += NORM_THREADS) op.y[token * D + d] = quantized(x[d] / root, op.out_scale);
+#pragma unroll
+    for (int i = 0; i < NORM_ITEMS; i++) {
+        const int d = threadIdx.x + NORM_THREADS * i;
+        if (d < D) op.y[token * D + d] = quantized(kept[i] / root, op.out_scale);
+    }
+    for (int d = threadIdx.x + NORM_THREADS * NORM_ITEMS; d < D; d += NORM_THREADS) {
+        op.y[token * D + d] = quantized(x[d] / root, op.out_scale);
+    }
+    let_next_kernel_begin();
 }
 
 }  // namespace quamba

@@ -101,19 +101,35 @@ __device__ __forceinline__ double base_row(const double (&v)[ORDER]) {
     return sum;
 }
 
-template <int ORDER, int... ROWS>
-__device__ __forceinline__ void base_rows(const double (&v)[ORDER], double *entries, int q, int power,
+template <int ORDER, int FIRST, int... ROWS>
+__device__ __forceinline__ void base_rows(double (&sums)[ORDER / 2], const double (&v)[ORDER],
                                           std::integer_sequence<int, ROWS...>) {
-    ((entries[place(ROWS * power + q)] = base_row<ORDER, ROWS>(v)), ...);
+    ((sums[ROWS] = base_row<ORDER, FIRST + ROWS>(v)), ...);
 }
 
+// Two threads a column, each for half of its rows. A multiple of 32 threads.
 template <int ORDER>
 __device__ void base_pass(double *entries, int power) {
-    for (int q = threadIdx.x; q < power; q += blockDim.x) {
-        double v[ORDER];
+    constexpr auto ROWS = std::make_integer_sequence<int, ORDER / 2>();
+    const int columns = blockDim.x / 2, half = threadIdx.x / columns;
+    for (int first = 0; first < power; first += columns) {
+        const int q = first + threadIdx.x % columns;
+        double sums[ORDER / 2];
+        if (q < power) {
+            double v[ORDER];
 #pragma unroll
-        for (int j = 0; j < ORDER; j++) v[j] = entries[place(j * power + q)];
-        base_rows<ORDER>(v, entries, q, power, std::make_integer_sequence<int, ORDER>());
+            for (int j = 0; j < ORDER; j++) v[j] = entries[place(j * power + q)];
+            if (half == 0) {
+                base_rows<ORDER, 0>(sums, v, ROWS);
+            } else {
+                base_rows<ORDER, ORDER / 2>(sums, v, ROWS);
+            }
+        }
+        __syncthreads();
+        if (q < power) {
+#pragma unroll
+            for (int i = 0; i < ORDER / 2; i++) entries[place((half * (ORDER / 2) + i) * power + q)] = sums[i];
+        }
     }
     __syncthreads();
 }

@@ -5,6 +5,7 @@
 // for mma.m16n8k32"). They are host-device so that a test can replay a warp on the CPU.
 #pragma once
 
+#include "async_copy.cuh"
 #include "int8_linear.cuh"
 #include "overlap.cuh"
 
@@ -29,10 +30,6 @@ __device__ __forceinline__ void mma(int32_t (&sums)[4], uint32_t a0, uint32_t a1
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-__device__ __forceinline__ uint32_t shared_address(const void *pointer) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
 // Four 8 x 16-byte matrices; lanes 8i..8i+7 give the addresses of the rows of matrix i.
 __device__ __forceinline__ void load_matrices(uint32_t (&words)[4], uint32_t address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -48,18 +45,6 @@ __device__ __forceinline__ uint4 load_streamed(const int8_t *pointer) {
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(pointer));
     return v;
-}
-
-// Starts a copy of 16 bytes into shared memory, of which those from `bytes` on become zero.
-__device__ __forceinline__ void copy_async(uint32_t to, const void *from, int bytes) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-}
-
-__device__ __forceinline__ void end_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-
-template <int PENDING>
-__device__ __forceinline__ void wait_copy_groups() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
 // 16 codes from any address; those from `count` on are zero and not read.

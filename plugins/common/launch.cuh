@@ -22,6 +22,9 @@ inline cudaError_t current_gpu(Gpu &gpu) {
         error = cudaDeviceGetAttribute(&gpu.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     }
     gpu.clusters = gpu.overlap = major >= 9;
+#ifdef QUAMBA_NO_OVERLAP
+    gpu.overlap = false;
+#endif
     return error;
 }
 

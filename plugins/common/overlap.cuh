@@ -13,6 +13,7 @@ __device__ __forceinline__ void wait_for_inputs() {
 #endif
 }
 
+// Near the end of a kernel that is long: blocks that come early are put where there is room, not evenly.
 __device__ __forceinline__ void let_next_kernel_begin() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

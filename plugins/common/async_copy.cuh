@@ -1,0 +1,33 @@
+// Copies from memory into shared memory that go on while the threads do something else (sm_80).
+#pragma once
+
+#include <cstdint>
+
+namespace quamba {
+
+#ifdef __CUDACC__
+
+__device__ __forceinline__ uint32_t shared_address(const void *pointer) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+// Starts a copy of 16 bytes into shared memory, of which those from `bytes` on become zero.
+__device__ __forceinline__ void copy_async(uint32_t to, const void *from, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+
+// Starts a copy of four bytes, both addresses on four.
+__device__ __forceinline__ void copy_word_async(void *to, const void *from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+
+__device__ __forceinline__ void end_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+template <int PENDING>
+__device__ __forceinline__ void wait_copy_groups() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+#endif  // __CUDACC__
+
+}  // namespace quamba

@@ -1,0 +1,28 @@
+// Loads from memory several at a time, so that their latencies pass together.
+#pragma once
+
+namespace quamba {
+
+#ifdef __CUDACC__
+
+// use(i, load(i)) for the i < count of this thread: i = thread, thread + threads of the block, ...
+template <int BATCH, class Load, class Use>
+__device__ __forceinline__ void in_batches(int count, Load load, Use use) {
+    for (int first = threadIdx.x; first < count; first += BATCH * int(blockDim.x)) {
+        decltype(load(0)) loaded[BATCH];
+#pragma unroll
+        for (int k = 0; k < BATCH; k++) {
+            const int i = first + k * int(blockDim.x);
+            if (i < count) loaded[k] = load(i);
+        }
+#pragma unroll
+        for (int k = 0; k < BATCH; k++) {
+            const int i = first + k * int(blockDim.x);
+            if (i < count) use(i, loaded[k]);
+        }
+    }
+}
+
+#endif  // __CUDACC__
+
+}  // namespace quamba
