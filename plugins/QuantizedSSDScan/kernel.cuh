@@ -13,7 +13,7 @@
 
 namespace quamba {
 
-constexpr int SSD_WARPS = 4, SSD_THREADS = 32 * SSD_WARPS, SSD_TILE = 32, SSD_BATCH = 8;
+constexpr int SSD_WARPS = 4, SSD_THREADS = 32 * SSD_WARPS, SSD_BATCH = 8;
 
 // One token of one head: the step and what it leaves of the state.
 struct SSDStep {
@@ -40,23 +40,23 @@ struct alignas(COUNT < 4 ? 4 * COUNT : 16) Entries {
     float at[COUNT];
 };
 
-// N_LANE: entries of a row's state a lane holds, a power of two; 32 N_LANE >= N.
-template <class Stored, int N_LANE, int ROWS>
+// N_LANE: entries of a row's state a lane holds, a power of two; 32 N_LANE >= N. TILE: tokens a tile.
+template <class Stored, int N_LANE, int ROWS, int TILE>
 struct SSDScan {
     static constexpr int BLOCK_ROWS = SSD_WARPS * ROWS, WIDTH = 32 * N_LANE;
 
     // A tile as it comes from memory; two of them, so that one is filled while the other is worked on.
     struct Codes {
-        int8_t B[SSD_TILE][WIDTH], C[SSD_TILE][WIDTH], x[SSD_TILE][BLOCK_ROWS];
-        SSDStep step[SSD_TILE];
+        int8_t B[TILE][WIDTH], C[TILE][WIDTH], x[TILE][BLOCK_ROWS];
+        SSDStep step[TILE];
     };
 
     // A tile as the recurrence wants it.
     struct Values {
-        Entries<N_LANE> B[SSD_TILE][32], C[SSD_TILE][32];  // zero from N on
-        Entries<ROWS> inputs[SSD_TILE][SSD_WARPS];         // step x
-        float skip[SSD_TILE][BLOCK_ROWS];                  // D x
-        float decay[SSD_TILE];
+        Entries<N_LANE> B[TILE][32], C[TILE][32];  // zero from N on
+        Entries<ROWS> inputs[TILE][SSD_WARPS];         // step x
+        float skip[TILE][BLOCK_ROWS];                  // D x
+        float decay[TILE];
     };
 
     struct Shared {
@@ -175,10 +175,10 @@ struct SSDScan {
     }
 };
 
-template <class Stored, int N_LANE, int ROWS>
+template <class Stored, int N_LANE, int ROWS, int TILE>
 __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan op, const SSDStep *steps,
                                                         bool whole_words) {
-    using Scan = SSDScan<Stored, N_LANE, ROWS>;
+    using Scan = SSDScan<Stored, N_LANE, ROWS, TILE>;
     extern __shared__ float4 bytes[];
     typename Scan::Shared &shared = *reinterpret_cast<typename Scan::Shared *>(bytes);
     const Scan scan(op, steps, whole_words);
@@ -210,26 +210,28 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
             held[r][k] = n < N ? stored[scan.state_at(r) + n] : Stored(0);
         }
     }
-    scan.load(shared.codes[0], 0, int(min(int64_t(SSD_TILE), op.size.L)));
+    scan.load(shared.codes[0], 0, int(min(int64_t(TILE), op.size.L)));
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) state[r][k] = State<Stored>::load(held[r][k], scale[r][k]);
     }
     int turn = 0;
-    for (int64_t first = 0; first < op.size.L; first += SSD_TILE, turn ^= 1) {
-        const int count = int(min(int64_t(SSD_TILE), op.size.L - first));
-        const int64_t row = scan.b * op.size.L + first, following = first + SSD_TILE;
+    for (int64_t first = 0; first < op.size.L; first += TILE, turn ^= 1) {
+        const int count = int(min(int64_t(TILE), op.size.L - first));
+        const int64_t row = scan.b * op.size.L + first, following = first + TILE;
         wait_copy_groups<0>();
         __syncthreads();
         scan.prepare(shared.values, shared.codes[turn], count, B_scale, C_scale, x_scale, D);
         __syncthreads();
         if (following < op.size.L) {
-            scan.load(shared.codes[turn ^ 1], following, int(min(int64_t(SSD_TILE), op.size.L - following)));
+            scan.load(shared.codes[turn ^ 1], following, int(min(int64_t(TILE), op.size.L - following)));
         }
         int t = 0;
-        for (; t + SSD_BATCH <= count; t += SSD_BATCH) {
-            scan.template advance<SSD_BATCH>(state, scale, shared.values, row, t);
+        if constexpr (TILE >= SSD_BATCH) {
+            for (; t + SSD_BATCH <= count; t += SSD_BATCH) {
+                scan.template advance<SSD_BATCH>(state, scale, shared.values, row, t);
+            }
         }
         for (; t < count; t++) scan.template advance<1>(state, scale, shared.values, row, t);
     }

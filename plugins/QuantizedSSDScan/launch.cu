@@ -15,9 +15,9 @@ inline bool whole_words(const QuambaQuantizedSSDScan &op) {
 
 constexpr int SSD_STEPS_FROM = 8;  // tokens from which on the steps are found in a kernel of their own
 
-template <class Stored, int N_LANE, int ROWS>
+template <class Stored, int N_LANE, int ROWS, int TILE>
 cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, SSDStep *steps, const Gpu &gpu, cudaStream_t stream) {
-    using Scan = SSDScan<Stored, N_LANE, ROWS>;
+    using Scan = SSDScan<Stored, N_LANE, ROWS, TILE>;
     if (op.size.L < SSD_STEPS_FROM) steps = nullptr;
     if (steps) {
         const unsigned blocks = unsigned((op.size.B * op.size.L * op.size.H + 255) / 256);
@@ -25,7 +25,7 @@ cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, SSDStep *steps, const 
         if (error != cudaSuccess) return error;
     }
     const unsigned blocks = unsigned((op.size.P + Scan::BLOCK_ROWS - 1) / Scan::BLOCK_ROWS);
-    return launch_overlapped(ssd_scan<Stored, N_LANE, ROWS>, dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)),
+    return launch_overlapped(ssd_scan<Stored, N_LANE, ROWS, TILE>, dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)),
                              SSD_THREADS, sizeof(typename Scan::Shared), 1, gpu, stream, op,
                              static_cast<const SSDStep *>(steps), whole_words(op));
 }
@@ -36,12 +36,13 @@ cudaError_t launch_lanes(const QuambaQuantizedSSDScan &op, SSDStep *steps, cudaS
     Gpu gpu = {};
     const cudaError_t error = current_gpu(gpu);
     if (error != cudaSuccess) return error;
+    if (op.size.L == 1) return launch_rows<Stored, N_LANE, 2, 1>(op, steps, gpu, stream);
     const int64_t rows = op.size.B * op.size.H * op.size.P;
     if constexpr (N_LANE <= 4) {
-        if (rows >= int64_t(64) * gpu.multiprocessors) return launch_rows<Stored, N_LANE, 4>(op, steps, gpu, stream);
+        if (rows >= int64_t(64) * gpu.multiprocessors) return launch_rows<Stored, N_LANE, 4, 32>(op, steps, gpu, stream);
     }
-    if (rows >= int64_t(16) * gpu.multiprocessors) return launch_rows<Stored, N_LANE, 2>(op, steps, gpu, stream);
-    return launch_rows<Stored, N_LANE, 1>(op, steps, gpu, stream);
+    if (rows >= int64_t(16) * gpu.multiprocessors) return launch_rows<Stored, N_LANE, 2, 32>(op, steps, gpu, stream);
+    return launch_rows<Stored, N_LANE, 1, 32>(op, steps, gpu, stream);
 }
 
 template <class Stored>
