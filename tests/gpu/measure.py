@@ -1,8 +1,9 @@
 """Time of every kernel at published sizes, on random data, in a CUDA graph of many launches: us a call.
 
-    python -m tests.gpu.measure [--size mamba2-2.7b] [--length 512]
+    python -m tests.gpu.measure [--size mamba2-2.7b] [--length 512] [--stack]
 
-Needs QUAMBA_PLUGINS as `make gpu-test` sets it. A graph of 50 launches over rotating buffers is replayed.
+Needs QUAMBA_PLUGINS as `make gpu-test` sets it. A graph of 50 launches over rotating buffers is replayed; with
+--stack, one graph of the kernels of all layers in their order, each layer on weights of its own.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from op_cases.drawing import draw
 
 from quamba_export.calib.config import MambaConfig
 from quamba_export.exporter.random_models import CONFIGS
-from tests.gpu.kernel_library import KernelLibrary
+from tests.gpu.kernel_library import KernelLibrary, Prepared
 
 LAUNCHES, COPIES = 50, 10
+ORDER = ("norm", "in_proj", "conv", "x_proj", "dt_proj", "scan", "gated", "hadamard", "out_proj")
 
 
 def calls(config: MambaConfig, batch: int, length: int) -> dict[str, Case]:
@@ -61,14 +63,26 @@ def calls(config: MambaConfig, batch: int, length: int) -> dict[str, Case]:
 
 
 def microseconds(library: KernelLibrary, case: Case) -> float:
-    """One launch, the median of five replays of a graph of many."""
+    """One launch of many in a graph."""
     prepared = [library.prepare(case) for _ in range(COPIES)]
+    return graph_microseconds([prepared[i % COPIES] for i in range(LAUNCHES)]) / LAUNCHES
+
+
+def stack_microseconds(library: KernelLibrary, config: MambaConfig, batch: int, length: int) -> float:
+    """The kernels of all layers one after the other, without embedding and head."""
+    layer = calls(config, batch, length)
+    order = [name for name in ORDER if name in layer]
+    return graph_microseconds([library.prepare(layer[name]) for _ in range(config.n_layer) for name in order])
+
+
+def graph_microseconds(prepared: list[Prepared]) -> float:
+    """All launches as one CUDA graph, the median of five replays."""
     prepared[0].launch()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for i in range(LAUNCHES):
-            prepared[i % COPIES].launch()
+        for call in prepared:
+            call.launch()
     graph.replay()
     times = []
     for _ in range(5):
@@ -77,7 +91,7 @@ def microseconds(library: KernelLibrary, case: Case) -> float:
         graph.replay()
         end.record()
         torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end) * 1000 / LAUNCHES)
+        times.append(begin.elapsed_time(end) * 1000)
     return sorted(times)[2]
 
 
@@ -86,19 +100,24 @@ def main() -> None:
     parser.add_argument("--size", nargs="*", default=sorted(CONFIGS))
     parser.add_argument("--length", nargs="*", type=int, default=[1, 512])
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--stack", action="store_true")
     arguments = parser.parse_args()
     library = KernelLibrary(Path(os.environ["QUAMBA_PLUGINS"]))
     for size in arguments.size:
         for length in arguments.length:
-            times = {
+            title, config = f"{size} B={arguments.batch} L={length}", CONFIGS[size]
+            if arguments.stack:
+                total = stack_microseconds(library, config, arguments.batch, length)
+                print(
+                    f"{title}: {total / 1000:.3f} ms for the kernels of {config.n_layer} layers", flush=True
+                )
+                continue
+            each = {
                 name: microseconds(library, case)
-                for name, case in calls(CONFIGS[size], arguments.batch, length).items()
+                for name, case in calls(config, arguments.batch, length).items()
             }
-            each = ", ".join(f"{name} {time:.2f}" for name, time in times.items())
-            print(
-                f"{size} B={arguments.batch} L={length}: {sum(times.values()):.2f} us a layer: {each}",
-                flush=True,
-            )
+            times = ", ".join(f"{name} {time:.2f}" for name, time in each.items())
+            print(f"{title}: {sum(each.values()):.2f} us a layer: {times}", flush=True)
 
 
 if __name__ == "__main__":
