@@ -155,8 +155,8 @@ struct SSDScan {
                 float read[N_LANE];
 #pragma unroll
                 for (int k = 0; k < N_LANE; k++) {
-                    const float next = __fadd_rn(__fmul_rn(state[r][k], decay), __fmul_rn(inputs.at[r], B.at[k]));
-                    read[k] = __fmul_rn(next, C.at[k]);
+                    const float next = next_state(state[r][k], decay, inputs.at[r], B.at[k]);
+                    read[k] = next * C.at[k];
                     state[r][k] = State<Stored>::rounded(next, scale[r][k]);
                 }
                 partial[i * ROWS + r] = in_lane_sum(read);

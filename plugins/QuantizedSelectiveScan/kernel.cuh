@@ -75,10 +75,10 @@ __global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuanti
             float read[N_LANE];
 #pragma unroll
             for (int k = 0; k < N_LANE; k++) {
-                const float decay = exp_rounded(__fmul_rn(step, A[k]));
+                const float decay = exp_rounded(step * A[k]);
                 const int n = lane + LANES * k;
-                const float next = __fadd_rn(__fmul_rn(h[k], decay), __fmul_rn(input, tile.B[t][n]));
-                read[k] = __fmul_rn(next, tile.C[t][n]);
+                const float next = next_state(h[k], decay, input, tile.B[t][n]);
+                read[k] = next * tile.C[t][n];
                 h[k] = State<Stored>::rounded(next, op.state_scale);
             }
             float sum[1] = {in_lane_sum(read)};

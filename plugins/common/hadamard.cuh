@@ -56,15 +56,13 @@ QUAMBA_HOST_DEVICE constexpr uint32_t negative_entries(int order, int i) {
     return bits;
 }
 
-#ifdef __CUDACC__
-
 // Where entry i stands in shared memory: one place is left free after every 16, so that neither 16 consecutive
 // entries a thread nor entries 16 apart meet a bank twice in a pass.
-__device__ __forceinline__ constexpr int place(int i) { return i + i / 16; }
+QUAMBA_HOST_DEVICE constexpr int place(int i) { return i + i / 16; }
 
 // 1, 2, 3 or 4 levels of the transform on RADIX entries.
 template <int RADIX>
-__device__ __forceinline__ void butterflies(double (&v)[RADIX]) {
+QUAMBA_HOST_DEVICE void butterflies(double (&v)[RADIX]) {
 #pragma unroll
     for (int half = 1; half < RADIX; half *= 2) {
 #pragma unroll
@@ -77,23 +75,20 @@ __device__ __forceinline__ void butterflies(double (&v)[RADIX]) {
     }
 }
 
-// stride: a power of two, 1 << shift.
+// The i-th of the size / RADIX groups of entries 1 << shift apart, which no other group touches.
 template <int RADIX>
-__device__ void sylvester_pass(double *entries, int size, int shift) {
-    for (int i = threadIdx.x; i < size / RADIX; i += blockDim.x) {
-        const int first = ((i >> shift) * RADIX << shift) + (i & ((1 << shift) - 1));
-        double v[RADIX];
+QUAMBA_HOST_DEVICE void sylvester_group(double *entries, int i, int shift) {
+    const int first = ((i >> shift) * RADIX << shift) + (i & ((1 << shift) - 1));
+    double v[RADIX];
 #pragma unroll
-        for (int k = 0; k < RADIX; k++) v[k] = entries[place(first + (k << shift))];
-        butterflies(v);
+    for (int k = 0; k < RADIX; k++) v[k] = entries[place(first + (k << shift))];
+    butterflies(v);
 #pragma unroll
-        for (int k = 0; k < RADIX; k++) entries[place(first + (k << shift))] = v[k];
-    }
-    __syncthreads();
+    for (int k = 0; k < RADIX; k++) entries[place(first + (k << shift))] = v[k];
 }
 
 template <int ORDER, int ROW>
-__device__ __forceinline__ double base_row(const double (&v)[ORDER]) {
+QUAMBA_HOST_DEVICE double base_row(const double (&v)[ORDER]) {
     constexpr uint32_t negative = negative_entries(ORDER, ROW);
     double sum = negative & 1 ? -v[0] : v[0];
 #pragma unroll
@@ -101,10 +96,19 @@ __device__ __forceinline__ double base_row(const double (&v)[ORDER]) {
     return sum;
 }
 
+// Half of the rows, from FIRST on, times v.
 template <int ORDER, int FIRST, int... ROWS>
-__device__ __forceinline__ void base_rows(double (&sums)[ORDER / 2], const double (&v)[ORDER],
-                                          std::integer_sequence<int, ROWS...>) {
+QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ORDER / 2], const double (&v)[ORDER],
+                                  std::integer_sequence<int, ROWS...>) {
     ((sums[ROWS] = base_row<ORDER, FIRST + ROWS>(v)), ...);
+}
+
+#ifdef __CUDACC__
+
+template <int RADIX>
+__device__ void sylvester_pass(double *entries, int size, int shift) {
+    for (int i = threadIdx.x; i < size / RADIX; i += blockDim.x) sylvester_group<RADIX>(entries, i, shift);
+    __syncthreads();
 }
 
 // Two threads a column, each for half of its rows. A multiple of 32 threads.

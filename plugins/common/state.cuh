@@ -1,11 +1,16 @@
 // A scan's state between two tokens: held in fp32 registers, always a value that its stored dtype has.
 #pragma once
 
-#include <cuda_fp16.h>
-
 #include "numeric.cuh"
 
+#ifdef __CUDACC__
+#include <cuda_fp16.h>
+#endif
+
 namespace quamba {
+
+// One entry of a state behind one token, not rounded yet.
+QUAMBA_HOST_DEVICE float next_state(float h, float decay, float input, float B) { return h * decay + input * B; }
 
 // `scale` counts for int8 only.
 template <class Stored>
@@ -13,10 +18,21 @@ struct State;
 
 template <>
 struct State<float> {
-    static __device__ __forceinline__ float load(float stored, float) { return stored; }
-    static __device__ __forceinline__ float rounded(float h, float) { return h; }
-    static __device__ __forceinline__ float store(float h, float) { return h; }
+    static QUAMBA_HOST_DEVICE float load(float stored, float) { return stored; }
+    static QUAMBA_HOST_DEVICE float rounded(float h, float) { return h; }
+    static QUAMBA_HOST_DEVICE float store(float h, float) { return h; }
 };
+
+template <>
+struct State<int8_t> {
+    static QUAMBA_HOST_DEVICE float load(int8_t stored, float scale) { return dequantized(stored, scale); }
+    static QUAMBA_HOST_DEVICE float rounded(float h, float scale) {
+        return clipped(rintf(h / scale)) * scale;
+    }
+    static QUAMBA_HOST_DEVICE int8_t store(float h, float scale) { return quantized(h, scale); }
+};
+
+#ifdef __CUDACC__
 
 template <>
 struct State<__half> {
@@ -25,13 +41,6 @@ struct State<__half> {
     static __device__ __forceinline__ __half store(float h, float) { return __float2half_rn(h); }
 };
 
-template <>
-struct State<int8_t> {
-    static __device__ __forceinline__ float load(int8_t stored, float scale) { return dequantized(stored, scale); }
-    static __device__ __forceinline__ float rounded(float h, float scale) {
-        return clipped(rintf(h / scale)) * scale;
-    }
-    static __device__ __forceinline__ int8_t store(float h, float scale) { return quantized(h, scale); }
-};
+#endif  // __CUDACC__
 
 }  // namespace quamba

@@ -1,22 +1,24 @@
 // Sums over the lanes of a warp in the order of the contracts' tree: halving, entry n takes entry n + half.
 #pragma once
 
-#include <cstdint>
+#include "numeric.cuh"
 
 namespace quamba {
 
-constexpr unsigned ALL_LANES = 0xffffffffu;
-
 // Entries n = lane + 32 k of one sum; the tree's levels above the lanes. COUNT is a power of two.
 template <int COUNT>
-__device__ __forceinline__ float in_lane_sum(float (&entries)[COUNT]) {
+QUAMBA_HOST_DEVICE float in_lane_sum(float (&entries)[COUNT]) {
 #pragma unroll
     for (int half = COUNT / 2; half > 0; half /= 2) {
 #pragma unroll
-        for (int k = 0; k < half; k++) entries[k] = __fadd_rn(entries[k], entries[k + half]);
+        for (int k = 0; k < half; k++) entries[k] = entries[k] + entries[k + half];
     }
     return entries[0];
 }
+
+#ifdef __CUDACC__
+
+constexpr unsigned ALL_LANES = 0xffffffffu;
 
 // COUNT sums over 32 lanes at once, one entry a lane each: lane l returns sum l / (32 / COUNT).
 //
@@ -49,5 +51,7 @@ __device__ __forceinline__ double wide_lane_sum(double value) {
     for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);
     return value;
 }
+
+#endif  // __CUDACC__
 
 }  // namespace quamba

@@ -1,0 +1,135 @@
+// The host-device parts of plugins/common for test_host_math.py: scalar mathematics over arrays, and what a block
+// or a warp does with them replayed as loops over its threads.
+#include "../../plugins/common/hadamard.cuh"
+#include "../../plugins/common/numeric.cuh"
+#include "../../plugins/common/state.cuh"
+#include "../../plugins/common/warp.cuh"
+
+using namespace quamba;
+
+namespace {
+
+constexpr int LANES = 32;
+
+// The tree sum of N <= 32 N_LANE products as a warp takes it: entries n = lane + 32 k, then exchanges.
+template <int N_LANE>
+float warp_tree_sum(const float *products, int N) {
+    float sums[LANES];
+    for (int lane = 0; lane < LANES; lane++) {
+        float entries[N_LANE];
+        for (int k = 0; k < N_LANE; k++) entries[k] = lane + 32 * k < N ? products[lane + 32 * k] : 0.0f;
+        sums[lane] = in_lane_sum(entries);
+    }
+    for (int distance = 16; distance > 0; distance /= 2) {
+        for (int lane = 0; lane < distance; lane++) sums[lane] += sums[lane + distance];
+    }
+    return sums[0];
+}
+
+template <int ORDER>
+void replay_base_pass(double *entries, int power) {
+    constexpr auto ROWS = std::make_integer_sequence<int, ORDER / 2>();
+    for (int q = 0; q < power; q++) {
+        double v[ORDER], sums[2][ORDER / 2];
+        for (int j = 0; j < ORDER; j++) v[j] = entries[place(j * power + q)];
+        base_rows<ORDER, 0>(sums[0], v, ROWS);
+        base_rows<ORDER, ORDER / 2>(sums[1], v, ROWS);
+        for (int i = 0; i < ORDER; i++) entries[place(i * power + q)] = sums[i / (ORDER / 2)][i % (ORDER / 2)];
+    }
+}
+
+template <int RADIX>
+void replay_sylvester_pass(double *entries, int size, int shift) {
+    for (int i = 0; i < size / RADIX; i++) sylvester_group<RADIX>(entries, i, shift);
+}
+
+// The passes of hadamard_transform.
+void replay_transform(double *entries, int size, HadamardShape shape) {
+    int shift = 0;
+    for (; 16 << shift <= shape.power; shift += 4) replay_sylvester_pass<16>(entries, size, shift);
+    const int rest = shape.power >> shift;
+    if (rest == 8) replay_sylvester_pass<8>(entries, size, shift);
+    if (rest == 4) replay_sylvester_pass<4>(entries, size, shift);
+    if (rest == 2) replay_sylvester_pass<2>(entries, size, shift);
+    if (shape.base == 12) replay_base_pass<12>(entries, shape.power);
+    if (shape.base == 20) replay_base_pass<20>(entries, shape.power);
+    if (shape.base == 28) replay_base_pass<28>(entries, shape.power);
+}
+
+// h (count) in place behind one token, and h C unrounded.
+template <class Stored>
+void step_state(Stored *stored, float scale, float decay, float input, const float *B, const float *C, int count,
+                float *read) {
+    for (int n = 0; n < count; n++) {
+        const float next = next_state(State<Stored>::load(stored[n], scale), decay, input, B[n]);
+        read[n] = next * C[n];
+        stored[n] = State<Stored>::store(next, scale);
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+void quantize_all(const float *x, int count, float scale, int8_t *y) {
+    for (int i = 0; i < count; i++) y[i] = quantized(x[i], scale);
+}
+
+void silu_all(const float *x, int count, float *y) {
+    for (int i = 0; i < count; i++) y[i] = silu(x[i]);
+}
+
+void softplus_all(const float *x, int count, float *y) {
+    for (int i = 0; i < count; i++) y[i] = softplus(x[i]);
+}
+
+void exp_all(const float *x, int count, float *y) {
+    for (int i = 0; i < count; i++) y[i] = exp_rounded(x[i]);
+}
+
+void quantized_silu_all(const float *x, int count, float scale, int8_t *y) {
+    for (int i = 0; i < count; i++) y[i] = quantized_silu(x[i], scale);
+}
+
+float root_of(const float *x, int count, float epsilon) {
+    double sum = 0.0;
+    for (int i = 0; i < count; i++) sum += static_cast<double>(x[i]) * x[i];
+    return root_mean_square(sum, count, epsilon);
+}
+
+float tree_sum_of(const float *products, int N) {
+    if (N <= 32) return warp_tree_sum<1>(products, N);
+    if (N <= 64) return warp_tree_sum<2>(products, N);
+    if (N <= 128) return warp_tree_sum<4>(products, N);
+    return warp_tree_sum<8>(products, N);
+}
+
+void step_float(float *h, float decay, float input, const float *B, const float *C, int N, float *read) {
+    step_state(h, 1.0f, decay, input, B, C, N, read);
+}
+
+void step_int8(int8_t *h, float scale, float decay, float input, const float *B, const float *C, int N, float *read) {
+    step_state(h, scale, decay, input, B, C, N, read);
+}
+
+// What the registers of a kernel hold behind a token is what its stored code means.
+void rounded_int8(const float *h, int count, float scale, float *y) {
+    for (int i = 0; i < count; i++) y[i] = State<int8_t>::rounded(h[i], scale);
+}
+
+void base_signs(int order, int8_t *matrix) {
+    for (int i = 0; i < order; i++) {
+        for (int j = 0; j < order; j++) matrix[i * order + j] = negative_entries(order, i) >> j & 1 ? -1 : 1;
+    }
+}
+
+void hadamard_of(const float *x, int size, float *y, double *entries) {
+    for (int i = 0; i < size; i++) entries[place(i)] = x[i];
+    const HadamardShape shape = hadamard_shape(size);
+    replay_transform(entries, size, shape);
+    const double unit = 1.0 / sqrt(static_cast<double>(shape.base * shape.power));
+    for (int i = 0; i < size; i++) y[i] = static_cast<float>(entries[place(i)] * unit);
+}
+
+int64_t hadamard_bytes(int size) { return entries_bytes(size); }
+}

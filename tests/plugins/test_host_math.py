@@ -1,0 +1,162 @@
+"""The arithmetic of every kernel but the linear layers', compiled for the host: the references' bits."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from op_cases.drawing import STEP
+
+from quamba_export.plugins.common import hadamard, precise, quantization, recurrence
+
+F32, F64, I8 = NDArray[np.float32], NDArray[np.float64], NDArray[np.int8]
+SOURCE = Path(__file__).with_name("host_math.cpp")
+EXACT = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror")
+TINY, LARGEST = np.finfo(np.float32).tiny, np.finfo(np.float32).max
+AWKWARD = np.array(
+    [0.0, -0.0, TINY, -TINY, 1e-40, 80.0, -80.0, 88.8, -88.8, 104.0, -104.0, -745.2, 1e30, -1e30]
+)
+FULL = [1, 2, 8, 16, 32, 64, 2048, *(base << k for base in (12, 20, 28, 40) for k in (0, 1, 2, 3, 4, 7))]
+BLOCKED = [3, 36, 44, 60, 72, 176, 1920]
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ found: apt install g++")
+    path = tmp_path_factory.mktemp("host_math") / "host_math.so"
+    subprocess.run([compiler, *EXACT, "-shared", "-fPIC", str(SOURCE), "-o", str(path)], check=True)
+    library = ctypes.CDLL(str(path))
+    library.tree_sum_of.restype = library.root_of.restype = ctypes.c_float
+    library.hadamard_bytes.restype = ctypes.c_int64
+    return library
+
+
+def pointer(array: F32 | F64 | I8) -> ctypes.c_void_p:
+    assert array.flags.c_contiguous
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def mapped(function: Callable[..., object], x: F32, *scale: float) -> F32:
+    """function(x, count, scale, y) -> y; int8 codes where there is a scale, otherwise fp32."""
+    y = np.empty(x.shape, np.int8 if scale else np.float32)
+    function(pointer(x), ctypes.c_int(x.size), *map(ctypes.c_float, scale), pointer(y))
+    return y
+
+
+def assert_same_bits(expected: torch.Tensor, found: F32) -> None:
+    assert np.array_equal(expected.numpy().view(np.uint8), found.view(np.uint8))
+
+
+def drawn(*shape: int, spread: float = 1.0, seed: int = 3) -> F32:
+    return (np.random.default_rng(seed).standard_normal(shape) * spread).astype(np.float32)
+
+
+def half_steps(scale: float) -> F32:
+    """Between two codes each, with both neighbours, and far beyond the last code."""
+    middle = ((np.arange(-400, 400) + 0.5) * scale).astype(np.float32)
+    return np.concatenate([middle, np.nextafter(middle, np.float32(-9)), np.nextafter(middle, np.float32(9))])
+
+
+@pytest.mark.parametrize("scale", [STEP, 45 / 1024, 0.0261, 1.0, 3e-5])
+def test_codes_on_half_steps(kernels: ctypes.CDLL, scale: float) -> None:
+    x = half_steps(scale)
+    expected = quantization.quantize(torch.from_numpy(x), scale)
+    assert_same_bits(expected, mapped(kernels.quantize_all, x, scale))
+
+
+@pytest.mark.parametrize("name", ["silu", "softplus", "exp"])
+def test_functions_round_once(kernels: ctypes.CDLL, name: str) -> None:
+    x = np.concatenate([AWKWARD.astype(np.float32), np.linspace(-120, 120, 300_001, dtype=np.float32)])
+    expected = getattr(precise, name)(torch.from_numpy(x))
+    assert_same_bits(expected, mapped(getattr(kernels, f"{name}_all"), x))
+
+
+@pytest.mark.parametrize("scale", [STEP, 0.0261, 0.3, 1e-4])
+def test_codes_of_silu_are_certified(kernels: ctypes.CDLL, scale: float) -> None:
+    """Values at random, and those whose silu lies on or beside the middle between two codes."""
+    middles = torch.from_numpy(half_steps(scale)).double()
+    x = middles.abs() + 1.0
+    for _ in range(60):  # Newton for silu(x) = middle on its rising branch
+        gate = torch.sigmoid(x)
+        x = (x - (x * gate - middles) / (gate * (1 + x * (1 - gate)))).clamp(min=-1.27)
+    near = x.float().numpy()
+    near = np.concatenate([near, *(np.nextafter(near, np.float32(far)) for far in (-1e9, 1e9))])
+    values = np.concatenate([AWKWARD.astype(np.float32), near, drawn(1_000_000, spread=4.0 + 60 * scale)])
+    expected = quantization.quantize(precise.silu(torch.from_numpy(values)), scale)
+    assert_same_bits(expected, mapped(kernels.quantized_silu_all, values, scale))
+
+
+@pytest.mark.parametrize("count", [1, 7, 768, 2560])
+def test_root_mean_square(kernels: ctypes.CDLL, count: int) -> None:
+    for seed in range(20):
+        x = drawn(count, spread=10.0 ** (seed % 5 - 2), seed=seed)
+        found = kernels.root_of(pointer(x), ctypes.c_int(count), ctypes.c_float(1e-5))
+        assert found == precise.root_mean_square(torch.from_numpy(x), 1e-5).item()
+
+
+def test_a_warp_adds_as_the_tree_does(kernels: ctypes.CDLL) -> None:
+    for N in range(1, 257):
+        products = drawn(N, seed=N)
+        found = kernels.tree_sum_of(pointer(products), ctypes.c_int(N))
+        assert found == recurrence.tree_sum(torch.from_numpy(products)).item(), N
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_one_token_of_a_scan(kernels: ctypes.CDLL, dtype: str) -> None:
+    N, scale, decay, step_x = 1 << 12, 0.0371, 0.9371, -0.217
+    B, C = drawn(N, seed=5), drawn(N, seed=6)
+    h = drawn(N) if dtype == "float32" else np.random.default_rng(7).integers(-128, 128, N).astype(np.int8)
+    state, read = h.copy(), np.empty(N, np.float32)
+    scales = [] if dtype == "float32" else [ctypes.c_float(scale)]
+    step = kernels.step_float if dtype == "float32" else kernels.step_int8
+    arguments = (
+        *scales,
+        ctypes.c_float(decay),
+        ctypes.c_float(step_x),
+        pointer(B),
+        pointer(C),
+        ctypes.c_int(N),
+    )
+    step(pointer(state), *arguments, pointer(read))
+    token = [torch.from_numpy(a)[None, None] for a in (B, C)]
+    factor, inputs = torch.tensor(decay, dtype=torch.float32), torch.tensor(step_x, dtype=torch.float32)
+    y, out = recurrence.scan(torch.from_numpy(h)[None], scale, lambda t: factor, inputs.view(1, 1, 1), *token)
+    assert_same_bits(out[0], state)
+    assert recurrence.tree_sum(torch.from_numpy(read)).item() == y.item()
+
+
+def test_registers_hold_what_the_code_means(kernels: ctypes.CDLL) -> None:
+    x, found = half_steps(STEP), np.empty(3 * 800, np.float32)
+    kernels.rounded_int8(pointer(x), ctypes.c_int(x.size), ctypes.c_float(STEP), pointer(found))
+    expected = quantization.dequantize(quantization.quantize(torch.from_numpy(x), STEP), STEP)
+    assert np.array_equal(expected.numpy(), found)
+
+
+@pytest.mark.parametrize("order", [12, 20, 28])
+def test_signs_of_the_base_matrices(kernels: ctypes.CDLL, order: int) -> None:
+    signs = np.empty((order, order), np.int8)
+    kernels.base_signs(ctypes.c_int(order), pointer(signs))
+    factors = hadamard.hadamard_factors(order)
+    assert np.array_equal(signs, torch.kron(factors.left, factors.right).sign().numpy())
+
+
+@pytest.mark.parametrize("size", [*FULL, *BLOCKED])
+def test_transform_rounds_as_the_reference(kernels: ctypes.CDLL, size: int) -> None:
+    """Except where fp64's error decides: a sum of four floats may end in the middle between two."""
+    entries = np.empty(kernels.hadamard_bytes(ctypes.c_int(size)) // 8)
+    for seed in range(3):
+        x, found = drawn(size, seed=seed), np.empty(size, np.float32)
+        kernels.hadamard_of(pointer(x), ctypes.c_int(size), pointer(found), pointer(entries))
+        wide = hadamard.apply_hadamard(torch.from_numpy(x).double()).numpy()
+        expected = wide.astype(np.float32)
+        middle = (expected.astype(np.float64) + found) / 2
+        assert ((expected == found) | (np.abs(wide - middle) < 1e-14)).all()
