@@ -2,8 +2,8 @@
 
     python -m tests.gpu.measure [--size mamba2-2.7b] [--length 512] [--stack]
 
-Needs QUAMBA_PLUGINS as `make gpu-test` sets it. A graph of 50 launches over rotating buffers is replayed; with
---stack, one graph of the kernels of all layers in their order, each layer on weights of its own.
+Needs QUAMBA_PLUGINS as `make gpu-test` sets it. A graph of 50 launches over rotating buffers is replayed;
+with --stack, one graph of the kernels of all layers in their order, each layer on weights of its own.
 """
 
 from __future__ import annotations
