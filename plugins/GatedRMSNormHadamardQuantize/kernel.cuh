@@ -20,13 +20,16 @@ QUAMBA_HOST_DEVICE constexpr int group_parts(int groups, int threads) {
 }
 
 // partial (n_groups, parts): the fp64 sum of squares of each part of each group.
-__device__ inline void group_squares(double *partial, const float *gated, int groups, int width, int parts) {
+__device__ inline void group_squares(double *partial, const double *gated, int groups, int width, int parts) {
     const int lane = threadIdx.x % 32;
     for (int part = threadIdx.x / 32; part < groups * parts; part += blockDim.x / 32) {
-        const float *group = gated + part / parts * width;
+        const int group = part / parts * width;
         const int begin = part % parts * width / parts, end = (part % parts + 1) * width / parts;
         double sum = 0.0;
-        for (int i = begin + lane; i < end; i += 32) sum += static_cast<double>(group[i]) * group[i];
+        for (int i = begin + lane; i < end; i += 32) {
+            const double value = gated[place(group + i)];
+            sum += value * value;
+        }
         sum = wide_lane_sum(sum);
         if (lane == 0) partial[part] = sum;
     }
@@ -37,13 +40,12 @@ struct Gated {
     int8_t z;
 };
 
-__global__ void __launch_bounds__(512) gated_norm_hadamard_quantize(QuambaGatedRMSNormHadamardQuantize op) {
-    extern __shared__ double entries[];  // the token, then n_groups * parts sums of squares, then E floats
+__global__ void __launch_bounds__(512, 2) gated_norm_hadamard_quantize(QuambaGatedRMSNormHadamardQuantize op) {
+    extern __shared__ double entries[];  // the token, then n_groups * parts sums of squares
     __shared__ float gate[256], root[MOST_GROUPS];
     const int E = int(op.size.E), groups = op.n_groups, width = E / groups;
     const int parts = group_parts(groups, int(blockDim.x));
     double *partial = entries + place(E) + 1;
-    float *gated = reinterpret_cast<float *>(partial + groups * parts);
     const int64_t token = blockIdx.x;
 
     for (int code = threadIdx.x; code < 256; code += blockDim.x) {
@@ -55,10 +57,10 @@ __global__ void __launch_bounds__(512) gated_norm_hadamard_quantize(QuambaGatedR
     const int8_t *z = op.z + token * op.z_stride;
     in_batches<8>(
         E, [&](int e) { return Gated{x[e], z[e]}; },
-        [&](int e, Gated loaded) { gated[e] = loaded.x * gate[loaded.z + 128]; });
+        [&](int e, Gated loaded) { entries[place(e)] = loaded.x * gate[loaded.z + 128]; });
     let_next_kernel_begin();
     __syncthreads();
-    group_squares(partial, gated, groups, width, parts);
+    group_squares(partial, entries, groups, width, parts);
     __syncthreads();
     if (threadIdx.x < groups) {
         double total = 0.0;
@@ -69,7 +71,8 @@ __global__ void __launch_bounds__(512) gated_norm_hadamard_quantize(QuambaGatedR
     in_batches<8>(
         E, [&](int e) { return op.norm_weight[e]; },
         [&](int e, float weight) {
-            entries[place(e)] = gated[e] / root[groups == 1 ? 0 : e / width] * weight;
+            const float gated = static_cast<float>(entries[place(e)]);
+            entries[place(e)] = gated / root[groups == 1 ? 0 : e / width] * weight;
         });
     __syncthreads();
     transform_and_quantize(entries, E, op.hadamard, op.out_scale, op.y + token * E);

@@ -8,7 +8,7 @@
 
 namespace quamba {
 
-__global__ void __launch_bounds__(512) hadamard_quantize(QuambaHadamardQuantize op) {
+__global__ void __launch_bounds__(512, 2) hadamard_quantize(QuambaHadamardQuantize op) {
     extern __shared__ double entries[];
     const int E = int(op.size.E);
     const int64_t token = blockIdx.x;

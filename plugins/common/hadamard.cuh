@@ -49,10 +49,10 @@ QUAMBA_HOST_DEVICE constexpr bool negative_entry(int order, int i, int j) {
     return j == 0 || quadratic_character(i - j, order - 1) < 0;
 }
 
-// Signs of row i as bits, 1 for -1.
-QUAMBA_HOST_DEVICE constexpr uint32_t negative_entries(int order, int i) {
+// Signs of column j as bits, 1 for -1.
+QUAMBA_HOST_DEVICE constexpr uint32_t negative_entries(int order, int j) {
     uint32_t bits = 0;
-    for (int j = 0; j < order; j++) bits |= negative_entry(order, i, j) ? 1u << j : 0u;
+    for (int i = 0; i < order; i++) bits |= negative_entry(order, i, j) ? 1u << i : 0u;
     return bits;
 }
 
@@ -75,32 +75,35 @@ QUAMBA_HOST_DEVICE void butterflies(double (&v)[RADIX]) {
     }
 }
 
-// The i-th of the size / RADIX groups of entries 1 << shift apart, which no other group touches.
+// The i-th of the size / RADIX groups of entries 1 << shift apart, which no other group touches. shift: 0, 4, 8, ...,
+// so that the places of a group lie evenly too.
 template <int RADIX>
 QUAMBA_HOST_DEVICE void sylvester_group(double *entries, int i, int shift) {
-    const int first = ((i >> shift) * RADIX << shift) + (i & ((1 << shift) - 1));
-    double v[RADIX];
+    const int first = ((i >> shift) * RADIX << shift) + (i & ((1 << shift) - 1)), apart = place(1 << shift);
+    double *group = entries + place(first), v[RADIX];
 #pragma unroll
-    for (int k = 0; k < RADIX; k++) v[k] = entries[place(first + (k << shift))];
+    for (int k = 0; k < RADIX; k++) v[k] = group[k * apart];
     butterflies(v);
 #pragma unroll
-    for (int k = 0; k < RADIX; k++) entries[place(first + (k << shift))] = v[k];
+    for (int k = 0; k < RADIX; k++) group[k * apart] = v[k];
 }
 
-template <int ORDER, int ROW>
-QUAMBA_HOST_DEVICE double base_row(const double (&v)[ORDER]) {
-    constexpr uint32_t negative = negative_entries(ORDER, ROW);
-    double sum = negative & 1 ? -v[0] : v[0];
+// sums[r] += entry (FIRST + r, COLUMN) of the base matrix times v; column 0 begins them.
+template <int ORDER, int FIRST, int COLUMN>
+QUAMBA_HOST_DEVICE void add_column(double (&sums)[ORDER / 2], double v) {
+    constexpr uint32_t negative = negative_entries(ORDER, COLUMN) >> FIRST;
 #pragma unroll
-    for (int j = 1; j < ORDER; j++) sum += negative >> j & 1 ? -v[j] : v[j];
-    return sum;
+    for (int r = 0; r < ORDER / 2; r++) {
+        const double term = negative >> r & 1 ? -v : v;
+        sums[r] = COLUMN == 0 ? term : sums[r] + term;
+    }
 }
 
-// Half of the rows, from FIRST on, times v.
-template <int ORDER, int FIRST, int... ROWS>
-QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ORDER / 2], const double (&v)[ORDER],
-                                  std::integer_sequence<int, ROWS...>) {
-    ((sums[ROWS] = base_row<ORDER, FIRST + ROWS>(v)), ...);
+// Half of the base matrix's rows, from FIRST on, times the entries q, q + power, ...
+template <int ORDER, int FIRST, int... COLUMNS>
+QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ORDER / 2], const double *entries, int power, int q,
+                                  std::integer_sequence<int, COLUMNS...>) {
+    (add_column<ORDER, FIRST, COLUMNS>(sums, entries[place(COLUMNS * power + q)]), ...);
 }
 
 #ifdef __CUDACC__
@@ -114,21 +117,13 @@ __device__ void sylvester_pass(double *entries, int size, int shift) {
 // Two threads a column, each for half of its rows. A multiple of 32 threads.
 template <int ORDER>
 __device__ void base_pass(double *entries, int power) {
-    constexpr auto ROWS = std::make_integer_sequence<int, ORDER / 2>();
+    constexpr auto COLUMNS = std::make_integer_sequence<int, ORDER>();
     const int columns = blockDim.x / 2, half = threadIdx.x / columns;
     for (int first = 0; first < power; first += columns) {
         const int q = first + threadIdx.x % columns;
         double sums[ORDER / 2];
-        if (q < power) {
-            double v[ORDER];
-#pragma unroll
-            for (int j = 0; j < ORDER; j++) v[j] = entries[place(j * power + q)];
-            if (half == 0) {
-                base_rows<ORDER, 0>(sums, v, ROWS);
-            } else {
-                base_rows<ORDER, ORDER / 2>(sums, v, ROWS);
-            }
-        }
+        if (q < power && half == 0) base_rows<ORDER, 0>(sums, entries, power, q, COLUMNS);
+        if (q < power && half == 1) base_rows<ORDER, ORDER / 2>(sums, entries, power, q, COLUMNS);
         __syncthreads();
         if (q < power) {
 #pragma unroll

@@ -28,12 +28,11 @@ float warp_tree_sum(const float *products, int N) {
 
 template <int ORDER>
 void replay_base_pass(double *entries, int power) {
-    constexpr auto ROWS = std::make_integer_sequence<int, ORDER / 2>();
+    constexpr auto COLUMNS = std::make_integer_sequence<int, ORDER>();
     for (int q = 0; q < power; q++) {
-        double v[ORDER], sums[2][ORDER / 2];
-        for (int j = 0; j < ORDER; j++) v[j] = entries[place(j * power + q)];
-        base_rows<ORDER, 0>(sums[0], v, ROWS);
-        base_rows<ORDER, ORDER / 2>(sums[1], v, ROWS);
+        double sums[2][ORDER / 2];
+        base_rows<ORDER, 0>(sums[0], entries, power, q, COLUMNS);
+        base_rows<ORDER, ORDER / 2>(sums[1], entries, power, q, COLUMNS);
         for (int i = 0; i < ORDER; i++) entries[place(i * power + q)] = sums[i / (ORDER / 2)][i % (ORDER / 2)];
     }
 }
@@ -119,7 +118,7 @@ void rounded_int8(const float *h, int count, float scale, float *y) {
 
 void base_signs(int order, int8_t *matrix) {
     for (int i = 0; i < order; i++) {
-        for (int j = 0; j < order; j++) matrix[i * order + j] = negative_entries(order, i) >> j & 1 ? -1 : 1;
+        for (int j = 0; j < order; j++) matrix[i * order + j] = negative_entries(order, j) >> i & 1 ? -1 : 1;
     }
 }
 
