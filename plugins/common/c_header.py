@@ -6,6 +6,7 @@ it is made at every build and never edited, so struct, plugin fields and ONNX sc
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -84,7 +85,13 @@ def header() -> str:
         parts += [struct(spec), functions(spec), description(spec)]
     names = ", ".join(f"&quamba_{name}" for name in op_names())
     parts.append(f"#ifdef __cplusplus\nstatic const QuambaOp *const quamba_ops[] = {{{names}}};\n#endif\n")
-    return "\n".join(parts)
+    text = "\n".join(parts)
+    return f'{text}\n#define QUAMBA_CONTRACTS "{hashlib.sha256(text.encode()).hexdigest()[:16]}"\n'
+
+
+def contracts_digest() -> str:
+    """What a library compiled from these contracts answers to quamba_plugins_version()."""
+    return header().rsplit('"', 2)[1]
 
 
 def letters(spec: OpSpec) -> list[str]:
@@ -118,9 +125,11 @@ def functions(spec: OpSpec) -> str:
     return f"""#ifdef __cplusplus
 extern "C" {{
 #endif
+#pragma GCC visibility push(default)
 const char *quamba_{spec.name}_refusal({call});
 size_t quamba_{spec.name}_workspace({call});
 int quamba_{spec.name}_launch({call}, void *workspace, cudaStream_t stream);
+#pragma GCC visibility pop
 #ifdef __cplusplus
 }}
 #endif
