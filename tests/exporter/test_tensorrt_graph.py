@@ -1,0 +1,163 @@
+"""The graph that TensorRT parses computes what the export does: every op's reference on parts of its rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from refusals import refused
+from torch import Tensor
+
+from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.quantize_model import quantize_model
+from quamba_export.calib.quantized_model import QuantizedModel
+from quamba_export.exporter.onnx_export import onnx_from_model
+from quamba_export.exporter.tensorrt_graph import DOMAIN, tensorrt_graph
+from quamba_export.plugins.common.c_header import letters
+from quamba_export.plugins.common.contract import OpSpec
+from quamba_export.plugins.common.registry import get_op
+from tests.random_calibrations import random_calibration
+from tests.random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS, random_checkpoint
+
+CONFIGS = {"mamba1": MAMBA1, "mamba2": MAMBA2, "mamba2 in groups": MAMBA2_GROUPS}
+
+
+def quantized(config: MambaConfig) -> QuantizedModel:
+    checkpoint = random_checkpoint(config)
+    return quantize_model(checkpoint, random_calibration(config, digest=checkpoint.digest))
+
+
+def read_inputs(spec: OpSpec, inputs: list[Tensor], offsets: list[int], sizes: list[int]) -> list[Tensor]:
+    """The parts that a plugin reads of its rows."""
+    known = {letter: size for letter, size in zip(letters(spec), sizes, strict=True) if size}
+    for tensor, value, offset in zip(spec.inputs, inputs, offsets, strict=True):
+        if offset < 0:
+            for dim, size in zip(tensor.dims, value.shape, strict=True):
+                known.setdefault(dim[0], size - int(dim[1:] or 0))
+    parts = []
+    for tensor, value, offset in zip(spec.inputs, inputs, offsets, strict=True):
+        if offset >= 0:
+            shape = [known[letter] for letter in tensor.dims[2:]]
+            value = value[:, :, offset : offset + prod(shape)].reshape(*value.shape[:2], *shape)
+        parts.append(value)
+    return parts
+
+
+def run_op(node: onnx.NodeProto, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    op = get_op(node.op_type)
+    fields = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    assert fields.pop("plugin_version") == b"1"
+    assert fields.pop("plugin_namespace") == b"quamba"
+    offsets = fields.pop("row_offsets", [-1] * len(inputs))
+    sizes = fields.pop("sizes", [0] * len(letters(op.spec)))
+    result = op.torch_op(*read_inputs(op.spec, inputs, offsets, sizes), **fields)
+    return result if isinstance(result, tuple) else (result,)
+
+
+def run_standard(node: onnx.NodeProto, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    match node.op_type:
+        case "Gather":
+            return (inputs[0][inputs[1]],)
+        case "Cast":
+            return (inputs[0].float(),)
+        case "Reshape":
+            lead = inputs[0].shape[:2]
+            return (inputs[0].reshape(*lead, *inputs[1].tolist()[2:]) if inputs[0].ndim else inputs[0][None],)
+        case "Split":
+            return inputs[0].split(inputs[1].tolist(), attributes["axis"])
+        case "Slice":
+            return (inputs[0][:, int(inputs[1]) :],)
+        case "ReduceMean":
+            return (inputs[0].mean(-1, keepdim=True),)
+        case "Transpose":
+            return (inputs[0].T,)
+        case "Neg" | "Sqrt":
+            return (getattr(torch, node.op_type.lower())(inputs[0]),)
+        case "Mul" | "Add" | "Div" | "MatMul":
+            return (getattr(torch, node.op_type.lower())(*inputs),)
+    raise AssertionError(f"no operator {node.op_type} expected in this graph")
+
+
+def run(model: onnx.ModelProto, feed: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every node in order, with each op's reference."""
+    constants = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in model.graph.initializer}
+    values = constants | {value.name: feed[value.name] for value in model.graph.input}
+    for node in model.graph.node:
+        step = run_op if node.domain == DOMAIN else run_standard
+        inputs = [values[name] for name in node.input]
+        values |= dict(zip(node.output, step(node, inputs), strict=True))
+    return {value.name: values[value.name] for value in model.graph.output}
+
+
+def feed_of(model: onnx.ModelProto, batch: int, length: int, seed: int = 0) -> dict[str, Tensor]:
+    """Token ids and states of random values; all logits are kept."""
+    random = np.random.default_rng(seed)
+    feed = {}
+    for value in model.graph.input:
+        tensor = value.type.tensor_type
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        shape = [
+            dim.dim_value or {"batch": batch, "length": length}[dim.dim_param] for dim in tensor.shape.dim
+        ]
+        array = random.integers(0, 32, shape) if dtype != np.float16 else random.normal(size=shape)
+        feed[value.name] = torch.from_numpy(np.asarray(array, dtype))
+    return feed | {"num_logits_to_keep": torch.tensor(length)}
+
+
+@pytest.mark.parametrize("length", [1, 5])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_computes_the_same_bits(name: str, length: int) -> None:
+    exported = onnx_from_model(quantized(CONFIGS[name]))
+    feed = feed_of(exported, 2, length)
+    expected = run(exported, feed)
+    found = run(tensorrt_graph(exported, logits="all"), feed)
+    assert found.keys() == expected.keys()
+    for output, tensor in expected.items():
+        assert torch.equal(found[output], tensor), output
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_gives_the_last_logits(name: str) -> None:
+    exported = onnx_from_model(quantized(CONFIGS[name]))
+    feed = feed_of(exported, 2, 5)
+    found = run(tensorrt_graph(exported), feed)["logits"]
+    torch.testing.assert_close(found, run(exported, feed)["logits"][:, -1:], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_nothing_is_copied_between_plugins(name: str) -> None:
+    exported = onnx_from_model(quantized(CONFIGS[name]))
+    graph = tensorrt_graph(exported)
+    made_by = {output: node for node in graph.graph.node for output in node.output}
+    kinds = [node.op_type for node in graph.graph.node]
+    assert not graph.functions
+    assert "Split" not in kinds
+    for node in graph.graph.node:
+        if node.op_type == "Reshape":  # (B, L, H, P) to (B, L, E): no copy in TensorRT
+            assert made_by[node.input[0]].op_type == "QuantizedSSDScan"
+    onnx.checker.check_model(graph)
+    assert exported.functions, "the export itself stays as it is"
+
+
+def test_weights_may_be_inputs() -> None:
+    exported = onnx_from_model(quantized(MAMBA2))
+    graph = tensorrt_graph(exported, weights_as_inputs=True)
+    inputs = {value.name for value in graph.graph.input}
+    assert {"layers.0.in_proj.weight", "embedding.weight", "lm_head.weight"} <= inputs
+    assert all(tensor.name not in inputs for tensor in graph.graph.initializer)
+    feed = feed_of(exported, 2, 3)
+    feed |= {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in exported.graph.initializer}
+    found, expected = run(graph, feed), run(exported, feed)
+    assert all(torch.equal(found[name], expected[name]) for name in found if name != "logits")
+
+
+def test_a_graph_without_the_count_is_refused() -> None:
+    exported = onnx_from_model(quantized(replace(MAMBA1, n_layer=1)))
+    with refused("does not choose its logits", "found: 0 Slice nodes", "fix: quamba-export export"):
+        tensorrt_graph(tensorrt_graph(exported))
