@@ -20,17 +20,27 @@ struct SSDStep {
     float step, decay;
 };
 
-__device__ __forceinline__ SSDStep ssd_step(const QuambaQuantizedSSDScan &op, int64_t row, int h) {
-    const float sum = dequantized(op.dt[row * op.dt_stride + h], op.dt_scale) + op.dt_bias[h];
+// What the steps of one head have in common; no kernel writes it.
+struct SSDHead {
+    float A, dt_bias;
+};
+
+__device__ __forceinline__ SSDHead ssd_head(const QuambaQuantizedSSDScan &op, int h) {
+    return {-exp_rounded(op.A_log[h]), op.dt_bias[h]};
+}
+
+__device__ __forceinline__ SSDStep ssd_step(const QuambaQuantizedSSDScan &op, SSDHead head, int8_t dt) {
+    const float sum = dequantized(dt, op.dt_scale) + head.dt_bias;
     const float step = fminf(fmaxf(softplus(sum), op.dt_min), op.dt_max);
-    return {step, exp_rounded(step * -exp_rounded(op.A_log[h]))};
+    return {step, exp_rounded(step * head.A)};
 }
 
 // steps (B L, H): all steps of a long call, once instead of once a block.
 __global__ void ssd_steps(QuambaQuantizedSSDScan op, SSDStep *steps) {
-    wait_for_inputs();
     const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, H = op.size.H;
-    if (i < op.size.B * op.size.L * H) steps[i] = ssd_step(op, i / H, int(i % H));
+    const SSDHead head = ssd_head(op, int(i % H));
+    wait_for_inputs();
+    if (i < op.size.B * op.size.L * H) steps[i] = ssd_step(op, head, op.dt[i / H * op.dt_stride + i % H]);
     let_next_kernel_begin();
 }
 
@@ -96,7 +106,7 @@ struct SSDScan {
     }
 
     // Starts to bring `count` tokens from token `first` on.
-    __device__ __forceinline__ void load(Codes &codes, int64_t first, int count) const {
+    __device__ __forceinline__ void load(Codes &codes, SSDHead head, int64_t first, int count) const {
         const int64_t row = b * op.size.L + first;
         const int N = int(op.size.N), P = int(op.size.P);
         copy_rows(codes.B, op.B + row * op.B_stride + g * N, op.B_stride, N, count);
@@ -108,7 +118,7 @@ struct SSDScan {
                 copy_word_async(&codes.step[threadIdx.x].step, &steps[at * op.size.H + h].step);
                 copy_word_async(&codes.step[threadIdx.x].decay, &steps[at * op.size.H + h].decay);
             } else {
-                codes.step[threadIdx.x] = ssd_step(op, at, h);
+                codes.step[threadIdx.x] = ssd_step(op, head, op.dt[at * op.dt_stride + h]);
             }
         }
         end_copy_group();
@@ -199,6 +209,7 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
     const int own = scan.h * P + scan.channel(threadIdx.x % Scan::BLOCK_ROWS);
     const float x_scale = op.x_scale[op.scale_index[own]], D = op.D[scan.h];
     const float B_scale = op.B_scale[scan.g], C_scale = op.C_scale[scan.g];
+    const SSDHead head = !steps && threadIdx.x < TILE ? ssd_head(op, scan.h) : SSDHead{};
 
     wait_for_inputs();
     const Stored *stored = static_cast<const Stored *>(op.state);
@@ -210,7 +221,7 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
             held[r][k] = n < N ? stored[scan.state_at(r) + n] : Stored(0);
         }
     }
-    scan.load(shared.codes[0], 0, int(min(int64_t(TILE), op.size.L)));
+    scan.load(shared.codes[0], head, 0, int(min(int64_t(TILE), op.size.L)));
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
 #pragma unroll
@@ -225,7 +236,7 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
         scan.prepare(shared.values, shared.codes[turn], count, B_scale, C_scale, x_scale, D);
         __syncthreads();
         if (following < op.size.L) {
-            scan.load(shared.codes[turn ^ 1], following, int(min(int64_t(TILE), op.size.L - following)));
+            scan.load(shared.codes[turn ^ 1], head, following, int(min(int64_t(TILE), op.size.L - following)));
         }
         int t = 0;
         if constexpr (TILE >= SSD_BATCH) {
