@@ -40,7 +40,8 @@ struct Gated {
     int8_t z;
 };
 
-__global__ void __launch_bounds__(512, 2) gated_norm_hadamard_quantize(QuambaGatedRMSNormHadamardQuantize op) {
+__global__ void __launch_bounds__(512, 2)
+    gated_norm_hadamard_quantize(QuambaGatedRMSNormHadamardQuantize op) {
     extern __shared__ double entries[];  // the token, then n_groups * parts sums of squares
     __shared__ float gate[256], root[MOST_GROUPS];
     const int E = int(op.size.E), groups = op.n_groups, width = E / groups;

@@ -4,7 +4,7 @@
 
 extern "C" const char *quamba_HadamardQuantize_refusal(const QuambaHadamardQuantize *op) {
     if (op->size.E > 16384) return "E, the channels of a token, must be at most 16384";
-    return nullptr;
+    return quamba::shared_memory_refusal(quamba::entries_bytes(op->size.E));
 }
 
 extern "C" size_t quamba_HadamardQuantize_workspace(const QuambaHadamardQuantize *) { return 0; }

@@ -1,4 +1,7 @@
-// y = quantize(silu(conv * (x_scale * weight_scale) + bias), out_scale): one thread a channel and run of tokens.
+// y = quantize(silu(conv * (x_scale * weight_scale) + bias), out_scale).
+//
+// One thread a channel and run of tokens. No code needs more than integers and an fp32 estimate of silu, but
+// for those few near a half step (common/numeric.cuh).
 #pragma once
 
 #include "../common/numeric.cuh"
@@ -36,7 +39,8 @@ __global__ void __launch_bounds__(CONV_THREADS) causal_conv(QuambaQuantizedCausa
     const int64_t c = int64_t(blockIdx.x) * CONV_THREADS + threadIdx.x;
     if (c >= C) return;
     const int64_t first = int64_t(blockIdx.y) * RUN;
-    const ConvHistory history = {op.x + b * L * op.x_stride + c, op.state + (b * C + c) * (W - 1), op.x_stride, W};
+    const ConvHistory history = {op.x + b * L * op.x_stride + c, op.state + (b * C + c) * (W - 1),
+                                 op.x_stride, W};
     const float scale = op.x_scale[c] * op.weight_scale[c], bias = op.bias[c], out_scale = op.out_scale[c];
     int weight[W], codes[W - 1 + RUN];
 #pragma unroll
@@ -58,7 +62,8 @@ __global__ void __launch_bounds__(CONV_THREADS) causal_conv(QuambaQuantizedCausa
     }
     if (gridDim.y == 1) {  // no other block reads the state that this one overwrites
 #pragma unroll
-        for (int w = 0; w < W - 1; w++) op.state_out[(b * C + c) * (W - 1) + w] = history_after<W, RUN>(codes, L, w);
+        for (int w = 0; w < W - 1; w++)
+            op.state_out[(b * C + c) * (W - 1) + w] = history_after<W, RUN>(codes, L, w);
     }
     let_next_kernel_begin();
 }

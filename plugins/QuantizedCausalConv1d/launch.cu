@@ -14,7 +14,8 @@ cudaError_t launch_width(const QuambaQuantizedCausalConv1d &op, cudaStream_t str
     const auto kernel = op.size.L == 1 ? causal_conv<W, 1> : causal_conv<W, CONV_RUN>;
     error = launch_overlapped(kernel, dim3(channels, runs, batch), CONV_THREADS, 0, 1, gpu, stream, op);
     if (error != cudaSuccess || runs == 1) return error;
-    return launch_overlapped(causal_conv_state<W>, dim3(channels, 1, batch), CONV_THREADS, 0, 1, gpu, stream, op);
+    return launch_overlapped(causal_conv_state<W>, dim3(channels, 1, batch), CONV_THREADS, 0, 1, gpu, stream,
+                             op);
 }
 
 }  // namespace quamba

@@ -89,8 +89,8 @@ struct SSDScan {
 
     // `count` rows of `width` codes, `stride` apart, into rows of PITCH.
     template <int PITCH>
-    __device__ __forceinline__ void copy_rows(int8_t (*to)[PITCH], const int8_t *from, int64_t stride, int width,
-                                              int count) const {
+    __device__ __forceinline__ void copy_rows(int8_t (*to)[PITCH], const int8_t *from, int64_t stride,
+                                              int width, int count) const {
         if (whole_words) {
             constexpr int WORDS = PITCH / 4;
             for (int i = threadIdx.x; i < count * WORDS; i += SSD_THREADS) {
@@ -111,7 +111,8 @@ struct SSDScan {
         const int N = int(op.size.N), P = int(op.size.P);
         copy_rows(codes.B, op.B + row * op.B_stride + g * N, op.B_stride, N, count);
         copy_rows(codes.C, op.C + row * op.C_stride + g * N, op.C_stride, N, count);
-        copy_rows(codes.x, op.x + row * op.x_stride + h * P + p_0, op.x_stride, min(BLOCK_ROWS, P - p_0), count);
+        copy_rows(codes.x, op.x + row * op.x_stride + h * P + p_0, op.x_stride, min(BLOCK_ROWS, P - p_0),
+                  count);
         if (threadIdx.x < count) {
             const int64_t at = row + threadIdx.x;
             if (steps) {
@@ -236,7 +237,8 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
         scan.prepare(shared.values, shared.codes[turn], count, B_scale, C_scale, x_scale, D);
         __syncthreads();
         if (following < op.size.L) {
-            scan.load(shared.codes[turn ^ 1], head, following, int(min(int64_t(TILE), op.size.L - following)));
+            scan.load(shared.codes[turn ^ 1], head, following,
+                      int(min(int64_t(TILE), op.size.L - following)));
         }
         int t = 0;
         if constexpr (TILE >= SSD_BATCH) {

@@ -16,17 +16,20 @@ inline bool whole_words(const QuambaQuantizedSSDScan &op) {
 constexpr int SSD_STEPS_FROM = 8;  // tokens from which on the steps are found in a kernel of their own
 
 template <class Stored, int N_LANE, int ROWS, int TILE>
-cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, SSDStep *steps, const Gpu &gpu, cudaStream_t stream) {
+cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, SSDStep *steps, const Gpu &gpu,
+                        cudaStream_t stream) {
     using Scan = SSDScan<Stored, N_LANE, ROWS, TILE>;
     if (op.size.L < SSD_STEPS_FROM) steps = nullptr;
     if (steps) {
         const unsigned blocks = unsigned((op.size.B * op.size.L * op.size.H + 255) / 256);
-        const cudaError_t error = launch_overlapped(ssd_steps, dim3(blocks), 256, 0, 1, gpu, stream, op, steps);
+        const cudaError_t error =
+            launch_overlapped(ssd_steps, dim3(blocks), 256, 0, 1, gpu, stream, op, steps);
         if (error != cudaSuccess) return error;
     }
     const unsigned blocks = unsigned((op.size.P + Scan::BLOCK_ROWS - 1) / Scan::BLOCK_ROWS);
-    return launch_overlapped(ssd_scan<Stored, N_LANE, ROWS, TILE>, dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)),
-                             SSD_THREADS, sizeof(typename Scan::Shared), 1, gpu, stream, op,
+    return launch_overlapped(ssd_scan<Stored, N_LANE, ROWS, TILE>,
+                             dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)), SSD_THREADS,
+                             sizeof(typename Scan::Shared), 1, gpu, stream, op,
                              static_cast<const SSDStep *>(steps), whole_words(op));
 }
 
@@ -39,9 +42,12 @@ cudaError_t launch_lanes(const QuambaQuantizedSSDScan &op, SSDStep *steps, cudaS
     if (op.size.L == 1) return launch_rows<Stored, N_LANE, 2, 1>(op, steps, gpu, stream);
     const int64_t rows = op.size.B * op.size.H * op.size.P;
     if constexpr (N_LANE <= 4) {
-        if (rows >= int64_t(64) * gpu.multiprocessors) return launch_rows<Stored, N_LANE, 4, 32>(op, steps, gpu, stream);
+        if (rows >= int64_t(64) * gpu.multiprocessors)
+            return launch_rows<Stored, N_LANE, 4, 32>(op, steps, gpu, stream);
     }
-    if (rows >= int64_t(16) * gpu.multiprocessors) return launch_rows<Stored, N_LANE, 2, 32>(op, steps, gpu, stream);
+    const bool fits = sizeof(typename SSDScan<Stored, N_LANE, 2, 32>::Shared) <= size_t(gpu.shared_bytes);
+    if (fits && rows >= int64_t(16) * gpu.multiprocessors)
+        return launch_rows<Stored, N_LANE, 2, 32>(op, steps, gpu, stream);
     return launch_rows<Stored, N_LANE, 1, 32>(op, steps, gpu, stream);
 }
 
@@ -64,10 +70,13 @@ extern "C" const char *quamba_QuantizedSSDScan_refusal(const QuambaQuantizedSSDS
 }
 
 extern "C" size_t quamba_QuantizedSSDScan_workspace(const QuambaQuantizedSSDScan *op) {
-    return op->size.L < quamba::SSD_STEPS_FROM ? 0 : op->size.B * op->size.L * op->size.H * sizeof(quamba::SSDStep);
+    return op->size.L < quamba::SSD_STEPS_FROM
+               ? 0
+               : op->size.B * op->size.L * op->size.H * sizeof(quamba::SSDStep);
 }
 
-extern "C" int quamba_QuantizedSSDScan_launch(const QuambaQuantizedSSDScan *op, void *workspace, cudaStream_t stream) {
+extern "C" int quamba_QuantizedSSDScan_launch(const QuambaQuantizedSSDScan *op, void *workspace,
+                                              cudaStream_t stream) {
     if (op->state_dtype == QUAMBA_INT8) return quamba::launch_state<int8_t>(*op, workspace, stream);
     if (op->state_dtype == QUAMBA_FLOAT16) return quamba::launch_state<__half>(*op, workspace, stream);
     return quamba::launch_state<float>(*op, workspace, stream);

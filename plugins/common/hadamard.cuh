@@ -1,7 +1,7 @@
 // The orthonormal Hadamard transform of plugins/common/hadamard.py on one token in shared memory, in fp64.
 //
-// H = I_blocks (x) base (x) Sylvester(2^k), divided by the root of its order: entry i stands at block, base index j
-// and q < 2^k, i = (block order + j) 2^k + q. Base orders 12, 20 and 28 are Paley's, 40 is 2 x 20.
+// H = I_blocks (x) base (x) Sylvester(2^k), divided by the root of its order: entry i stands at block, base
+// index j and q < 2^k, i = (block order + j) 2^k + q. Base orders 12, 20 and 28 are Paley's, 40 is 2 x 20.
 #pragma once
 
 #include <cstdint>
@@ -56,8 +56,8 @@ QUAMBA_HOST_DEVICE constexpr uint32_t negative_entries(int order, int j) {
     return bits;
 }
 
-// Where entry i stands in shared memory: one place is left free after every 16, so that neither 16 consecutive
-// entries a thread nor entries 16 apart meet a bank twice in a pass.
+// Where entry i stands in shared memory: one place is left free after every 16, so that neither 16
+// consecutive entries a thread nor entries 16 apart meet a bank twice in a pass.
 QUAMBA_HOST_DEVICE constexpr int place(int i) { return i + i / 16; }
 
 // 1, 2, 3 or 4 levels of the transform on RADIX entries.
@@ -75,8 +75,8 @@ QUAMBA_HOST_DEVICE void butterflies(double (&v)[RADIX]) {
     }
 }
 
-// The i-th of the size / RADIX groups of entries 1 << shift apart, which no other group touches. shift: 0, 4, 8, ...,
-// so that the places of a group lie evenly too.
+// The i-th of the size / RADIX groups of entries 1 << shift apart, which no other group touches. shift is a
+// multiple of 4, so that the places of a group lie evenly too.
 template <int RADIX>
 QUAMBA_HOST_DEVICE void sylvester_group(double *entries, int i, int shift) {
     const int first = ((i >> shift) * RADIX << shift) + (i & ((1 << shift) - 1)), apart = place(1 << shift);
@@ -127,14 +127,15 @@ __device__ void base_pass(double *entries, int power) {
         __syncthreads();
         if (q < power) {
 #pragma unroll
-            for (int i = 0; i < ORDER / 2; i++) entries[place((half * (ORDER / 2) + i) * power + q)] = sums[i];
+            for (int i = 0; i < ORDER / 2; i++)
+                entries[place((half * (ORDER / 2) + i) * power + q)] = sums[i];
         }
     }
     __syncthreads();
 }
 
-// Transforms `size` entries; what they have to be multiplied with to make H orthonormal is returned. The block
-// is in step before and after.
+// Transforms `size` entries; what they have to be multiplied with to make H orthonormal is returned. The
+// block is in step before and after.
 __device__ inline double hadamard_transform(double *entries, int size) {
     const HadamardShape shape = hadamard_shape(size);
     int shift = 0;
@@ -150,7 +151,8 @@ __device__ inline double hadamard_transform(double *entries, int size) {
 }
 
 // y = quantize(H entries, scale) for one token; `hadamard` 0 leaves H out.
-__device__ inline void transform_and_quantize(double *entries, int size, int hadamard, float scale, int8_t *y) {
+__device__ inline void transform_and_quantize(double *entries, int size, int hadamard, float scale,
+                                              int8_t *y) {
     const double unit = hadamard ? hadamard_transform(entries, size) : 1.0;
     for (int i = threadIdx.x; i < size; i += blockDim.x) {
         y[i] = quantized(static_cast<float>(entries[place(i)] * unit), scale);
@@ -160,7 +162,9 @@ __device__ inline void transform_and_quantize(double *entries, int size, int had
 #endif  // __CUDACC__
 
 // Shared memory of `size` entries with their free places.
-QUAMBA_HOST_DEVICE constexpr int64_t entries_bytes(int64_t size) { return (size + size / 16 + 1) * sizeof(double); }
+QUAMBA_HOST_DEVICE constexpr int64_t entries_bytes(int64_t size) {
+    return (size + size / 16 + 1) * sizeof(double);
+}
 
 // Threads of a block that works on one token of `size` entries.
 QUAMBA_HOST_DEVICE constexpr int token_threads(int64_t size) { return size >= 2048 ? 512 : 256; }

@@ -28,6 +28,13 @@ inline cudaError_t current_gpu(Gpu &gpu) {
     return error;
 }
 
+// NULL, or in words that this GPU gives a block less shared memory. Where there is no GPU, its launch will tell.
+inline const char *shared_memory_refusal(int64_t bytes) {
+    Gpu gpu = {};
+    if (current_gpu(gpu) != cudaSuccess || bytes <= gpu.shared_bytes) return nullptr;
+    return "a token of that many channels does not fit into the shared memory of this GPU";
+}
+
 // Launches a kernel whose blocks all call wait_for_inputs(): where the GPU can, it begins while the one
 // before it ends. cluster: blocks along x that form a cluster.
 template <class... Parameters, class... Arguments>

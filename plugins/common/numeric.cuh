@@ -1,5 +1,5 @@
-// The scalar arithmetic of the contracts, which g++ compiles too: every fp32 operation rounds by itself (build with
-// --fmad=false, -ffp-contract=off), transcendental functions are taken in fp64 and rounded to fp32 once.
+// The scalar arithmetic of the contracts, which g++ compiles too: every fp32 operation rounds by itself
+// (build with --fmad=false, -ffp-contract=off), transcendental functions are taken in fp64 and rounded once.
 #pragma once
 
 #include <cmath>

@@ -10,7 +10,9 @@
 namespace quamba {
 
 // One entry of a state behind one token, not rounded yet.
-QUAMBA_HOST_DEVICE float next_state(float h, float decay, float input, float B) { return h * decay + input * B; }
+QUAMBA_HOST_DEVICE float next_state(float h, float decay, float input, float B) {
+    return h * decay + input * B;
+}
 
 // `scale` counts for int8 only.
 template <class Stored>
@@ -37,7 +39,9 @@ struct State<int8_t> {
 template <>
 struct State<__half> {
     static __device__ __forceinline__ float load(__half stored, float) { return __half2float(stored); }
-    static __device__ __forceinline__ float rounded(float h, float) { return __half2float(__float2half_rn(h)); }
+    static __device__ __forceinline__ float rounded(float h, float) {
+        return __half2float(__float2half_rn(h));
+    }
     static __device__ __forceinline__ __half store(float h, float) { return __float2half_rn(h); }
 };
 

@@ -1,5 +1,5 @@
-// The host-device parts of plugins/common for test_host_math.py: scalar mathematics over arrays, and what a block
-// or a warp does with them replayed as loops over its threads.
+// The host-device parts of plugins/common for test_host_math.py: scalar mathematics over arrays, and what a
+// block or a warp does with them replayed as loops over its threads.
 #include "../../plugins/common/hadamard.cuh"
 #include "../../plugins/common/numeric.cuh"
 #include "../../plugins/common/state.cuh"
@@ -33,7 +33,8 @@ void replay_base_pass(double *entries, int power) {
         double sums[2][ORDER / 2];
         base_rows<ORDER, 0>(sums[0], entries, power, q, COLUMNS);
         base_rows<ORDER, ORDER / 2>(sums[1], entries, power, q, COLUMNS);
-        for (int i = 0; i < ORDER; i++) entries[place(i * power + q)] = sums[i / (ORDER / 2)][i % (ORDER / 2)];
+        for (int i = 0; i < ORDER; i++)
+            entries[place(i * power + q)] = sums[i / (ORDER / 2)][i % (ORDER / 2)];
     }
 }
 
@@ -57,8 +58,8 @@ void replay_transform(double *entries, int size, HadamardShape shape) {
 
 // h (count) in place behind one token, and h C unrounded.
 template <class Stored>
-void step_state(Stored *stored, float scale, float decay, float input, const float *B, const float *C, int count,
-                float *read) {
+void step_state(Stored *stored, float scale, float decay, float input, const float *B, const float *C,
+                int count, float *read) {
     for (int n = 0; n < count; n++) {
         const float next = next_state(State<Stored>::load(stored[n], scale), decay, input, B[n]);
         read[n] = next * C[n];
@@ -107,7 +108,8 @@ void step_float(float *h, float decay, float input, const float *B, const float 
     step_state(h, 1.0f, decay, input, B, C, N, read);
 }
 
-void step_int8(int8_t *h, float scale, float decay, float input, const float *B, const float *C, int N, float *read) {
+void step_int8(int8_t *h, float scale, float decay, float input, const float *B, const float *C, int N,
+               float *read) {
     step_state(h, scale, decay, input, B, C, N, read);
 }
 
