@@ -63,11 +63,15 @@ def open_bundle(path: Path | str, *, threads: int = 0) -> Bundle:
     """Open a bundle/ or export/ directory. threads: of the CPU engine, 0 for one a physical core.
 
     Raises QuambaError: exit 3 for a directory that is neither or lacks a tokenizer, 4 where a file is not the
-    one that the manifest names.
+    one that the manifest names, 5 for one that this machine cannot run.
     """
     path = Path(path)
     manifest = read_manifest(path)
     tokenizer = open_tokenizer(path, manifest)
+    if manifest.backend == "tensorrt":
+        from quamba_export.runtime.engine_tensorrt import open_engine
+
+        return Bundle(path, manifest, open_engine(path, manifest), tokenizer, ())
     engine = OrtEngine(path / "model.onnx", manifest.states, manifest.vocab_size, threads=threads)
     warning = probe_int8_products().warning
     return Bundle(path, manifest, engine, tokenizer, (warning,) if warning else ())

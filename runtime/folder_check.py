@@ -28,8 +28,14 @@ MAX_BYTES = {
     "config.json": 4 * MIB,
     "generation_config.json": 4 * MIB,
     "tokenizer.json": 128 * MIB,
+    "decode.engine": 65536 * MIB,
+    "prefill.engine": 65536 * MIB,
+    "libquamba_plugins.so": 256 * MIB,
 }
-REQUIRED_FILES = ("model.onnx", "config.json")
+MODEL_FILES = (
+    ("model.onnx",),
+    ("decode.engine", "prefill.engine", "libquamba_plugins.so"),
+)  # one set of them
 HASH_CHUNK_BYTES = 4 * MIB
 
 
@@ -111,7 +117,8 @@ def check_names(folder: Path, manifest_name: str, listed: Mapping[str, object]) 
                 found=repr(name),
                 allowed=", ".join(MAX_BYTES),
             )
-    if missing := [name for name in REQUIRED_FILES if name not in listed]:
+    models = MODEL_FILES[any(name in listed for name in MODEL_FILES[1])]
+    if missing := [name for name in (*models, "config.json") if name not in listed]:
         raise integrity_error(f"the manifest of {folder} does not list {missing[0]}", found=", ".join(listed))
     present = {entry.name for entry in os.scandir(folder)} - {manifest_name}
     if extra := sorted(present - set(listed)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -34,7 +34,7 @@ REMAKE = {
     "manifest.json": "make it anew: quamba-export build export/ --target cpu -o bundle/",
     "export.json": "make it anew: quamba-export export CHECKPOINT --calibration calibration/ -o export/",
 }
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", "tensorrt")
 BYTES_OF_DTYPE = {"int8": 1, "float16": 2, "float32": 4}
 MAX_VOCAB = 1 << 24
 MAX_DIMENSION = 1 << 20
@@ -60,6 +60,17 @@ class StateTensor:
 
 
 @dataclass(frozen=True)
+class EngineRecord:
+    """What the plans of a TensorRT bundle were built with and for."""
+
+    tensorrt: str  # its version, all four numbers
+    sm: int  # compute capability of the GPU, 90 for 9.0
+    contracts: str  # of the plugin library: `quamba_plugins_version()`
+    max_batch: int
+    prefill_length: int  # tokens of the longest call of the prefill plan
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A bundle or an export whose files have been verified.
 
@@ -76,6 +87,7 @@ class Manifest:
     states: tuple[StateTensor, ...]
     files: Mapping[str, FileEntry]
     sources: Mapping[str, str | None]  # sha256 by "checkpoint", "calibration" (null for float), "export"
+    engine: EngineRecord | None = None  # of a bundle whose backend is "tensorrt"
     digest: str = ""  # sha256 of the manifest file itself; identifies everything above
 
     @property
@@ -121,8 +133,22 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
         sources=parse_sources(fields.object("sources")) if bundle else parse_export_sources(fields),
         digest=sha256(content).hexdigest(),
     )
+    if manifest.backend == "tensorrt":
+        manifest = replace(manifest, engine=parse_engine(fields.object("engine")))
     fields.end()
     return manifest
+
+
+def parse_engine(fields: Fields) -> EngineRecord:
+    record = EngineRecord(
+        tensorrt=fields.text("tensorrt"),
+        sm=fields.integer("sm", 50, 999),
+        contracts=fields.text("contracts"),
+        max_batch=fields.integer("max_batch", 1, MAX_DIMENSION),
+        prefill_length=fields.integer("prefill_length", 1, MAX_DIMENSION),
+    )
+    fields.end()
+    return record
 
 
 def parse_sources(fields: Fields) -> dict[str, str | None]:
@@ -191,11 +217,18 @@ def files_of(folder: Path | str) -> dict[str, dict[str, Any]]:
 
 
 def manifest_for(
-    folder: Path | str, export: Manifest, *, target: str, backend: str, producer: str
+    folder: Path | str,
+    export: Manifest,
+    *,
+    target: str,
+    backend: str,
+    producer: str,
+    engine: EngineRecord | None = None,
 ) -> Manifest:
     """The manifest of a bundle whose files stand in `folder`, made from a verified export.
 
-    target: the name of a target, backend: "onnxruntime"; producer: program and version that wrote the bundle.
+    target: the name of a target; backend: one of BACKENDS; producer: program and version that wrote the
+    bundle; engine: of a "tensorrt" one.
     """
     return Manifest(
         kind="bundle",
@@ -208,6 +241,7 @@ def manifest_for(
         states=export.states,
         files={name: FileEntry(**entry) for name, entry in files_of(folder).items()},
         sources={**export.sources, "export": export.digest},
+        engine=engine,
     )
 
 
@@ -216,6 +250,8 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
     path = Path(folder) / "manifest.json"
     record = {"schema_version": SCHEMA_VERSION, **asdict(manifest)}
     del record["digest"]
+    if manifest.engine is None:
+        del record["engine"]
     content = (json.dumps(record, indent=2) + "\n").encode()
     check_names(path.parent, path.name, parse_manifest(content, path).files)
     partial = path.with_name(".manifest.json.partial")

@@ -1,0 +1,132 @@
+"""The little of CUDA that an engine needs, over cuda-python: memory, one stream, captured graphs.
+
+Every call is checked. Memory belongs to the object that stands for it and is given back with that object.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quamba_export.runtime.errors import ExitCode, QuambaError
+
+OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+
+
+class Cuda:
+    """The current device, one stream of it that blocks on no other, and what is allocated there."""
+
+    def __init__(self) -> None:
+        try:
+            runtime = importlib.import_module("cuda.bindings.runtime")
+        except ImportError as error:
+            raise QuambaError(
+                "a TensorRT bundle needs cuda-python",
+                found=str(error),
+                allowed="cuda-python 12.6 or later",
+                fix="pip install 'quamba-export[runtime-gpu]'",
+                code=ExitCode.INCOMPATIBLE,
+            ) from error
+        self.api: Any = runtime
+        self.device: int = self.call("cudaGetDevice")
+        self.stream: int = int(self.call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking))
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """A function of the runtime API; its result where it has one.
+
+        Raises QuambaError: exit 6 where memory is short, else 5.
+        """
+        status, *results = getattr(self.api, name)(*arguments)
+        if int(status) != 0:
+            code = ExitCode.OUT_OF_SPACE if int(status) == OUT_OF_MEMORY else ExitCode.INCOMPATIBLE
+            raise QuambaError(
+                f"CUDA: {name} failed",
+                found=str(getattr(status, "name", status)),
+                allowed="cudaSuccess",
+                fix="a smaller batch" if code is ExitCode.OUT_OF_SPACE else "see the driver: nvidia-smi",
+                code=code,
+            )
+        return results[0] if results else None
+
+    @property
+    def sm(self) -> int:
+        """Compute capability of the device, 90 for 9.0."""
+        attribute = self.api.cudaDeviceAttr
+        major = self.call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMajor, self.device)
+        minor = self.call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMinor, self.device)
+        return int(major) * 10 + int(minor)
+
+    def allocate(self, nbytes: int) -> DeviceMemory:
+        return DeviceMemory(self, int(self.call("cudaMalloc", nbytes)), nbytes)
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> PinnedArray:
+        """Host memory that the device copies to and from directly, uninitialised."""
+        nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        address = int(self.call("cudaHostAlloc", nbytes, self.api.cudaHostAllocDefault))
+        return PinnedArray(self, address, shape, np.dtype(dtype))
+
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        """Queue a copy between any two addresses, host or device."""
+        self.call(
+            "cudaMemcpyAsync", target, source, nbytes, self.api.cudaMemcpyKind.cudaMemcpyDefault, self.stream
+        )
+
+    def clear(self, memory: DeviceMemory) -> None:
+        self.call("cudaMemsetAsync", memory.address, 0, memory.nbytes, self.stream)
+
+    def synchronize(self) -> None:
+        self.call("cudaStreamSynchronize", self.stream)
+
+    def capture(self, queue: Callable[[], None]) -> Graph:
+        """What `queue` puts on the stream, as a graph; nothing of it runs."""
+        mode = self.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self.call("cudaStreamBeginCapture", self.stream, mode)
+        try:
+            queue()
+        finally:
+            graph = self.call("cudaStreamEndCapture", self.stream)
+        try:
+            return Graph(self, self.call("cudaGraphInstantiate", graph, 0))
+        finally:
+            self.call("cudaGraphDestroy", graph)
+
+
+class DeviceMemory:
+    """Bytes of device memory."""
+
+    def __init__(self, cuda: Cuda, address: int, nbytes: int) -> None:
+        self._cuda, self.address, self.nbytes = cuda, address, nbytes
+
+    def __del__(self) -> None:
+        self._cuda.call("cudaFree", self.address)
+
+
+class PinnedArray:
+    """A numpy array in pinned memory; `array` may not outlive it."""
+
+    def __init__(self, cuda: Cuda, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._cuda, self.address = cuda, address
+        self.nbytes = int(np.prod(shape)) * dtype.itemsize
+        memory = (ctypes.c_char * self.nbytes).from_address(address)
+        self.array: NDArray[Any] = np.frombuffer(memoryview(memory), dtype).reshape(shape)
+
+    def __del__(self) -> None:
+        self._cuda.call("cudaFreeHost", self.address)
+
+
+class Graph:
+    """A captured graph, ready to launch."""
+
+    def __init__(self, cuda: Cuda, executable: Any) -> None:
+        self._cuda, self._executable = cuda, executable
+
+    def launch(self) -> None:
+        self._cuda.call("cudaGraphLaunch", self._executable, self._cuda.stream)
+
+    def __del__(self) -> None:
+        self._cuda.call("cudaGraphExecDestroy", self._executable)

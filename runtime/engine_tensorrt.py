@@ -1,0 +1,285 @@
+"""The engine on TensorRT: one plan for prefill, one for single tokens, states updated in place on the GPU.
+
+A state's input and output are the same memory, so nothing of a state is copied or allocated in a run. A
+decode step (ids to the device, the plan, logits to pinned host memory) is captured in a CUDA graph the second
+time that it runs with the same states, and launched from then on.
+
+B batch, L length, V vocabulary (padded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quamba_export.runtime.cuda import Cuda, DeviceMemory, Graph
+from quamba_export.runtime.engine import Ids, Logits, States
+from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.manifest import EngineRecord, Manifest, StateTensor
+from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins, logger
+
+DECODE, PREFILL, PLUGINS = "decode.engine", "prefill.engine", "libquamba_plugins.so"
+
+
+class Plan:
+    """One deserialized engine with its execution context."""
+
+    def __init__(self, path: Path, cuda: Cuda) -> None:
+        """Raises QuambaError (exit 5) where TensorRT refuses the file."""
+        trt, (log, messages) = import_tensorrt(), logger()
+        messages.take_errors()
+        self._cuda, self._messages = cuda, messages
+        self._runtime = trt.Runtime(log)
+        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        self._context: Any = None if self._engine is None else self._engine.create_execution_context()
+        if self._context is None:
+            raise QuambaError(
+                f"TensorRT {trt.__version__} does not load {path}",
+                found=messages.take_errors() or "no reason given",
+                allowed="a plan built by this TensorRT for this GPU",
+                fix="build the bundle on this machine: `quamba-export build`",
+                code=ExitCode.INCOMPATIBLE,
+            )
+
+    def bind(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
+        """Set the shapes of all inputs and the addresses of all inputs and outputs."""
+        accepted = [self._context.set_input_shape(name, shape) for name, shape in shapes.items()]
+        accepted += [self._context.set_tensor_address(name, address) for name, address in addresses.items()]
+        if not all(accepted):
+            raise self._failure("TensorRT refuses the tensors of this call")
+
+    def queue(self) -> None:
+        """Put one execution on the stream."""
+        if not self._context.execute_async_v3(self._cuda.stream):
+            raise self._failure("TensorRT could not run the plan")
+
+    def _failure(self, what: str) -> QuambaError:
+        return QuambaError(what, found=self._messages.take_errors() or "no reason given", code=ExitCode.BUG)
+
+
+class TrtStates(States):
+    """States in device memory. `memory` is None once a run has consumed them."""
+
+    def __init__(self, memory: StateMemory) -> None:
+        self.batch = memory.batch
+        self._memory: StateMemory | None = memory
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._current().read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._current().tensors)
+
+    def __len__(self) -> int:
+        return len(self._current().tensors)
+
+    def fork(self) -> TrtStates:
+        return TrtStates(self._current().copy())
+
+    def take(self) -> StateMemory:
+        """The memory, to be written to; these states cannot be used again."""
+        memory, self._memory = self._current(), None
+        return memory
+
+    def _current(self) -> StateMemory:
+        if self._memory is None:
+            raise RuntimeError(
+                "these states were consumed by Engine.run: use those it returned, or fork() first"
+            )
+        return self._memory
+
+
+class StateMemory:
+    """The tensors of B sequences on the device, with the ids and logits of a call and the captured step."""
+
+    def __init__(
+        self, cuda: Cuda, table: tuple[StateTensor, ...], batch: int, vocab_size: int, longest: int
+    ) -> None:
+        """longest: tokens of the longest call."""
+        self._cuda, self.table, self.batch = cuda, table, batch
+        self._sizes = (vocab_size, longest)
+        self.tensors: dict[str, DeviceMemory] = {s.past: cuda.allocate(batch * s.nbytes) for s in table}
+        self.host_ids = cuda.pinned((batch * longest,), np.int64)
+        self.host_logits = cuda.pinned((batch, 1, vocab_size), np.float32)
+        self.ids = cuda.allocate(self.host_ids.nbytes)
+        self.logits = cuda.allocate(self.host_logits.nbytes)
+        self.step: Graph | None = None
+
+    def clear(self) -> None:
+        for memory in self.tensors.values():
+            self._cuda.clear(memory)
+
+    def read(self, name: str) -> NDArray[Any]:
+        (state,) = (state for state in self.table if state.past == name)
+        array = np.empty((self.batch, *state.shape), state.dtype)
+        self._cuda.copy(array.ctypes.data, self.tensors[name].address, array.nbytes)
+        self._cuda.synchronize()
+        return array
+
+    def write(self, name: str, array: NDArray[Any]) -> None:
+        array = np.ascontiguousarray(array)
+        self._cuda.copy(self.tensors[name].address, array.ctypes.data, array.nbytes)
+        self._cuda.synchronize()
+
+    def copy(self) -> StateMemory:
+        twin = StateMemory(self._cuda, self.table, self.batch, *self._sizes)
+        for name, memory in self.tensors.items():
+            self._cuda.copy(twin.tensors[name].address, memory.address, memory.nbytes)
+        self._cuda.synchronize()
+        return twin
+
+    def bind(self, plan: Plan, length: int) -> None:
+        """Bind a plan to this memory for calls of `length` tokens."""
+        shapes = {s.past: (self.batch, *s.shape) for s in self.table}
+        addresses = {s.past: self.tensors[s.past].address for s in self.table}
+        addresses |= {s.present: self.tensors[s.past].address for s in self.table}
+        addresses |= {"input_ids": self.ids.address, "logits": self.logits.address}
+        plan.bind({"input_ids": (self.batch, length), **shapes}, addresses)
+
+    def queue(self, plan: Plan, length: int) -> None:
+        """Put a whole call on the stream: ids in, the plan, logits out."""
+        self._cuda.copy(self.ids.address, self.host_ids.address, self.batch * length * 8)
+        plan.queue()
+        self._cuda.copy(self.host_logits.address, self.logits.address, self.host_logits.nbytes)
+
+
+class TrtEngine:
+    """A bundle's two plans on one GPU. Implements `Engine`; not for use by several threads at once."""
+
+    def __init__(
+        self,
+        decode: Plan,
+        prefill: Plan,
+        cuda: Cuda,
+        record: EngineRecord,
+        states: tuple[StateTensor, ...],
+        vocab_size: int,
+    ) -> None:
+        self.vocab_size, self.states, self.record = vocab_size, states, record
+        self._decode, self._prefill, self._cuda = decode, prefill, cuda
+        self._bound: StateMemory | None = None  # whose tensors the decode plan is bound to
+
+    def zero_states(self, batch: int) -> TrtStates:
+        memory = self._allocate(batch)
+        memory.clear()
+        return TrtStates(memory)
+
+    def load_states(self, arrays: Mapping[str, NDArray[Any]]) -> TrtStates:
+        names = [state.past for state in self.states]
+        if set(arrays) != set(names):
+            odd = sorted(set(arrays) ^ set(names))
+            raise QuambaError(
+                "these are not the states of this model", found=odd[0], allowed=f"{names[0]}, ..."
+            )
+        batch = arrays[names[0]].shape[0]
+        for state in self.states:
+            array, shape = arrays[state.past], (batch, *state.shape)
+            if array.shape != shape or array.dtype != state.dtype:
+                raise QuambaError(
+                    f"state '{state.past}' does not fit this model",
+                    found=f"{array.dtype} {array.shape}",
+                    allowed=f"{state.dtype} {shape}",
+                )
+        memory = self._allocate(batch)
+        for name in names:
+            memory.write(name, arrays[name])
+        return TrtStates(memory)
+
+    def run(self, input_ids: Ids, states: States, num_logits: int = 1) -> tuple[Logits, TrtStates]:
+        """See `Engine.run`; all but the first of several logits are taken token by token."""
+        if not isinstance(states, TrtStates):
+            raise TypeError(f"states of another engine: {type(states).__name__}")
+        if input_ids.shape[0] != states.batch:
+            raise ValueError(f"{input_ids.shape[0]} sequences of ids for the states of {states.batch}")
+        memory, length = states.take(), input_ids.shape[1]
+        first = length - num_logits + 1  # tokens up to the first position whose logits are wanted
+        logits = [self._advance(memory, input_ids[:, :first])]
+        logits += [self._advance(memory, input_ids[:, t : t + 1]) for t in range(first, length)]
+        return np.concatenate(logits, axis=1), TrtStates(memory)
+
+    def _advance(self, memory: StateMemory, ids: Ids) -> Logits:
+        """Feed ids (B, L); the logits of the last position (B, 1, V)."""
+        if ids.shape[1] == 1:
+            self._step(memory, ids)
+        else:
+            for start in range(0, ids.shape[1], self.record.prefill_length):
+                self._chunk(memory, ids[:, start : start + self.record.prefill_length])
+        logits: Logits = memory.host_logits.array.copy()
+        return logits
+
+    def _chunk(self, memory: StateMemory, ids: Ids) -> None:
+        memory.host_ids.array[: ids.size] = ids.ravel()
+        memory.bind(self._prefill, ids.shape[1])
+        memory.queue(self._prefill, ids.shape[1])
+        self._cuda.synchronize()
+
+    def _step(self, memory: StateMemory, ids: Ids) -> None:
+        """One token: TensorRT wants one plain run after a change of shapes, then a capture is allowed."""
+        memory.host_ids.array[: ids.size] = ids.ravel()
+        if memory.step is None and self._bound is memory:
+            memory.step = self._cuda.capture(lambda: memory.queue(self._decode, 1))
+        if memory.step is not None:
+            memory.step.launch()
+        else:
+            memory.bind(self._decode, 1)
+            memory.queue(self._decode, 1)
+            self._bound = memory
+        self._cuda.synchronize()
+
+    def _allocate(self, batch: int) -> StateMemory:
+        if not 1 <= batch <= self.record.max_batch:
+            raise QuambaError(
+                "wrong batch size for this bundle",
+                found=str(batch),
+                allowed=f"1 to {self.record.max_batch}",
+                fix="`quamba-export build --max-batch` with a larger one",
+                code=ExitCode.USAGE,
+            )
+        longest = self.record.prefill_length
+        return StateMemory(self._cuda, self.states, batch, self.vocab_size, longest)
+
+
+def open_engine(folder: Path, manifest: Manifest) -> TrtEngine:
+    """The engine of a verified bundle, on the current GPU.
+
+    Raises QuambaError (exit 5) where the plans were built for another TensorRT, GPU or plugin library.
+    """
+    if manifest.engine is None:
+        raise ValueError("a manifest without an engine record")
+    record, cuda = manifest.engine, Cuda()
+    check_machine(record, import_tensorrt().__version__, cuda.sm)
+    check_contracts(record, load_plugins((folder / PLUGINS).resolve()))
+    decode, prefill = Plan(folder / DECODE, cuda), Plan(folder / PREFILL, cuda)
+    return TrtEngine(decode, prefill, cuda, record, manifest.states, manifest.vocab_size)
+
+
+def check_machine(record: EngineRecord, tensorrt: str, sm: int) -> None:
+    """A plan runs in the TensorRT and on the kind of GPU that built it."""
+    for what, built, here in (
+        ("TensorRT", record.tensorrt, tensorrt),
+        ("GPU", f"sm_{record.sm}", f"sm_{sm}"),
+    ):
+        if built != here:
+            raise QuambaError(
+                f"this bundle was built for another {what}",
+                found=f"{what} {here} here",
+                allowed=f"{what} {built}",
+                fix="build it on this machine: `quamba-export build export/ --target ... -o bundle/`",
+                code=ExitCode.INCOMPATIBLE,
+            )
+
+
+def check_contracts(record: EngineRecord, contracts: str) -> None:
+    """The plugin library must be made of the contracts that the plans were built with."""
+    if record.contracts != contracts:
+        raise QuambaError(
+            f"{PLUGINS} is not the library that the plans were built with",
+            found=f"contracts {contracts}",
+            allowed=f"contracts {record.contracts}",
+            fix="build the bundle anew with one release: `quamba-export build`",
+            code=ExitCode.INCOMPATIBLE,
+        )

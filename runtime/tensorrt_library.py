@@ -1,0 +1,95 @@
+"""TensorRT as it is installed here, and the plugin library in its registry: for building and for running."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from quamba_export.runtime.errors import ExitCode, QuambaError
+
+MODULES = ("tensorrt", "tensorrt_bindings")  # the second is the wheel of the bindings alone
+INSTALL = "install TensorRT: `pip install tensorrt-cu12`, JetPack's own on a Jetson"
+
+
+@cache
+def import_tensorrt() -> Any:
+    """The Python module. Raises QuambaError (exit 5) where there is none."""
+    failures = []
+    for name in MODULES:
+        try:
+            return importlib.import_module(name)
+        except (ImportError, OSError) as error:
+            failures.append(f"{name}: {error}")
+    raise QuambaError(
+        "TensorRT is not installed here",
+        found="; ".join(failures),
+        allowed="TensorRT 10.3 or later",
+        fix=INSTALL,
+        code=ExitCode.INCOMPATIBLE,
+    )
+
+
+class Messages:
+    """TensorRT's errors and warnings since they were last taken."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+
+    def take_errors(self) -> str:
+        """The errors, one a line; forgotten after."""
+        text, self.errors = "\n".join(self.errors), []
+        return text
+
+
+@cache
+def logger() -> tuple[Any, Messages]:
+    """The logger of this process: TensorRT keeps the first one it is given for everything global."""
+    trt, messages = import_tensorrt(), Messages()
+    severity = trt.ILogger.Severity
+
+    class Logger(trt.ILogger):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, level: Any, text: str) -> None:
+            if level in (severity.INTERNAL_ERROR, severity.ERROR):
+                messages.errors.append(text)
+            elif level == severity.WARNING:
+                messages.warnings.append(text)
+
+    return Logger(), messages
+
+
+@cache
+def load_plugins(library: Path) -> str:
+    """Put the quamba plugins into TensorRT's registry, once a process; returns the contracts they come from.
+
+    Raises QuambaError (exit 5) where the library does not load.
+    """
+    trt, (log, messages) = import_tensorrt(), logger()
+    messages.take_errors()
+    trt.init_libnvinfer_plugins(log, "")
+    if not library.is_file():
+        raise QuambaError(f"{library} is not there", found="no such file", allowed="a plugin library")
+    try:
+        version = ctypes.CDLL(str(library)).quamba_plugins_version
+    except (OSError, AttributeError) as error:
+        raise _refused(library, str(error)) from error
+    if trt.get_plugin_registry().load_library(str(library)) is None:
+        raise _refused(library, messages.take_errors() or "TensorRT gives no reason")
+    version.restype = ctypes.c_char_p
+    return bytes(version()).decode()
+
+
+def _refused(library: Path, reason: str) -> QuambaError:
+    return QuambaError(
+        f"{library} does not load",
+        found=reason,
+        allowed="a library made of this release's plugins/ for this machine",
+        fix="make it anew: `quamba-export build`, and a driver of its CUDA family",
+        code=ExitCode.INCOMPATIBLE,
+    )
