@@ -1,7 +1,8 @@
 // Mamba-1's scan as the recurrence of op.py, one kernel for any length: the state stays in registers.
 //
 // LANES lanes of a warp own one channel e, lane l the entries n = l + LANES k. Tokens come in tiles: B, C,
-// step, step x, D x and silu(z) of the tile are found once a block. exp(step A) takes fp64 for every entry.
+// step, step x, D x and silu(z) of the tile are found once a block. exp(step A) takes fp64 for every entry;
+// those of a few tokens are found together, and their tree sums are finished together.
 #pragma once
 
 #include "../common/overlap.cuh"
@@ -12,6 +13,9 @@
 namespace quamba {
 
 constexpr int SELECTIVE_THREADS = 128, SELECTIVE_TILE = 16;
+
+// Tokens whose decays a thread holds at once.
+QUAMBA_HOST_DEVICE constexpr int selective_batch(int n_lane) { return n_lane <= 2 ? 8 : n_lane == 4 ? 4 : 2; }
 
 template <int LANES, int N_LANE>
 struct SelectiveTile {
@@ -43,13 +47,43 @@ struct SelectiveTile {
     }
 };
 
+// BATCH tokens from token t of the tile on; lane l ends up with y of token l / (LANES / BATCH).
+template <class Stored, int BATCH, int LANES, int N_LANE>
+__device__ __forceinline__ float advance(float (&h)[N_LANE], const float (&A)[N_LANE], float state_scale,
+                                         const SelectiveTile<LANES, N_LANE> &tile, int t, int lane,
+                                         int channel) {
+    float decay[BATCH][N_LANE], partial[BATCH];
+#pragma unroll
+    for (int i = 0; i < BATCH; i++) {
+#pragma unroll
+        for (int k = 0; k < N_LANE; k++) decay[i][k] = decay_rounded(tile.step[t + i][channel] * A[k]);
+    }
+#pragma unroll
+    for (int i = 0; i < BATCH; i++) {
+        const float input = tile.inputs[t + i][channel];
+        float read[N_LANE];
+#pragma unroll
+        for (int k = 0; k < N_LANE; k++) {
+            const int n = lane + LANES * k;
+            const float next = next_state(h[k], decay[i][k], input, tile.B[t + i][n]);
+            read[k] = next * tile.C[t + i][n];
+            h[k] = State<Stored>::rounded(next, state_scale);
+        }
+        partial[i] = in_lane_sum(read);
+    }
+    const int token = t + lane / (LANES / BATCH);
+    return (lane_sums<BATCH, LANES / 2>(partial) + tile.skip[token][channel]) * tile.gate[token][channel];
+}
+
 template <class Stored, int LANES, int N_LANE>
 __global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuantizedSelectiveScan op) {
     using Tile = SelectiveTile<LANES, N_LANE>;
+    constexpr int BATCH = selective_batch(N_LANE);
     __shared__ Tile tile;
     const int lane = threadIdx.x % LANES, channel = threadIdx.x / LANES, N = int(op.size.N);
     const int64_t b = blockIdx.y, e_0 = int64_t(blockIdx.x) * Tile::CHANNELS;
     const int64_t e = min(e_0 + channel, op.size.E - 1), at = (b * op.size.E + e) * N;
+    const bool owned = e_0 + channel < op.size.E;
 
     float A[N_LANE], h[N_LANE];
     const Stored *stored = static_cast<const Stored *>(op.state);
@@ -70,26 +104,19 @@ __global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuanti
         if (first > 0) __syncthreads();
         tile.stage(op, row, e_0, count);
         __syncthreads();
-        for (int t = 0; t < count; t++) {
-            const float step = tile.step[t][channel], input = tile.inputs[t][channel];
-            float read[N_LANE];
-#pragma unroll
-            for (int k = 0; k < N_LANE; k++) {
-                const float decay = exp_rounded(step * A[k]);
-                const int n = lane + LANES * k;
-                const float next = next_state(h[k], decay, input, tile.B[t][n]);
-                read[k] = next * tile.C[t][n];
-                h[k] = State<Stored>::rounded(next, op.state_scale);
-            }
-            float sum[1] = {in_lane_sum(read)};
-            const float y = lane_sums<1, LANES / 2>(sum) + tile.skip[t][channel];
-            if (lane == 0 && e_0 + channel < op.size.E) {
-                op.y[(row + t) * op.size.E + e] = y * tile.gate[t][channel];
-            }
+        int t = 0;
+        for (; t + BATCH <= count; t += BATCH) {
+            const float y = advance<Stored, BATCH>(h, A, op.state_scale, tile, t, lane, channel);
+            const int64_t token = row + t + lane / (LANES / BATCH);
+            if (lane % (LANES / BATCH) == 0 && owned) op.y[token * op.size.E + e] = y;
+        }
+        for (; t < count; t++) {
+            const float y = advance<Stored, 1>(h, A, op.state_scale, tile, t, lane, channel);
+            if (lane == 0 && owned) op.y[(row + t) * op.size.E + e] = y;
         }
     }
     let_next_kernel_begin();
-    if (e_0 + channel >= op.size.E) return;
+    if (!owned) return;
     Stored *out = static_cast<Stored *>(op.state_out);
 #pragma unroll
     for (int k = 0; k < N_LANE; k++) {

@@ -28,7 +28,7 @@ inline cudaError_t current_gpu(Gpu &gpu) {
     return error;
 }
 
-// NULL, or in words that this GPU gives a block less shared memory. Where there is no GPU, its launch will tell.
+// NULL, or in words that this GPU gives a block less shared memory. Where there is no GPU, the launch tells.
 inline const char *shared_memory_refusal(int64_t bytes) {
     Gpu gpu = {};
     if (current_gpu(gpu) != cudaSuccess || bytes <= gpu.shared_bytes) return nullptr;

@@ -87,6 +87,10 @@ void exp_all(const float *x, int count, float *y) {
     for (int i = 0; i < count; i++) y[i] = exp_rounded(x[i]);
 }
 
+void decay_all(const float *x, int count, float *y) {
+    for (int i = 0; i < count; i++) y[i] = decay_rounded(x[i]);
+}
+
 void quantized_silu_all(const float *x, int count, float scale, int8_t *y) {
     for (int i = 0; i < count; i++) y[i] = quantized_silu(x[i], scale);
 }

@@ -80,6 +80,14 @@ def test_functions_round_once(kernels: ctypes.CDLL, name: str) -> None:
     assert_same_bits(expected, mapped(getattr(kernels, f"{name}_all"), x))
 
 
+def test_decay_is_exp_of_what_is_not_positive(kernels: ctypes.CDLL) -> None:
+    x = np.concatenate(
+        [-np.abs(AWKWARD.astype(np.float32)), -np.abs(drawn(1_000_000)), -np.geomspace(1e-9, 120, 300_001)]
+    )
+    x = np.append(x, -np.inf).astype(np.float32)
+    assert_same_bits(precise.exp(torch.from_numpy(x)), mapped(kernels.decay_all, x))
+
+
 @pytest.mark.parametrize("scale", [STEP, 0.0261, 0.3, 1e-4])
 def test_codes_of_silu_are_certified(kernels: ctypes.CDLL, scale: float) -> None:
     """Values at random, and those whose silu lies on or beside the middle between two codes."""
