@@ -1,4 +1,6 @@
-"""export/ -> bundle/: for CPU the graph itself, its tokenizer and configs, under a manifest of digests."""
+"""export/ -> bundle/: tokenizer and configs with the graph (CPU) or engines built of it (TensorRT), under a
+manifest of digests.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,10 @@ from pathlib import Path
 
 from quamba_export.calib.output_directory import written_directory
 from quamba_export.exporter.artefacts import artefact_kind
-from quamba_export.runtime.errors import QuambaError
-from quamba_export.runtime.manifest import manifest_for, read_manifest, write_manifest
-from quamba_export.targets.target import load_target
+from quamba_export.runtime.cuda import Cuda
+from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.manifest import EngineRecord, manifest_for, read_manifest, write_manifest
+from quamba_export.targets.target import Target, load_target
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,24 @@ class Build:
     size: int  # bytes of all files
 
 
-def build_bundle(export: Path, target_name: str, out: Path) -> Build:
-    """Make a bundle of export/ for a target.
+@dataclass(frozen=True)
+class EngineChoices:
+    """What a user may choose of a TensorRT build; None takes the target's value, or makes the library."""
 
-    Raises QuambaError: exit 5 for an unknown target, 4 for a changed export, 3 for what is no export.
+    plugins: Path | None = None
+    max_batch: int | None = None
+    prefill_length: int | None = None
+    timing_cache: Path | None = None
+
+
+DEFAULTS = EngineChoices()
+
+
+def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoices = DEFAULTS) -> Build:
+    """Make a bundle of export/ for a target; TensorRT engines are built on the GPU of this machine.
+
+    Raises QuambaError: exit 5 for an unknown target or a machine that is not it, 4 for a changed export, 3
+    for what is no export.
     """
     target = load_target(target_name)
     if artefact_kind(export) != "export":
@@ -40,10 +57,45 @@ def build_bundle(export: Path, target_name: str, out: Path) -> Build:
         )
     source = read_manifest(export)
     with written_directory(out, "bundle") as folder:
+        plans = target.backend == "tensorrt"
         for name in source.files:
-            shutil.copyfile(export / name, folder / name)
-        producer = f"quamba-export {version('quamba-export')}"
-        manifest = manifest_for(folder, source, target=target.name, backend=target.backend, producer=producer)
+            if not (plans and name.startswith("model.onnx")):
+                shutil.copyfile(export / name, folder / name)
+        record = write_engines(export, target, folder, choices) if plans else None
+        manifest = manifest_for(
+            folder,
+            source,
+            target=target.name,
+            backend=target.backend,
+            producer=f"quamba-export {version('quamba-export')}",
+            engine=record,
+        )
         write_manifest(manifest, folder)
     files = {name: entry.size for name, entry in manifest.files.items()}
     return Build(str(out), target.name, target.backend, files, sum(files.values()))
+
+
+def write_engines(export: Path, target: Target, folder: Path, choices: EngineChoices) -> EngineRecord:
+    """Both engines and the plugin library into `folder`. Raises QuambaError (exit 5) on another GPU."""
+    from quamba_export.exporter.plugin_library import plugin_library
+    from quamba_export.exporter.tensorrt_build import BuildOptions, engine_from_export, profiles_for
+    from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins
+
+    trt, sm = import_tensorrt(), Cuda().sm
+    if sm != target.sm:
+        raise QuambaError(
+            f"engines for {target.name} cannot be built on this machine",
+            found=f"a GPU of sm_{sm}",
+            allowed=f"sm_{target.sm}: {target.description}",
+            fix="build on the target itself: TensorRT tunes a plan on the GPU that will run it",
+            code=ExitCode.INCOMPATIBLE,
+        )
+    library = folder / "libquamba_plugins.so"
+    shutil.copyfile(choices.plugins or plugin_library([sm]), library)
+    max_batch = choices.max_batch or target.max_batch
+    prefill_length = choices.prefill_length or target.prefill_length
+    options = BuildOptions(library, choices.timing_cache)
+    for profile in profiles_for(max_batch, prefill_length):
+        plan = engine_from_export(export, profile, options)
+        (folder / f"{profile.name}.engine").write_bytes(plan)
+    return EngineRecord(trt.__version__, sm, load_plugins(library), max_batch, prefill_length)

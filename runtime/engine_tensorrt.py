@@ -252,7 +252,7 @@ def open_engine(folder: Path, manifest: Manifest) -> TrtEngine:
         raise ValueError("a manifest without an engine record")
     record, cuda = manifest.engine, Cuda()
     check_machine(record, import_tensorrt().__version__, cuda.sm)
-    check_contracts(record, load_plugins((folder / PLUGINS).resolve()))
+    check_contracts(record, load_plugins(folder / PLUGINS))
     decode, prefill = Plan(folder / DECODE, cuda), Plan(folder / PREFILL, cuda)
     return TrtEngine(decode, prefill, cuda, record, manifest.states, manifest.vocab_size)
 

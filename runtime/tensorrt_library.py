@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -64,25 +65,31 @@ def logger() -> tuple[Any, Messages]:
     return Logger(), messages
 
 
-@cache
+_loaded: dict[bytes, str] = {}  # contracts by the library's sha256: a registry takes each creator once
+
+
 def load_plugins(library: Path) -> str:
     """Put the quamba plugins into TensorRT's registry, once a process; returns the contracts they come from.
 
-    Raises QuambaError (exit 5) where the library does not load.
+    Raises QuambaError (exit 5) where the library does not load, or another one was loaded before.
     """
+    digest = sha256(library.read_bytes()).digest()
+    if digest in _loaded:
+        return _loaded[digest]
+    if _loaded:
+        raise _refused(library, "another build of the plugins is loaded in this process")
     trt, (log, messages) = import_tensorrt(), logger()
     messages.take_errors()
     trt.init_libnvinfer_plugins(log, "")
-    if not library.is_file():
-        raise QuambaError(f"{library} is not there", found="no such file", allowed="a plugin library")
     try:
-        version = ctypes.CDLL(str(library)).quamba_plugins_version
+        version = ctypes.CDLL(str(library.resolve())).quamba_plugins_version
     except (OSError, AttributeError) as error:
         raise _refused(library, str(error)) from error
-    if trt.get_plugin_registry().load_library(str(library)) is None:
+    if trt.get_plugin_registry().load_library(str(library.resolve())) is None:
         raise _refused(library, messages.take_errors() or "TensorRT gives no reason")
     version.restype = ctypes.c_char_p
-    return bytes(version()).decode()
+    _loaded[digest] = bytes(version()).decode()
+    return _loaded[digest]
 
 
 def _refused(library: Path, reason: str) -> QuambaError:

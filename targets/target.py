@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from importlib.resources import files
 
 import tomllib
@@ -16,7 +16,10 @@ class Target:
 
     name: str
     description: str
-    backend: str  # the engine runtime/ picks for a bundle: "onnxruntime"
+    backend: str  # the engine runtime/ picks for a bundle: "onnxruntime" or "tensorrt"
+    sm: int = 0  # compute capability of the GPU, 90 for 9.0; this and the rest of a "tensorrt" one only
+    max_batch: int = 0  # sequences
+    prefill_length: int = 0  # tokens of the longest call of the prefill engine
 
 
 def target_names() -> list[str]:
@@ -40,7 +43,8 @@ def load_target(name: str) -> Target:
             code=ExitCode.INCOMPATIBLE,
         )
     table = tomllib.loads(files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8"))
-    expected = {field.name for field in fields(Target)}
+    plans = table.get("backend") == "tensorrt"
+    expected = {field.name for field in fields(Target) if plans or field.default is MISSING}
     if set(table) != expected:
         raise QuambaError(
             f"targets/{name}.toml does not describe a target",

@@ -19,16 +19,23 @@ if TYPE_CHECKING:
 def build(
     export: Annotated[Path, typer.Argument(help="An export/ directory.")],
     out: Output,
-    target: Annotated[str, typer.Option(help="Where the bundle runs: cpu.")],
+    target: Annotated[str, typer.Option(help="Where the bundle runs: cpu, h200, rtx4090, orin, orin-nano.")],
+    max_batch: Annotated[int | None, typer.Option(min=1, help="Sequences at once (TensorRT).")] = None,
+    prefill_length: Annotated[int | None, typer.Option(min=2, help="Tokens a call (TensorRT).")] = None,
+    timing_cache: Annotated[Path | None, typer.Option(help="Tactics timed before: rebuilds faster.")] = None,
+    plugins: Annotated[Path | None, typer.Option(help="libquamba_plugins.so; made here if left out.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a bundle/ that the runtime loads: graph, weights, tokenizer and a manifest of digests.
+    """Make a bundle/ that the runtime loads: model, tokenizer and a manifest of digests.
+
+    For a GPU target run it on that device: TensorRT builds its engines there.
 
     Example: quamba-export build export/ --target cpu -o bundle/
     """
-    from quamba_export.exporter.build import build_bundle
+    from quamba_export.exporter.build import EngineChoices, build_bundle
 
-    result = build_bundle(export, target, out)
+    choices = EngineChoices(plugins, max_batch, prefill_length, timing_cache)
+    result = build_bundle(export, target, out, choices)
     emit(result, as_json, lambda console: show(result, console))
 
 

@@ -40,7 +40,7 @@ def test_a_changed_export_is_refused_and_nothing_is_left_behind(export: Path, tm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]
 
 
-@pytest.mark.parametrize("target", ["orin", "h200"])
+@pytest.mark.parametrize("target", ["thor", "h300"])
 def test_a_target_of_a_later_release_is_refused_before_anything_is_read(tmp_path: Path, target: str) -> None:
     with pytest.raises(QuambaError, match=f"target '{target}'") as caught:
         build_bundle(tmp_path / "nowhere", target, tmp_path / "bundle")

@@ -70,11 +70,11 @@ def test_json_is_the_only_thing_on_stdout(quamba_export: Command, tmp_path: Path
 def test_an_error_names_what_was_found_and_how_to_fix_it_without_a_traceback(
     quamba_export: Command, tmp_path: Path
 ) -> None:
-    result = quamba_export("build", tmp_path, "--target", "orin", "-o", tmp_path / "bundle", "--json")
+    result = quamba_export("build", tmp_path, "--target", "thor", "-o", tmp_path / "bundle", "--json")
     assert result.returncode == ExitCode.INCOMPATIBLE
     assert result.stdout == ""
     assert result.stderr.startswith(
-        "error: no bundle can be built for target 'orin'\n  found: --target orin\n"
+        "error: no bundle can be built for target 'thor'\n  found: --target thor\n"
     )
     assert "--target cpu" in result.stderr
     assert "Traceback" not in result.stderr

@@ -1,0 +1,134 @@
+"""export/ -> serialized TensorRT engines: one for single tokens, one for prefill, on the GPU of this machine.
+
+The network is strongly typed: the graph's own dtypes and the plugins' int8 tensors are what runs. A plugin's
+state output is the memory of its state input (aliased plugin I/O).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+
+from quamba_export.exporter.tensorrt_graph import tensorrt_graph
+from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins, logger
+
+WORKSPACE_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The calls that one engine takes: 1 to max_batch sequences of shortest to longest tokens."""
+
+    name: Literal["decode", "prefill"]
+    shortest: int
+    longest: int
+    max_batch: int
+
+    def shape(self, dims: Sequence[int], which: Literal["min", "opt", "max"]) -> tuple[int, ...]:
+        """A graph input's shape (B, ...), its open dimensions -1: the first is B, another L.
+
+        Tuned for one sequence of the longest length.
+        """
+        batch = self.max_batch if which == "max" else 1
+        length = self.shortest if which == "min" else self.longest
+        return (batch, *(length if dim < 0 else dim for dim in dims[1:]))
+
+
+def profiles_for(max_batch: int, prefill_length: int) -> tuple[Profile, Profile]:
+    """Decode and prefill."""
+    return Profile("decode", 1, 1, max_batch), Profile("prefill", 1, prefill_length, max_batch)
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How engines are built. timing_cache: a file, read where it exists and written after each build."""
+
+    plugins: Path
+    timing_cache: Path | None = None
+    logits: Literal["last", "all"] = "last"
+    verbose: bool = False
+
+
+def engine_from_export(export: Path, profile: Profile, options: BuildOptions) -> bytes:
+    """Build one engine of export/'s model.
+
+    Raises QuambaError: exit 5 where TensorRT or the plugins are missing, 9 where TensorRT refuses the graph,
+    with its own words.
+    """
+    trt, (log, messages) = import_tensorrt(), logger()
+    load_plugins(options.plugins)
+    messages.take_errors()
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    with tempfile.TemporaryDirectory() as folder:
+        path = _write_graph(export, Path(folder), options.logits)
+        if not parser.parse_from_file(str(path)):
+            reasons = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+            raise _refused("parse the graph", "\n".join(reasons) or messages.take_errors())
+        config = _config(trt, builder, network, profile, options)
+        plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise _refused(f"build the {profile.name} engine", messages.take_errors())
+    if options.timing_cache is not None:
+        _write_atomically(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+    return bytes(plan)
+
+
+def _write_graph(export: Path, folder: Path, logits: Literal["last", "all"]) -> Path:
+    """The graph for TensorRT beside a link to the export's weights, which are not read here."""
+    model = onnx.load(str(export / "model.onnx"), load_external_data=False)
+    data = export / "model.onnx.data"
+    if data.exists():
+        os.symlink(data.resolve(), folder / data.name)
+    path = folder / "tensorrt.onnx"
+    path.write_bytes(tensorrt_graph(model, logits=logits).SerializeToString())
+    return path
+
+
+def _config(trt: Any, builder: Any, network: Any, profile: Profile, options: BuildOptions) -> Any:
+    config = builder.create_builder_config()
+    config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    config.clear_flag(trt.BuilderFlag.TF32)  # the head's products in fp32, as the graph says
+    if options.verbose:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.timing_cache is not None:
+        known = options.timing_cache.read_bytes() if options.timing_cache.exists() else b""
+        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+    shapes = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        dims = tuple(tensor.shape)
+        if -1 in dims:
+            shapes.set_shape(
+                tensor.name,
+                profile.shape(dims, "min"),
+                profile.shape(dims, "opt"),
+                profile.shape(dims, "max"),
+            )
+    config.add_optimization_profile(shapes)
+    return config
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)
+
+
+def _refused(what: str, reasons: str) -> QuambaError:
+    return QuambaError(
+        f"TensorRT {import_tensorrt().__version__} cannot {what}",
+        found=reasons[-4000:] or "no reason given",
+        allowed="a graph that `quamba-export export` of this release wrote",
+        fix="TensorRT 10.3 or later; or --target cpu",
+        code=ExitCode.INCOMPATIBLE,
+    )
