@@ -1,0 +1,147 @@
+"""The TensorRT engine's own work on a fake device: chunks, captured steps, memory, and what it refuses."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fake_cuda import FakeCuda, FakePlan
+from refusals import refused
+from tiny_recurrent import NumpyEngine, V, state_table
+
+from quamba_export.runtime.cuda import Cuda
+from quamba_export.runtime.engine import prefill, stack_states
+from quamba_export.runtime.engine_tensorrt import TrtEngine, check_contracts, check_machine
+from quamba_export.runtime.errors import ExitCode
+from quamba_export.runtime.manifest import EngineRecord
+
+RECORD = EngineRecord("10.6.0", 90, "c0ffee", max_batch=4, prefill_length=8)
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    fake = FakeCuda()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(runtime=fake))
+    return fake
+
+
+@pytest.fixture
+def plans(api: FakeCuda) -> tuple[FakePlan, FakePlan]:
+    return FakePlan(api, 1), FakePlan(api, RECORD.prefill_length)
+
+
+@pytest.fixture
+def engine(plans: tuple[FakePlan, FakePlan]) -> TrtEngine:
+    return TrtEngine(*plans, Cuda(), RECORD, state_table(), V)  # type: ignore[arg-type]
+
+
+def some_ids(batch: int, length: int) -> np.ndarray:
+    return np.random.default_rng(length).integers(0, V, (batch, length))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("length", [1, 2, 8, 9, 27])
+def test_it_computes_what_the_model_computes(engine: TrtEngine, length: int, count: int) -> None:
+    ids, count = some_ids(3, length), min(count, length)
+    wanted, after = NumpyEngine().run(ids, NumpyEngine().zero_states(3), count)
+    found, states = engine.run(ids, engine.zero_states(3), count)
+    np.testing.assert_array_equal(found, wanted)
+    for name in after:
+        np.testing.assert_array_equal(states[name], after[name])
+
+
+def test_a_prompt_is_fed_in_chunks_of_the_profile(
+    engine: TrtEngine, plans: tuple[FakePlan, FakePlan]
+) -> None:
+    engine.run(some_ids(2, 19), engine.zero_states(2))
+    decode, prefilled = plans
+    assert prefilled.calls == [(2, 8), (2, 8), (2, 3)]
+    assert decode.calls == []
+
+
+def test_a_step_is_captured_once_and_runs_once_a_token(
+    engine: TrtEngine, plans: tuple[FakePlan, FakePlan], api: FakeCuda
+) -> None:
+    reference, states = NumpyEngine(), engine.zero_states(1)
+    expected = reference.zero_states(1)
+    for token in some_ids(1, 12)[0]:
+        found, states = engine.run(np.array([[token]]), states)
+        wanted, expected = reference.run(np.array([[token]]), expected)
+        np.testing.assert_array_equal(found, wanted)
+    assert plans[0].calls == [(1, 1)] * 12
+    assert api.launches == 11
+
+
+def test_two_conversations_take_turns(engine: TrtEngine) -> None:
+    reference = NumpyEngine()
+    found = [engine.zero_states(1), engine.zero_states(2)]
+    wanted = [reference.zero_states(1), reference.zero_states(2)]
+    for turn, length in enumerate([1, 1, 5, 1, 1, 1, 1, 3, 1, 1]):
+        which = turn * 7 % 3 % 2
+        ids = some_ids(which + 1, length)
+        got, found[which] = engine.run(ids, found[which])
+        want, wanted[which] = reference.run(ids, wanted[which])
+        np.testing.assert_array_equal(got, want)
+
+
+def test_states_are_consumed_and_a_fork_lives_on(engine: TrtEngine) -> None:
+    states = engine.zero_states(1)
+    kept = states.fork()
+    first, _ = engine.run(some_ids(1, 5), states)
+    with pytest.raises(RuntimeError, match="consumed"):
+        engine.run(some_ids(1, 5), states)
+    second, _ = engine.run(some_ids(1, 5), kept)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_states_can_be_saved_loaded_and_stacked(engine: TrtEngine) -> None:
+    parts = [prefill(engine, some_ids(1, length))[1] for length in (4, 9)]
+    stacked = stack_states(engine, [part.fork() for part in parts])
+    assert stacked.batch == 2
+    for name in stacked:
+        np.testing.assert_array_equal(stacked[name], np.concatenate([part[name] for part in parts]))
+    with refused("not the states of this model"):
+        engine.load_states({"past_conv_states.0": np.zeros(1)})
+    wrong = dict(stacked) | {"past_ssm_states.0": np.zeros((2, 8, 4), np.float16)}
+    with refused("does not fit this model", "found: float16", "allowed: float32"):
+        engine.load_states(wrong)
+
+
+def test_memory_is_given_back(engine: TrtEngine, api: FakeCuda) -> None:
+    free = api.free_bytes
+    states = engine.zero_states(4)
+    for _ in range(3):
+        _, states = engine.run(some_ids(4, 9), states)
+    assert api.free_bytes < free
+    del states
+    gc.collect()
+    assert api.free_bytes == free
+
+
+def test_a_batch_beyond_the_profile_is_refused(engine: TrtEngine) -> None:
+    with refused("wrong batch size", "found: 5", "allowed: 1 to 4", "--max-batch", code=ExitCode.USAGE):
+        engine.zero_states(5)
+
+
+def test_missing_memory_is_refused_in_words(engine: TrtEngine, api: FakeCuda) -> None:
+    api.free_bytes = 100
+    with refused("cudaMalloc failed", "a smaller batch", code=ExitCode.OUT_OF_SPACE):
+        engine.zero_states(4)
+
+
+def test_another_machine_is_refused_with_both_versions() -> None:
+    check_machine(RECORD, "10.6.0", 90)
+    with refused("another TensorRT", "found: TensorRT 10.3.0", "allowed: TensorRT 10.6.0", "build", code=5):
+        check_machine(RECORD, "10.3.0", 90)
+    with refused("another GPU", "found: GPU sm_87", "allowed: GPU sm_90", "quamba-export build", code=5):
+        check_machine(RECORD, "10.6.0", 87)
+
+
+def test_another_plugin_library_is_refused() -> None:
+    check_contracts(RECORD, "c0ffee")
+    with refused("libquamba_plugins.so", "found: contracts beef", "allowed: contracts c0ffee", code=5):
+        check_contracts(RECORD, "beef")
