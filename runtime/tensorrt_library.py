@@ -78,15 +78,12 @@ def load_plugins(library: Path) -> str:
         return _loaded[digest]
     if _loaded:
         raise _refused(library, "another build of the plugins is loaded in this process")
-    trt, (log, messages) = import_tensorrt(), logger()
-    messages.take_errors()
-    trt.init_libnvinfer_plugins(log, "")
     try:
         version = ctypes.CDLL(str(library.resolve())).quamba_plugins_version
     except (OSError, AttributeError) as error:
         raise _refused(library, str(error)) from error
-    if trt.get_plugin_registry().load_library(str(library.resolve())) is None:
-        raise _refused(library, messages.take_errors() or "TensorRT gives no reason")
+    if import_tensorrt().get_plugin_registry().load_library(str(library.resolve())) is None:
+        raise _refused(library, "TensorRT's registry gives no reason")
     version.restype = ctypes.c_char_p
     _loaded[digest] = bytes(version()).decode()
     return _loaded[digest]
