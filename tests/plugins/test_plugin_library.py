@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from quamba_export.exporter.plugin_library import find_nvcc, find_tool, plugin_library
+from quamba_export.exporter.plugin_library import find_headers, find_nvcc, find_tool, plugin_library
 from quamba_export.plugins.common.c_header import contracts_digest, header, letters, strided
 from quamba_export.plugins.common.contract import OpSpec
 from quamba_export.plugins.common.registry import get_op, op_names
@@ -28,11 +28,12 @@ pytestmark = pytest.mark.xdist_group("plugin_library")  # one process builds it
 @pytest.fixture(scope="module")
 def library() -> Path:
     """For one architecture, kept in build/ for the next run."""
+    cache = ROOT / "build" / "plugins"
     try:
-        find_nvcc(), find_tool("cmake"), find_tool("ninja")
+        find_nvcc(), find_tool("cmake"), find_tool("ninja"), find_headers(cache)
     except QuambaError as missing:
         pytest.skip(f"{missing.message}: {missing.fix}")
-    return plugin_library([90], cache=ROOT / "build" / "plugins")
+    return plugin_library([90], cache=cache)
 
 
 def ask(library: Path, requests: list[tuple[str, list[Field]]]) -> dict[str, object]:
