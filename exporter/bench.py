@@ -142,8 +142,9 @@ class BundleContestant:
     """The bundle on the engine that the device runs."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        self.name = "ONNX Runtime"
-        self.engine = open_bundle(path, threads=threads).engine
+        opened = open_bundle(path, threads=threads)
+        self.name = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}[opened.manifest.backend]
+        self.engine = opened.engine
         self.states: Any = None
 
     def start(self, input_ids: Ids) -> None:

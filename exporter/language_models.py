@@ -111,12 +111,11 @@ def open_reference(
 
 
 def open_graph(path: Path, kind: ModelKind) -> LanguageModel:
-    """The ONNX graph of export/ or of a bundle made for CPU, in ONNX Runtime."""
+    """An export/ or bundle/ on the engine that a device runs it with."""
     from quamba_export.exporter.onnx_session import ssm_state_dtype
-    from quamba_export.runtime.engine_ort import OrtEngine
-    from quamba_export.runtime.manifest import read_manifest
+    from quamba_export.runtime.bundle import open_model
 
-    manifest = read_manifest(path)
+    manifest, engine = open_model(path)
     return LanguageModel(
         path=str(path),
         kind=kind,
@@ -125,7 +124,7 @@ def open_graph(path: Path, kind: ModelKind) -> LanguageModel:
         vocab_size=manifest.vocab_size,
         eos_token_id=manifest.eos_token_id,
         tokenizer_path=require_tokenizer(path / "tokenizer.json", str(path)),
-        forward=engine_forward(OrtEngine(path / "model.onnx", manifest.states, manifest.vocab_size)),
+        forward=engine_forward(engine),
     )
 
 

@@ -152,6 +152,13 @@ def _record_split(node: onnx.NodeProto, sizes: list[int], parts: dict[str, Part]
 
 def _read_row(node: onnx.NodeProto, spec: OpSpec, parts: dict[str, Part]) -> None:
     """Replace the node's parts by their rows and add the two plugin fields, if it has any part."""
+    if len(node.input) != len(spec.inputs):
+        raise QuambaError(
+            f"{node.op_type} '{node.name}' was exported by another release",
+            found=f"{len(node.input)} inputs",
+            allowed=", ".join(tensor.name for tensor in spec.inputs),
+            fix="quamba-export export CHECKPOINT --calibration calibration/ -o export/",
+        )
     offsets, hidden, seen = [OWN_TENSOR] * len(spec.inputs), dict[str, int](), set[str]()
     for index, tensor in enumerate(spec.inputs):
         part = parts.get(node.input[index]) if tensor.dims[:2] == ("B", "L") else None

@@ -66,15 +66,19 @@ def open_bundle(path: Path | str, *, threads: int = 0) -> Bundle:
     one that the manifest names, 5 for one that this machine cannot run.
     """
     path = Path(path)
+    manifest, engine = open_model(path, threads=threads)
+    warning = probe_int8_products().warning if manifest.backend == "onnxruntime" else None
+    return Bundle(path, manifest, engine, open_tokenizer(path, manifest), (warning,) if warning else ())
+
+
+def open_model(path: Path, *, threads: int = 0) -> tuple[Manifest, Engine]:
+    """The engine that the manifest names, the directory verified before; see open_bundle."""
     manifest = read_manifest(path)
-    tokenizer = open_tokenizer(path, manifest)
     if manifest.backend == "tensorrt":
         from quamba_export.runtime.engine_tensorrt import open_engine
 
-        return Bundle(path, manifest, open_engine(path, manifest), tokenizer, ())
-    engine = OrtEngine(path / "model.onnx", manifest.states, manifest.vocab_size, threads=threads)
-    warning = probe_int8_products().warning
-    return Bundle(path, manifest, engine, tokenizer, (warning,) if warning else ())
+        return manifest, open_engine(path, manifest)
+    return manifest, OrtEngine(path / "model.onnx", manifest.states, manifest.vocab_size, threads=threads)
 
 
 def open_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:

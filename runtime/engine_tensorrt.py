@@ -64,9 +64,13 @@ class Plan:
 class TrtStates(States):
     """States in device memory. `memory` is None once a run has consumed them."""
 
-    def __init__(self, memory: StateMemory) -> None:
-        self.batch = memory.batch
+    def __init__(self, memory: StateMemory, engine: TrtEngine) -> None:
+        self.batch, self._engine = memory.batch, engine
         self._memory: StateMemory | None = memory
+
+    def __del__(self) -> None:
+        if self._memory is not None:
+            self._engine.keep_spare(self._memory)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._current().read(name)
@@ -78,7 +82,7 @@ class TrtStates(States):
         return len(self._current().tensors)
 
     def fork(self) -> TrtStates:
-        return TrtStates(self._current().copy())
+        return self._engine.copy_states(self._current())
 
     def take(self) -> StateMemory:
         """The memory, to be written to; these states cannot be used again."""
@@ -101,7 +105,6 @@ class StateMemory:
     ) -> None:
         """longest: tokens of the longest call."""
         self._cuda, self.table, self.batch = cuda, table, batch
-        self._sizes = (vocab_size, longest)
         self.tensors: dict[str, DeviceMemory] = {s.past: cuda.allocate(batch * s.nbytes) for s in table}
         self.host_ids = cuda.pinned((batch * longest,), np.int64)
         self.host_logits = cuda.pinned((batch, 1, vocab_size), np.float32)
@@ -124,13 +127,6 @@ class StateMemory:
         array = np.ascontiguousarray(array)
         self._cuda.copy(self.tensors[name].address, array.ctypes.data, array.nbytes)
         self._cuda.synchronize()
-
-    def copy(self) -> StateMemory:
-        twin = StateMemory(self._cuda, self.table, self.batch, *self._sizes)
-        for name, memory in self.tensors.items():
-            self._cuda.copy(twin.tensors[name].address, memory.address, memory.nbytes)
-        self._cuda.synchronize()
-        return twin
 
     def bind(self, plan: Plan, length: int) -> None:
         """Bind a plan to this memory for calls of `length` tokens."""
@@ -162,11 +158,12 @@ class TrtEngine:
         self.vocab_size, self.states, self.record = vocab_size, states, record
         self._decode, self._prefill, self._cuda = decode, prefill, cuda
         self._bound: StateMemory | None = None  # whose tensors the decode plan is bound to
+        self._spare: StateMemory | None = None  # memory of states that are gone, with its captured step
 
     def zero_states(self, batch: int) -> TrtStates:
         memory = self._allocate(batch)
         memory.clear()
-        return TrtStates(memory)
+        return TrtStates(memory, self)
 
     def load_states(self, arrays: Mapping[str, NDArray[Any]]) -> TrtStates:
         names = [state.past for state in self.states]
@@ -187,7 +184,19 @@ class TrtEngine:
         memory = self._allocate(batch)
         for name in names:
             memory.write(name, arrays[name])
-        return TrtStates(memory)
+        return TrtStates(memory, self)
+
+    def copy_states(self, memory: StateMemory) -> TrtStates:
+        """States of their own memory with the values of `memory`."""
+        twin = self._allocate(memory.batch)
+        for name, tensor in memory.tensors.items():
+            self._cuda.copy(twin.tensors[name].address, tensor.address, tensor.nbytes)
+        self._cuda.synchronize()
+        return TrtStates(twin, self)
+
+    def keep_spare(self, memory: StateMemory) -> None:
+        """Keep the memory of states that are gone for the next ones of this batch: capturing takes long."""
+        self._spare = memory
 
     def run(self, input_ids: Ids, states: States, num_logits: int = 1) -> tuple[Logits, TrtStates]:
         """See `Engine.run`; all but the first of several logits are taken token by token."""
@@ -199,7 +208,7 @@ class TrtEngine:
         first = length - num_logits + 1  # tokens up to the first position whose logits are wanted
         logits = [self._advance(memory, input_ids[:, :first])]
         logits += [self._advance(memory, input_ids[:, t : t + 1]) for t in range(first, length)]
-        return np.concatenate(logits, axis=1), TrtStates(memory)
+        return np.concatenate(logits, axis=1), TrtStates(memory, self)
 
     def _advance(self, memory: StateMemory, ids: Ids) -> Logits:
         """Feed ids (B, L); the logits of the last position (B, 1, V)."""
@@ -239,6 +248,9 @@ class TrtEngine:
                 fix="`quamba-export build --max-batch` with a larger one",
                 code=ExitCode.USAGE,
             )
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.batch == batch:
+            return spare
         longest = self.record.prefill_length
         return StateMemory(self._cuda, self.states, batch, self.vocab_size, longest)
 

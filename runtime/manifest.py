@@ -133,6 +133,8 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
         sources=parse_sources(fields.object("sources")) if bundle else parse_export_sources(fields),
         digest=sha256(content).hexdigest(),
     )
+    if (manifest.backend == "tensorrt") != ("decode.engine" in manifest.files):
+        raise fields.error("backend", manifest.backend, "the one whose model is among the files")
     if manifest.backend == "tensorrt":
         manifest = replace(manifest, engine=parse_engine(fields.object("engine")))
     fields.end()

@@ -111,14 +111,27 @@ def test_states_can_be_saved_loaded_and_stacked(engine: TrtEngine) -> None:
         engine.load_states(wrong)
 
 
-def test_memory_is_given_back(engine: TrtEngine, api: FakeCuda) -> None:
-    free = api.free_bytes
-    states = engine.zero_states(4)
+def test_memory_and_the_captured_step_serve_the_next_states(engine: TrtEngine, api: FakeCuda) -> None:
+    states = engine.zero_states(2)
     for _ in range(3):
-        _, states = engine.run(some_ids(4, 9), states)
-    assert api.free_bytes < free
+        _, states = engine.run(some_ids(2, 1), states)
+    free, launches = api.free_bytes, api.launches
     del states
+    states = engine.zero_states(2)
+    assert not states["past_ssm_states.1"].any()
+    wanted, _ = NumpyEngine().run(some_ids(2, 1), NumpyEngine().zero_states(2))
+    np.testing.assert_array_equal(engine.run(some_ids(2, 1), states)[0], wanted)
+    assert (api.free_bytes, api.launches) == (free, launches + 1)
+
+
+def test_memory_of_another_batch_is_given_back(engine: TrtEngine, api: FakeCuda) -> None:
+    states, free = engine.zero_states(1), api.free_bytes
+    other = engine.zero_states(4)
+    del other
+    other = engine.zero_states(2)
+    del other, states
     gc.collect()
+    assert engine.zero_states(1).batch == 1
     assert api.free_bytes == free
 
 
