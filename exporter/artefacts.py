@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from quamba_export.calib.output_directory import MANIFESTS, Artefact
+from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.manifest import Manifest
 
 Kind = Artefact | Literal["checkpoint"]
 
@@ -14,3 +16,16 @@ def artefact_kind(path: Path) -> Kind:
     """Which of the four folders `path` is, by its manifest; anything else may be a checkpoint or a hub id."""
     found = (kind for kind, manifest in MANIFESTS.items() if (path / manifest).is_file())
     return next(found, "checkpoint")
+
+
+def require_graph(path: Path, manifest: Manifest) -> Path:
+    """The ONNX graph of an export/ or bundle/. Raises QuambaError (exit 5) where it holds engines instead."""
+    if "model.onnx" not in manifest.files:
+        raise QuambaError(
+            f"{path} holds no ONNX graph",
+            found=f"a bundle for {manifest.target}, backend {manifest.backend}",
+            allowed="an export/, or a bundle made with `--target cpu`",
+            fix="name the export/ that the bundle was built from",
+            code=ExitCode.INCOMPATIBLE,
+        )
+    return path / "model.onnx"

@@ -15,6 +15,7 @@ from quamba_export.calib.data import token_stream, windows
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.calib.quantized_model import QuantizedModel
 from quamba_export.calib.rewrites import rewrite
+from quamba_export.exporter.artefacts import require_graph
 from quamba_export.exporter.compare import DEFAULT_MIN_SNR_DB, PairComparison, compare_runners
 from quamba_export.exporter.compare_runners import FloatRunner, OnnxRunner, ReferenceRunner
 from quamba_export.exporter.console import progress
@@ -51,6 +52,7 @@ def compare_models(
     Raises QuambaError: exit 4 where the three do not belong together, 3 for too little text.
     """
     manifest = read_manifest(path)
+    graph = require_graph(path, manifest)
     calibration_path = calibration_path or path.parent / "calibration"
     checkpoint, calibration = load_checkpoint(against), read_calibration(calibration_path)
     check_same("checkpoint", against, checkpoint.digest, manifest.sources["checkpoint"])
@@ -66,7 +68,7 @@ def compare_models(
     runners = [
         FloatRunner(rewrite(checkpoint, calibration)),
         ReferenceRunner(reference),
-        OnnxRunner(path / "model.onnx", manifest.states),
+        OnnxRunner(graph, manifest.states),
     ]
     tokens = len(batches) * window
     with progress(f"compare {path}", tokens) as bar:

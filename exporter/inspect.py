@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quamba_export.exporter.artefacts import artefact_kind
+from quamba_export.exporter.artefacts import artefact_kind, require_graph
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def inspect_graph(path: Path, layer: int = 0) -> GraphFacts:
 
     manifest = read_manifest(path)
     check_layer(layer, manifest.config["n_layer"])
-    graph = onnx.load(str(path / "model.onnx"), load_external_data=False).graph
+    graph = onnx.load(str(require_graph(path, manifest)), load_external_data=False).graph
     constants = (
         (
             tensor.name,

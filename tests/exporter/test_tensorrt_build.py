@@ -1,0 +1,94 @@
+"""Engines need a GPU; what is decided before one is asked does not."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from fake_cuda import FakeCuda
+from fake_export import write_fake_export
+from refusals import refused
+
+from quamba_export.exporter.artefacts import require_graph
+from quamba_export.exporter.build import build_bundle
+from quamba_export.exporter.tensorrt_build import profiles_for
+from quamba_export.runtime.errors import ExitCode
+from quamba_export.runtime.manifest import EngineRecord, manifest_for, read_manifest, write_manifest
+from quamba_export.runtime.tensorrt_library import import_tensorrt
+from quamba_export.targets.target import load_target
+
+RECORD = EngineRecord("10.6.0", 90, "c0ffee", max_batch=4, prefill_length=512)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A TensorRT bundle as `build` lays it out, without engines that could run."""
+    folder = write_fake_export(tmp_path / "bundle")
+    source = read_manifest(folder)
+    for name in ("export.json", "model.onnx", "model.onnx.data"):
+        (folder / name).unlink()
+    for name in ("decode.engine", "prefill.engine", "libquamba_plugins.so"):
+        (folder / name).write_bytes(name.encode())
+    manifest = manifest_for(folder, source, target="h200", backend="tensorrt", producer="test", engine=RECORD)
+    write_manifest(manifest, folder)
+    return folder
+
+
+def test_profiles_cover_one_token_and_a_chunk() -> None:
+    decode, prefill = profiles_for(max_batch=8, prefill_length=512)
+    shapes = [decode.shape((-1, -1), which) for which in ("min", "opt", "max")]
+    assert shapes == [(1, 1), (1, 1), (8, 1)]
+    shapes = [prefill.shape((-1, -1), which) for which in ("min", "opt", "max")]
+    assert shapes == [(1, 1), (1, 512), (8, 512)]
+    assert prefill.shape((-1, 16, 64, 128), "max") == (8, 16, 64, 128)
+
+
+@pytest.mark.parametrize("name", ["h200", "rtx4090", "orin", "orin-nano"])
+def test_a_gpu_target_says_what_its_engines_take(name: str) -> None:
+    target = load_target(name)
+    assert target.backend == "tensorrt"
+    assert min(target.sm - 79, target.max_batch, target.prefill_length) > 0
+
+
+def test_a_bundle_is_read_back_with_its_engine_record(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    assert (manifest.backend, manifest.engine) == ("tensorrt", RECORD)
+    with refused("holds no ONNX graph", "backend tensorrt", "fix: name the export/", code=ExitCode(5)):
+        require_graph(bundle, manifest)
+
+
+@pytest.mark.parametrize("key", asdict(RECORD))
+def test_an_engine_record_is_whole(bundle: Path, key: str) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(path.read_text().replace(f'"{key}":', f'"_{key}":'))
+    with refused("engine", f"'{key}' is not allowed"):
+        read_manifest(bundle)
+
+
+def test_a_backend_without_its_files_is_refused(bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    path.write_text(path.read_text().replace('"tensorrt",\n  "qformat"', '"onnxruntime",\n  "qformat"'))
+    with refused("'backend' is not allowed", "found: onnxruntime"):
+        read_manifest(bundle)
+
+
+def test_engines_are_built_on_the_target_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda(sm=87))
+    monkeypatch.setattr("quamba_export.runtime.tensorrt_library.import_tensorrt", lambda: None)
+    export = write_fake_export(tmp_path / "export")
+    with refused("h200 cannot be built on this machine", "found: a GPU of sm_87", "allowed: sm_90", code=5):
+        build_bundle(export, "h200", tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_machine_without_tensorrt_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    import_tensorrt.cache_clear()
+    with refused("TensorRT is not installed", "tensorrt_bindings", "pip install tensorrt-cu12", code=5):
+        import_tensorrt()
