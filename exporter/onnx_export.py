@@ -28,7 +28,7 @@ def export_onnx(
 ) -> Path:
     """Write export/ atomically: an existing export is replaced only by a whole one."""
     with written_directory(out_dir, "export") as work:
-        _write_model(onnx_from_model(model), work)
+        write_model(onnx_from_model(model), work)
         _write_configs(model, checkpoint, work)
         _write_json(work / "export.json", _export_record(model, checkpoint, calibration, work))
     return out_dir
@@ -74,7 +74,7 @@ def state_table(model: QuantizedModel) -> list[dict[str, Any]]:
     return table
 
 
-def _write_model(model: onnx.ModelProto, directory: Path) -> None:
+def write_model(model: onnx.ModelProto, directory: Path) -> None:
     onnx.save_model(
         model,
         str(directory / MODEL),
