@@ -30,6 +30,7 @@ from quamba_export.runtime.manifest import EngineRecord, Manifest, read_manifest
 from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins
 
 PROMPT, STEPS, MAX_BATCH, CHUNK = 100, 64, 4, 512
+GREEDY_PROMPT, GREEDY_STEPS, GREEDY_SHARE = 48, 256, 0.95
 PIECES = (37, 1, 1, 61)  # of the prompt
 LOGIT_BOUND = 1e-3  # fp32 sums in another order
 TEXT = Path(__file__).resolve().parent.parent / "embedded" / "validation.txt"
@@ -54,6 +55,7 @@ def main(
     plugins: Annotated[Path, typer.Option(help="libquamba_plugins.so.")],
     engines: Annotated[Path | None, typer.Option(help="Folder to keep the engines in.")] = None,
     text: Annotated[Path, typer.Option(help="Text to feed.")] = TEXT,
+    prompts: Annotated[int, typer.Option(help="Prompts to continue greedily for 256 steps with both.")] = 0,
 ) -> None:
     """Build, compare, time."""
     manifest, report = read_manifest(export), Report()
@@ -65,6 +67,8 @@ def main(
     for batch in (1, 3):
         ids = np.stack([tokens[row * 50 : row * 50 + PROMPT + STEPS] for row in range(batch)])
         compare(engine, reference, ids, report)
+    if prompts:
+        compare_greedy(engine, reference, tokens, prompts, report)
     show_times(engine, tokens)
     if report.failures:
         raise typer.Exit(ExitCode.NUMERIC)
@@ -121,6 +125,27 @@ def compare(engine: Engine, reference: Engine, ids: Ids, report: Report) -> None
     wanted, _ = reference.run(prompt, reference.zero_states(batch), 3)
     worst = float(np.abs(several - wanted).max())
     report.line(f"batch {batch}, 3 logits of the prompt", worst < LOGIT_BOUND, f"{worst:.2e}")
+
+
+def compare_greedy(engine: Engine, reference: Engine, tokens: Ids, prompts: int, report: Report) -> None:
+    """Continue prompts of 48 tokens for 256 steps with both engines, one after the other."""
+    starts = np.linspace(0, len(tokens) - GREEDY_PROMPT, prompts).astype(int)
+    same = 0
+    for start in starts:
+        prompt = tokens[None, start : start + GREEDY_PROMPT]
+        same += int(np.array_equal(greedy(engine, prompt), greedy(reference, prompt)))
+    wanted = f"greedy, {GREEDY_STEPS} steps of {prompts} prompts"
+    report.line(wanted, same >= GREEDY_SHARE * prompts, f"the same tokens for {same}/{prompts}")
+
+
+def greedy(engine: Engine, prompt: Ids) -> Ids:
+    """The likeliest tokens (steps,) behind prompt (1, L)."""
+    logits, states = prefill(engine, prompt)
+    found = []
+    for _ in range(GREEDY_STEPS):
+        found.append(logits[:, -1].argmax(-1))
+        logits, states = engine.run(found[-1][:, None], states)
+    return np.concatenate(found)
 
 
 def compare_call(
