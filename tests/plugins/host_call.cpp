@@ -12,7 +12,8 @@ extern "C" int bind_call(int op_index, const int32_t *row_offsets, const int32_t
                                 {row_offsets, row_offsets + op.n_inputs},
                                 {sizes, sizes + op.n_sizes}};
     std::vector<quamba::Bound> inputs;
-    for (int i = 0; i < op.n_inputs; shapes += ranks[i++]) inputs.push_back({dtypes[i], {shapes, shapes + ranks[i]}});
+    for (int i = 0; i < op.n_inputs; shapes += ranks[i++])
+        inputs.push_back({dtypes[i], {shapes, shapes + ranks[i]}});
     try {
         const std::vector<char> made = quamba::make_call(op, fields, inputs);
         std::memcpy(call, made.data(), made.size());
