@@ -79,6 +79,7 @@ def write_engines(export: Path, target: Target, folder: Path, choices: EngineCho
     """Both engines and the plugin library into `folder`. Raises QuambaError (exit 5) on another GPU."""
     from quamba_export.exporter.plugin_library import plugin_library
     from quamba_export.exporter.tensorrt_build import BuildOptions, engine_from_export, profiles_for
+    from quamba_export.runtime.engine_tensorrt import PLUGINS
     from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins
 
     trt, sm = import_tensorrt(), Cuda().sm
@@ -90,7 +91,7 @@ def write_engines(export: Path, target: Target, folder: Path, choices: EngineCho
             fix="build on the target itself: TensorRT tunes a plan on the GPU that will run it",
             code=ExitCode.INCOMPATIBLE,
         )
-    library = folder / "libquamba_plugins.so"
+    library = folder / PLUGINS
     shutil.copyfile(choices.plugins or plugin_library([sm]), library)
     max_batch = choices.max_batch or target.max_batch
     prefill_length = choices.prefill_length or target.prefill_length

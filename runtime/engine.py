@@ -6,13 +6,14 @@ B batch, L length, V vocabulary (padded).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.manifest import StateTensor
 
 CHUNK = 512  # tokens a call in prefill: memory stays that of one chunk, whatever the prompt's length
 MAX_BATCH = 4096
@@ -113,6 +114,24 @@ def stack_states(engine: Engine, parts: list[States]) -> States:
     if len(parts) == 1:
         return parts[0]
     return engine.load_states({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def batch_of_states(arrays: Mapping[str, NDArray[Any]], table: Sequence[StateTensor]) -> int:
+    """B of the arrays to be loaded as states. Raises QuambaError naming the first that is not of `table`."""
+    names = [state.past for state in table]
+    if set(arrays) != set(names):
+        odd = sorted(set(arrays) ^ set(names))
+        raise QuambaError("these are not the states of this model", found=odd[0], allowed=f"{names[0]}, ...")
+    batch: int = arrays[names[0]].shape[0]
+    for state in table:
+        array, shape = arrays[state.past], (batch, *state.shape)
+        if array.shape != shape or array.dtype != state.dtype:
+            raise QuambaError(
+                f"state '{state.past}' does not fit this model",
+                found=f"{array.dtype} {array.shape}",
+                allowed=f"{state.dtype} {shape}",
+            )
+    return batch
 
 
 def checked_batch(batch: int) -> int:

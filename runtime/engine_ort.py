@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quamba_export.runtime.engine import Ids, Logits, States, checked_batch
+from quamba_export.runtime.engine import Ids, Logits, States, batch_of_states, checked_batch
 from quamba_export.runtime.errors import QuambaError
 from quamba_export.runtime.manifest import StateTensor
 from quamba_export.runtime.ort_session import import_onnxruntime, session_options
@@ -145,22 +145,8 @@ class OrtEngine:
         return OrtStates(StateBuffers(zeros))
 
     def load_states(self, arrays: Mapping[str, NDArray[Any]]) -> OrtStates:
-        names = [state.past for state in self.states]
-        if set(arrays) != set(names):
-            odd = sorted(set(arrays) ^ set(names))
-            raise QuambaError(
-                "these are not the states of this model", found=odd[0], allowed=f"{names[0]}, ..."
-            )
-        batch = checked_batch(arrays[names[0]].shape[0])
-        for state in self.states:
-            array, shape = arrays[state.past], (batch, *state.shape)
-            if array.shape != shape or array.dtype != state.dtype:
-                raise QuambaError(
-                    f"state '{state.past}' does not fit this model",
-                    found=f"{array.dtype} {array.shape}",
-                    allowed=f"{state.dtype} {shape}",
-                )
-        return OrtStates(StateBuffers({name: np.array(arrays[name], order="C") for name in names}))
+        checked_batch(batch_of_states(arrays, self.states))
+        return OrtStates(StateBuffers({s.past: np.array(arrays[s.past], order="C") for s in self.states}))
 
     def run(self, input_ids: Ids, states: States, num_logits: int = 1) -> tuple[Logits, OrtStates]:
         if not isinstance(states, OrtStates):

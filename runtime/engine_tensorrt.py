@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quamba_export.runtime.cuda import Cuda, DeviceMemory, Graph
-from quamba_export.runtime.engine import Ids, Logits, States
+from quamba_export.runtime.engine import Ids, Logits, States, batch_of_states
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import EngineRecord, Manifest, StateTensor
 from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins, logger
@@ -166,24 +166,9 @@ class TrtEngine:
         return TrtStates(memory, self)
 
     def load_states(self, arrays: Mapping[str, NDArray[Any]]) -> TrtStates:
-        names = [state.past for state in self.states]
-        if set(arrays) != set(names):
-            odd = sorted(set(arrays) ^ set(names))
-            raise QuambaError(
-                "these are not the states of this model", found=odd[0], allowed=f"{names[0]}, ..."
-            )
-        batch = arrays[names[0]].shape[0]
-        for state in self.states:
-            array, shape = arrays[state.past], (batch, *state.shape)
-            if array.shape != shape or array.dtype != state.dtype:
-                raise QuambaError(
-                    f"state '{state.past}' does not fit this model",
-                    found=f"{array.dtype} {array.shape}",
-                    allowed=f"{state.dtype} {shape}",
-                )
-        memory = self._allocate(batch)
-        for name in names:
-            memory.write(name, arrays[name])
+        memory = self._allocate(batch_of_states(arrays, self.states))
+        for name, array in arrays.items():
+            memory.write(name, array)
         return TrtStates(memory, self)
 
     def copy_states(self, memory: StateMemory) -> TrtStates:

@@ -25,7 +25,7 @@ struct RequantizedEnd {
     QUAMBA_HOST_DEVICE float addend(int, int) const { return 0.0f; }
 
     QUAMBA_HOST_DEVICE int8_t value(int32_t total, const Row &row, float) const {
-        return int8_code(scaled_sum(total, row.scale, row.bias), row.out_scale);
+        return quantized(scaled_sum(total, row.scale, row.bias), row.out_scale);
     }
 };
 

@@ -1,16 +1,7 @@
 // One int8 projection: its operands, and the fp32 arithmetic behind the integer sum, which g++ compiles too.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
-
-#ifndef QUAMBA_HOST_DEVICE
-#ifdef __CUDACC__
-#define QUAMBA_HOST_DEVICE __host__ __device__ __forceinline__
-#else
-#define QUAMBA_HOST_DEVICE inline
-#endif
-#endif
+#include "numeric.cuh"
 
 namespace quamba {
 
@@ -42,16 +33,6 @@ QUAMBA_HOST_DEVICE float product_scale(float x_scale, float weight_scale) {
 #else
     return x_scale * weight_scale;
 #endif
-}
-
-// clamp(round_half_even(value / scale), -128, 127), a true division.
-QUAMBA_HOST_DEVICE int8_t int8_code(float value, float scale) {
-#ifdef __CUDA_ARCH__
-    const float steps = rintf(__fdiv_rn(value, scale));
-#else
-    const float steps = std::rint(value / scale);
-#endif
-    return static_cast<int8_t>(fminf(fmaxf(steps, -128.0f), 127.0f));
 }
 
 }  // namespace quamba
