@@ -12,8 +12,9 @@ from pathlib import Path
 from quamba_export.calib.output_directory import written_directory
 from quamba_export.exporter.artefacts import artefact_kind
 from quamba_export.runtime.cuda import Cuda
+from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
-from quamba_export.runtime.manifest import EngineRecord, manifest_for, read_manifest, write_manifest
+from quamba_export.runtime.manifest import manifest_for, read_manifest, write_manifest
 from quamba_export.targets.target import Target, load_target
 
 
@@ -76,13 +77,14 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
 
 
 def write_engines(export: Path, target: Target, folder: Path, choices: EngineChoices) -> EngineRecord:
-    """Both engines and the plugin library into `folder`. Raises QuambaError (exit 5) on another GPU."""
+    """Weights, both engines and the plugins into `folder`. Raises QuambaError (exit 5) on another GPU."""
     from quamba_export.exporter.plugin_library import plugin_library
-    from quamba_export.exporter.tensorrt_build import BuildOptions, engine_from_export, profiles_for
+    from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
     from quamba_export.runtime.engine_tensorrt import PLUGINS
-    from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins
+    from quamba_export.runtime.tensorrt_library import import_tensorrt
 
-    trt, sm = import_tensorrt(), Cuda().sm
+    import_tensorrt()
+    sm = Cuda().sm
     if sm != target.sm:
         raise QuambaError(
             f"engines for {target.name} cannot be built on this machine",
@@ -95,8 +97,5 @@ def write_engines(export: Path, target: Target, folder: Path, choices: EngineCho
     shutil.copyfile(choices.plugins or plugin_library([sm]), library)
     max_batch = choices.max_batch or target.max_batch
     prefill_length = choices.prefill_length or target.prefill_length
-    options = BuildOptions(library, choices.timing_cache)
-    for profile in profiles_for(max_batch, prefill_length):
-        plan = engine_from_export(export, profile, options)
-        (folder / f"{profile.name}.engine").write_bytes(plan)
-    return EngineRecord(trt.__version__, sm, load_plugins(library), max_batch, prefill_length)
+    profiles = profiles_for(max_batch, prefill_length)
+    return engines_from_export(export, folder, profiles, BuildOptions(library, choices.timing_cache))

@@ -1,22 +1,28 @@
-"""export/ -> serialized TensorRT engines: one for single tokens, one for prefill, on the GPU of this machine.
+"""export/ -> weights and serialized TensorRT engines: one for single tokens, one for prefill, on this GPU.
 
-The network is strongly typed: the graph's own dtypes and the plugins' int8 tensors are what runs. A plugin's
-state output is the memory of its state input (aliased plugin I/O).
+Both take the weights as inputs (tensorrt_weights.py), so a plan is small and made in seconds. The network is
+strongly typed: the graph's own dtypes and the plugins' int8 tensors are what runs. A plugin's state output is
+the memory of its state input (aliased plugin I/O).
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import onnx
+from onnx.external_data_helper import load_external_data_for_model
 
 from quamba_export.exporter.tensorrt_graph import tensorrt_graph
+from quamba_export.exporter.tensorrt_weights import write_weights
+from quamba_export.runtime.cuda import Cuda
+from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.folder_check import WEIGHTS
 from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins, logger
 
 WORKSPACE_BYTES = 4 << 30
@@ -52,29 +58,44 @@ class BuildOptions:
 
     plugins: Path
     timing_cache: Path | None = None
-    logits: Literal["last", "all"] = "last"
     verbose: bool = False
 
 
-def engine_from_export(export: Path, profile: Profile, options: BuildOptions) -> bytes:
-    """Build one engine of export/'s model.
+def engines_from_export(
+    export: Path, folder: Path, profiles: tuple[Profile, Profile], options: BuildOptions
+) -> EngineRecord:
+    """Write weights.bin, decode.engine and prefill.engine of export/'s model into `folder`.
 
-    Raises QuambaError: exit 5 where TensorRT or the plugins are missing, 9 where TensorRT refuses the graph,
-    with its own words.
+    Says on stderr how long each plan took and how large it is. Raises QuambaError: exit 5 where TensorRT or
+    the plugins are missing or TensorRT refuses the graph, with its own words.
     """
+    contracts = load_plugins(options.plugins)
+    model = onnx.load(str(export / "model.onnx"), load_external_data=False)
+    graph = tensorrt_graph(model, weights_as_inputs=True)
+    weights = write_weights(graph, export, folder / WEIGHTS)
+    load_external_data_for_model(graph, str(export))  # the small constants that are left
+    for profile in profiles:
+        path, start = folder / f"{profile.name}.engine", time.perf_counter()
+        path.write_bytes(engine_from_graph(graph, profile, options))
+        say(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - start:.1f} s")
+    prefill = profiles[1]
+    return EngineRecord(
+        import_tensorrt().__version__, Cuda().sm, contracts, prefill.max_batch, prefill.longest, weights
+    )
+
+
+def engine_from_graph(graph: onnx.ModelProto, profile: Profile, options: BuildOptions) -> bytes:
+    """Build one plan of a graph that tensorrt_graph gave, its plugins loaded; raises as above."""
     trt, (log, messages) = import_tensorrt(), logger()
-    load_plugins(options.plugins)
     messages.take_errors()
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    with tempfile.TemporaryDirectory() as folder:
-        path = _write_graph(export, Path(folder), options.logits)
-        if not parser.parse_from_file(str(path)):
-            reasons = [parser.get_error(i).desc() for i in range(parser.num_errors)]
-            raise _refused("parse the graph", "\n".join(reasons) or messages.take_errors())
-        config = _config(trt, builder, network, profile, options)
-        plan = builder.build_serialized_network(network, config)
+    if not parser.parse(graph.SerializeToString()):
+        reasons = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        raise _refused("parse the graph", "\n".join(reasons) or messages.take_errors())
+    config = _config(trt, builder, network, profile, options)
+    plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise _refused(f"build the {profile.name} engine", messages.take_errors())
     if options.timing_cache is not None:
@@ -82,15 +103,9 @@ def engine_from_export(export: Path, profile: Profile, options: BuildOptions) ->
     return bytes(plan)
 
 
-def _write_graph(export: Path, folder: Path, logits: Literal["last", "all"]) -> Path:
-    """The graph for TensorRT beside a link to the export's weights, which are not read here."""
-    model = onnx.load(str(export / "model.onnx"), load_external_data=False)
-    data = export / "model.onnx.data"
-    if data.exists():
-        os.symlink(data.resolve(), folder / data.name)
-    path = folder / "tensorrt.onnx"
-    path.write_bytes(tensorrt_graph(model, logits=logits).SerializeToString())
-    return path
+def say(line: str) -> None:
+    """Tell whoever waits, on stderr: stdout is for results."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _config(trt: Any, builder: Any, network: Any, profile: Profile, options: BuildOptions) -> Any:

@@ -2,12 +2,13 @@
 
     python -m quamba_export.exporter.tensorrt_check export/ --plugins libquamba_plugins.so
 
-Builds both engines (or takes those that --engines holds already), feeds real text as a whole, in pieces and
+Builds both engines, feeds real text as a whole, in pieces and
 token by token, for one sequence and for three, and prints TTFT and TPOT. Exit 9 where anything differs.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,15 +20,14 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from quamba_export.exporter.tensorrt_build import BuildOptions, engine_from_export, profiles_for
+from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
 from quamba_export.runtime.bundle import open_tokenizer
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine import Engine, Logits, States, prefill
 from quamba_export.runtime.engine_ort import OrtEngine
-from quamba_export.runtime.engine_tensorrt import Plan, TrtEngine
+from quamba_export.runtime.engine_tensorrt import TrtEngine, load_engine
 from quamba_export.runtime.errors import ExitCode
-from quamba_export.runtime.manifest import EngineRecord, Manifest, read_manifest
-from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins
+from quamba_export.runtime.manifest import Manifest, StateTensor, read_manifest
 
 PROMPT, STEPS, MAX_BATCH, CHUNK = 100, 64, 4, 512
 GREEDY_PROMPT, GREEDY_STEPS, GREEDY_SHARE = 48, 256, 0.95
@@ -53,15 +53,12 @@ class Report:
 def main(
     export: Annotated[Path, typer.Argument(help="An export/ directory.")],
     plugins: Annotated[Path, typer.Option(help="libquamba_plugins.so.")],
-    engines: Annotated[Path | None, typer.Option(help="Folder to keep the engines in.")] = None,
     text: Annotated[Path, typer.Option(help="Text to feed.")] = TEXT,
     prompts: Annotated[int, typer.Option(help="Prompts to continue greedily for 256 steps with both.")] = 0,
 ) -> None:
     """Build, compare, time."""
     manifest, report = read_manifest(export), Report()
-    folder = engines or Path(".")
-    folder.mkdir(parents=True, exist_ok=True)
-    engine = open_engine(export, manifest, plugins, folder, keep=engines is not None)
+    engine = open_engine(export, manifest.states, manifest.vocab_size, BuildOptions(plugins), MAX_BATCH)
     reference = OrtEngine(export / "model.onnx", manifest.states, manifest.vocab_size)
     tokens = read_tokens(export, manifest, text)
     for batch in (1, 3):
@@ -74,21 +71,14 @@ def main(
         raise typer.Exit(ExitCode.NUMERIC)
 
 
-def open_engine(export: Path, manifest: Manifest, plugins: Path, folder: Path, *, keep: bool) -> TrtEngine:
-    """Build what `folder` lacks, say how long it took and how large it is, load both."""
-    cuda, plans = Cuda(), {}
-    contracts = load_plugins(plugins)
-    for profile in profiles_for(MAX_BATCH, CHUNK):
-        path, start = folder / f"{profile.name}.engine", time.perf_counter()
-        if not path.exists():
-            path.write_bytes(engine_from_export(export, profile, BuildOptions(plugins, logits="last")))
-        seconds = time.perf_counter() - start
-        print(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, {seconds:.1f} s", flush=True)
-        plans[profile.name] = Plan(path, cuda)
-        if not keep:
-            path.unlink()
-    record = EngineRecord(import_tensorrt().__version__, cuda.sm, contracts, MAX_BATCH, CHUNK)
-    return TrtEngine(plans["decode"], plans["prefill"], cuda, record, manifest.states, manifest.vocab_size)
+def open_engine(
+    export: Path, states: tuple[StateTensor, ...], vocab_size: int, options: BuildOptions, max_batch: int
+) -> TrtEngine:
+    """Both engines of export/, built and loaded; nothing of them stays on the disk."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        record = engines_from_export(export, folder, profiles_for(max_batch, CHUNK), options)
+        return load_engine(folder, record, states, vocab_size, Cuda())
 
 
 def read_tokens(export: Path, manifest: Manifest, text: Path) -> Ids:

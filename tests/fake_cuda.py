@@ -7,13 +7,15 @@ Freed memory is poisoned, and counted.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tiny_recurrent import NumpyEngine, V, state_table
+
+from quamba_export.runtime.engine_record import WeightTensor
 
 Work = Callable[[], object]
 
@@ -111,6 +113,11 @@ class FakePlan:
         self.calls: list[tuple[int, ...]] = []
         self.shapes: Mapping[str, tuple[int, ...]] = {}
         self.addresses: Mapping[str, int] = {}
+        self.weights: Mapping[str, int] = {}
+
+    def bind_weights(self, table: Sequence[WeightTensor], addresses: Mapping[str, int]) -> None:
+        assert {weight.name for weight in table} == set(addresses)
+        self.weights = dict(addresses)
 
     def bind(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
         assert self.api.capturing is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +16,14 @@ from refusals import refused
 from quamba_export.exporter.artefacts import require_graph
 from quamba_export.exporter.build import build_bundle
 from quamba_export.exporter.tensorrt_build import profiles_for
+from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
 from quamba_export.runtime.errors import ExitCode
-from quamba_export.runtime.manifest import EngineRecord, manifest_for, read_manifest, write_manifest
+from quamba_export.runtime.manifest import manifest_for, read_manifest, write_manifest
 from quamba_export.runtime.tensorrt_library import import_tensorrt
 from quamba_export.targets.target import load_target
 
-RECORD = EngineRecord("10.6.0", 90, "c0ffee", max_batch=4, prefill_length=512)
+TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float16", (2, 2), 256))
+RECORD = EngineRecord("10.6.0", 90, "c0ffee", max_batch=4, prefill_length=512, weights=TABLE)
 
 
 @pytest.fixture
@@ -32,6 +35,7 @@ def bundle(tmp_path: Path) -> Path:
         (folder / name).unlink()
     for name in ("decode.engine", "prefill.engine", "libquamba_plugins.so"):
         (folder / name).write_bytes(name.encode())
+    (folder / "weights.bin").write_bytes(bytes(264))
     manifest = manifest_for(folder, source, target="h200", backend="tensorrt", producer="test", engine=RECORD)
     write_manifest(manifest, folder)
     return folder
@@ -65,6 +69,32 @@ def test_an_engine_record_is_whole(bundle: Path, key: str) -> None:
     path = bundle / "manifest.json"
     path.write_text(path.read_text().replace(f'"{key}":', f'"_{key}":'))
     with refused("engine", f"'{key}' is not allowed"):
+        read_manifest(bundle)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("offset", 128, "multiple of 256"),
+        ("offset", 512, "integer from 0 to 264"),
+        ("shape", [2, 3], "bytes 256 to 268"),
+        ("shape", [0, 2], "integers from 1"),
+        ("dtype", "float64", "'int8' or 'float16'"),
+        ("name", "a.weight", "every weight once"),
+    ],
+)
+def test_a_weight_outside_its_file_is_refused(bundle: Path, key: str, value: object, text: str) -> None:
+    path = bundle / "manifest.json"
+    record = json.loads(path.read_text())
+    record["engine"]["weights"][1][key] = value
+    path.write_text(json.dumps(record))
+    with refused("is not allowed", text):
+        read_manifest(bundle)
+
+
+def test_a_bundle_without_its_weights_is_refused(bundle: Path) -> None:
+    (bundle / "weights.bin").unlink()
+    with refused("lacks a file", "weights.bin", code=ExitCode.INTEGRITY):
         read_manifest(bundle)
 
 
