@@ -16,15 +16,13 @@ import numpy as np
 import typer
 
 from quamba_export.calib.quantized_model import QuantizedModel
+from quamba_export.exporter.engine_comparison import PROMPT, STEPS, compare
 from quamba_export.exporter.onnx_export import onnx_from_model, state_table, write_model
 from quamba_export.exporter.random_models import random_model
 from quamba_export.exporter.tensorrt_build import BuildOptions
 from quamba_export.exporter.tensorrt_check import (
     CHUNK,
-    PROMPT,
-    STEPS,
     Report,
-    compare,
     open_engine,
     show_times,
 )
@@ -66,7 +64,8 @@ def measure(model: QuantizedModel, plugins: Path, compare_below: int, report: Re
         show_times(engine, ids[0])
         if millions < compare_below:
             reference = OrtEngine(folder / "model.onnx", states, config.vocab_size)
-            compare(engine, reference, ids[:, : PROMPT + STEPS], report)
+            for finding in compare(engine, reference, ids[:, : PROMPT + STEPS]):
+                report.show(finding)
 
 
 if __name__ == "__main__":
