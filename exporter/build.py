@@ -5,7 +5,7 @@ manifest of digests.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def write_engines(
     """
     from quamba_export.exporter.engine_gate import check_engine
     from quamba_export.exporter.plugin_library import plugin_library
-    from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
+    from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for, say
     from quamba_export.runtime.engine_tensorrt import PLUGINS, load_engine
     from quamba_export.runtime.tensorrt_library import import_tensorrt
 
@@ -107,6 +107,10 @@ def write_engines(
     )
     options = BuildOptions(library, choices.timing_cache)
     record = engines_from_export(export, folder, profiles, options)
+    before, _ = cuda.memory()
     engine = load_engine(folder, record, source.states, source.vocab_size, cuda)
     check_engine(engine, export, source, record.max_batch)
-    return record
+    states = engine.zero_states(record.max_batch)
+    taken = max(0, before - cuda.memory()[0])  # another program may have ended meanwhile
+    say(f"memory: took {taken / 2**30:.2f} GiB, with states for {states.batch} sequences")
+    return replace(record, device_bytes=taken)

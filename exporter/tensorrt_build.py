@@ -18,7 +18,8 @@ import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
 from quamba_export.exporter.tensorrt_graph import tensorrt_graph
-from quamba_export.exporter.tensorrt_weights import write_weights
+from quamba_export.exporter.tensorrt_memory import check_memory, estimate_memory
+from quamba_export.exporter.tensorrt_weights import weight_table, write_weights
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -66,21 +67,32 @@ def engines_from_export(
 ) -> EngineRecord:
     """Write weights.bin, decode.engine and prefill.engine of export/'s model into `folder`.
 
-    Says on stderr how long each plan took and how large it is. Raises QuambaError: exit 5 where TensorRT or
-    the plugins are missing or TensorRT refuses the graph, with its own words.
+    Says on stderr how much memory it will take, then how long each plan took and how large it is; the record
+    holds that estimate. Raises QuambaError: exit 5 where TensorRT or the plugins are missing or TensorRT
+    refuses the graph, with its own words; 6 where the GPU has less memory free than is estimated.
     """
-    contracts = load_plugins(options.plugins)
+    contracts, cuda = load_plugins(options.plugins), Cuda()
+    _, prefill = profiles
     model = onnx.load(str(export / "model.onnx"), load_external_data=False)
     graph = tensorrt_graph(model, weights_as_inputs=True)
-    weights = write_weights(graph, export, folder / WEIGHTS)
+    weights = weight_table(graph, model)
+    estimate = estimate_memory(model, weights, prefill.max_batch, prefill.longest)
+    say(f"memory: about {estimate}")
+    check_memory(estimate, cuda)
+    write_weights(weights, model, export, folder / WEIGHTS)
     load_external_data_for_model(graph, str(export))  # the small constants that are left
     for profile in profiles:
         path, start = folder / f"{profile.name}.engine", time.perf_counter()
         path.write_bytes(engine_from_graph(graph, profile, options))
         say(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - start:.1f} s")
-    prefill = profiles[1]
     return EngineRecord(
-        import_tensorrt().__version__, Cuda().sm, contracts, prefill.max_batch, prefill.longest, weights
+        tensorrt=import_tensorrt().__version__,
+        sm=cuda.sm,
+        contracts=contracts,
+        max_batch=prefill.max_batch,
+        prefill_length=prefill.longest,
+        weights=weights,
+        device_bytes=estimate.total,
     )
 
 

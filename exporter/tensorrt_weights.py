@@ -9,7 +9,7 @@ D d_model, V vocabulary (padded).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,26 +75,29 @@ def head_as_gemm(nodes: list[onnx.NodeProto], constants: dict[str, onnx.TensorPr
     return [node for node in nodes if not any(node is gone for gone in (transpose, cast, product))] + head
 
 
-def write_weights(graph: onnx.ModelProto, export: Path, path: Path) -> tuple[WeightTensor, ...]:
-    """Write the weights that `graph` takes as inputs, each from export/'s model in the input's dtype.
+def weight_table(graph: onnx.ModelProto, model: onnx.ModelProto) -> tuple[WeightTensor, ...]:
+    """The layout of weights.bin: what `graph` takes as inputs and is a constant in export/'s model.
 
-    Every tensor begins at a multiple of WEIGHT_ALIGNMENT, as a plugin's wide loads want it; the table says
-    where. One tensor at a time is in memory.
+    Every tensor begins at a multiple of WEIGHT_ALIGNMENT, as a plugin's wide loads want it.
     """
-    model = onnx.load(str(export / "model.onnx"), load_external_data=False)
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    table = []
-    with path.open("wb") as file:
-        for value in graph.graph.input:
-            if value.name not in stored:
-                continue
-            tensor_type = value.type.tensor_type
-            dtype, shape = DTYPES[tensor_type.elem_type], [dim.dim_value for dim in tensor_type.shape.dim]
-            offset = -(-file.tell() // WEIGHT_ALIGNMENT) * WEIGHT_ALIGNMENT
-            file.seek(offset)
-            file.write(_array(stored[value.name], export, dtype).tobytes())
-            table.append(WeightTensor(value.name, dtype, tuple(shape), offset))
+    constants, table, end = {tensor.name for tensor in model.graph.initializer}, list[WeightTensor](), 0
+    for value in graph.graph.input:
+        if value.name in constants:
+            tensor = value.type.tensor_type
+            shape = tuple(dim.dim_value for dim in tensor.shape.dim)
+            offset = -(-end // WEIGHT_ALIGNMENT) * WEIGHT_ALIGNMENT
+            table.append(WeightTensor(value.name, DTYPES[tensor.elem_type], shape, offset))
+            end = table[-1].end
     return tuple(table)
+
+
+def write_weights(table: Sequence[WeightTensor], model: onnx.ModelProto, export: Path, path: Path) -> None:
+    """Write weights.bin; one tensor at a time is in memory. model: export/'s, without its data."""
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    with path.open("wb") as file:
+        for weight in table:
+            file.seek(weight.offset)
+            file.write(_array(stored[weight.name], export, weight.dtype).tobytes())
 
 
 def _array(tensor: onnx.TensorProto, export: Path, dtype: str) -> NDArray[np.generic]:

@@ -11,6 +11,7 @@ from quamba_export.runtime.folder_check import WEIGHTS
 WEIGHT_ALIGNMENT = 256  # bytes, as TensorRT wants the address of a tensor
 BYTES_OF_WEIGHT = {"int8": 1, "float16": 2, "int32": 4, "float32": 4}
 MAX_SIZE = 1 << 24  # of a dimension, a batch or a call
+MAX_DEVICE_BYTES = 1 << 50
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class EngineRecord:
     max_batch: int
     prefill_length: int  # tokens of the longest call of the prefill plan
     weights: tuple[WeightTensor, ...]
+    device_bytes: int  # of GPU memory: engines, weights, and states for max_batch; measured after the build
 
 
 def parse_engine(fields: Fields, weight_bytes: int) -> EngineRecord:
@@ -49,6 +51,7 @@ def parse_engine(fields: Fields, weight_bytes: int) -> EngineRecord:
         max_batch=fields.integer("max_batch", 1, MAX_SIZE),
         prefill_length=fields.integer("prefill_length", 1, MAX_SIZE),
         weights=parse_weights(fields, weight_bytes),
+        device_bytes=fields.integer("device_bytes", 0, MAX_DEVICE_BYTES),
     )
     fields.end()
     return record

@@ -32,7 +32,7 @@ class FakeCuda:
     )
 
     def __init__(self, sm: int = 90, memory: int = 1 << 30) -> None:
-        self.sm, self.free_bytes = sm, memory
+        self.sm, self.free_bytes, self.total_bytes = sm, memory, memory
         self.blocks: dict[int, Any] = {}
         self.capturing: list[Work] | None = None
         self.launches = 0
@@ -51,6 +51,9 @@ class FakeCuda:
 
     def cudaDeviceGetAttribute(self, which: str, device: int) -> tuple[int, int]:
         return 0, dict(zip(("major", "minor"), divmod(self.sm, 10), strict=True))[which]
+
+    def cudaMemGetInfo(self) -> tuple[int, int, int]:
+        return 0, self.free_bytes, self.total_bytes
 
     def cudaMalloc(self, nbytes: int) -> tuple[int, int]:
         if nbytes > self.free_bytes:

@@ -23,7 +23,9 @@ from quamba_export.runtime.tensorrt_library import import_tensorrt
 from quamba_export.targets.target import load_target
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float16", (2, 2), 256))
-RECORD = EngineRecord("10.6.0", 90, "c0ffee", max_batch=4, prefill_length=512, weights=TABLE)
+RECORD = EngineRecord(
+    "10.6.0", 90, "c0ffee", max_batch=4, prefill_length=512, weights=TABLE, device_bytes=1 << 30
+)
 
 
 @pytest.fixture

@@ -187,7 +187,8 @@ def test_the_weights_lie_aligned_in_one_file_in_the_dtype_of_their_input(tmp_pat
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in exported.graph.initializer}
     graph = tensorrt_graph(exported, weights_as_inputs=True)
     write_model(exported, tmp_path)
-    table = tensorrt_weights.write_weights(graph, tmp_path, tmp_path / "weights.bin")
+    table = tensorrt_weights.weight_table(graph, exported)
+    tensorrt_weights.write_weights(table, exported, tmp_path, tmp_path / "weights.bin")
     content = (tmp_path / "weights.bin").read_bytes()
     assert {row.name for row in table} == weight_names(graph)
     assert table[-1].end == len(content)
