@@ -11,6 +11,7 @@ from pathlib import Path
 
 from quamba_export.calib.output_directory import written_directory
 from quamba_export.exporter.artefacts import artefact_kind
+from quamba_export.exporter.console import say
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -86,7 +87,7 @@ def write_engines(
     """
     from quamba_export.exporter.engine_gate import check_engine
     from quamba_export.exporter.plugin_library import plugin_library
-    from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for, say
+    from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
     from quamba_export.runtime.engine_tensorrt import PLUGINS, load_engine
     from quamba_export.runtime.tensorrt_library import import_tensorrt
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from quamba_export.exporter.console import say
 from quamba_export.exporter.engine_comparison import PROMPT, STEPS, Finding, compare
-from quamba_export.exporter.tensorrt_build import say
 from quamba_export.runtime.bundle import open_tokenizer
 from quamba_export.runtime.engine import Engine, Ids
 from quamba_export.runtime.engine_ort import OrtEngine

@@ -7,7 +7,6 @@ the memory of its state input (aliased plugin I/O).
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +16,11 @@ from typing import Any, Literal
 import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
+from quamba_export.exporter.console import say
 from quamba_export.exporter.tensorrt_graph import tensorrt_graph
 from quamba_export.exporter.tensorrt_memory import check_memory, estimate_memory
 from quamba_export.exporter.tensorrt_weights import weight_table, write_weights
+from quamba_export.exporter.timing_cache import TimingCache, cache_key, default_path
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -55,7 +56,7 @@ def profiles_for(max_batch: int, prefill_length: int) -> tuple[Profile, Profile]
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How engines are built. timing_cache: a file, read where it exists and written after each build."""
+    """How engines are built. timing_cache: a file instead of the one in the user's cache folder."""
 
     plugins: Path
     timing_cache: Path | None = None
@@ -81,9 +82,10 @@ def engines_from_export(
     check_memory(estimate, cuda)
     write_weights(weights, model, export, folder / WEIGHTS)
     load_external_data_for_model(graph, str(export))  # the small constants that are left
+    cache = _timing_cache(options, cuda)
     for profile in profiles:
         path, start = folder / f"{profile.name}.engine", time.perf_counter()
-        path.write_bytes(engine_from_graph(graph, profile, options))
+        path.write_bytes(engine_from_graph(graph, profile, options, cache))
         say(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - start:.1f} s")
     return EngineRecord(
         tensorrt=import_tensorrt().__version__,
@@ -96,7 +98,9 @@ def engines_from_export(
     )
 
 
-def engine_from_graph(graph: onnx.ModelProto, profile: Profile, options: BuildOptions) -> bytes:
+def engine_from_graph(
+    graph: onnx.ModelProto, profile: Profile, options: BuildOptions, cache: TimingCache
+) -> bytes:
     """Build one plan of a graph that tensorrt_graph gave, its plugins loaded; raises as above."""
     trt, (log, messages) = import_tensorrt(), logger()
     messages.take_errors()
@@ -106,49 +110,57 @@ def engine_from_graph(graph: onnx.ModelProto, profile: Profile, options: BuildOp
     if not parser.parse(graph.SerializeToString()):
         reasons = [parser.get_error(i).desc() for i in range(parser.num_errors)]
         raise _refused("parse the graph", "\n".join(reasons) or messages.take_errors())
-    config = _config(trt, builder, network, profile, options)
+    config = _config(trt, builder, options)
+    config.add_optimization_profile(_shapes(builder, network, profile))
+    if not _use_tactics(config, cache.read()):
+        say(f"timing cache {cache.path} is not used: {messages.take_errors() or 'TensorRT refuses it'}")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise _refused(f"build the {profile.name} engine", messages.take_errors())
-    if options.timing_cache is not None:
-        _write_atomically(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+    cache.write(bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
 
 
-def say(line: str) -> None:
-    """Tell whoever waits, on stderr: stdout is for results."""
-    print(line, file=sys.stderr, flush=True)
+def _timing_cache(options: BuildOptions, cuda: Cuda) -> TimingCache:
+    key = cache_key(
+        gpu=cuda.name,
+        sm=cuda.sm,
+        tensorrt=import_tensorrt().__version__,
+        plugins=options.plugins.read_bytes(),
+        settings=f"strongly typed, aliased I/O, no TF32, workspace {WORKSPACE_BYTES}",
+    )
+    return TimingCache(options.timing_cache or default_path(key), key)
 
 
-def _config(trt: Any, builder: Any, network: Any, profile: Profile, options: BuildOptions) -> Any:
+def _use_tactics(config: Any, tactics: bytes) -> bool:
+    """Give TensorRT a timing cache to read and extend; an empty one, and False, where it refuses this one."""
+    cache = config.create_timing_cache(tactics)
+    if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+        return True
+    config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    return False
+
+
+def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:
     config = builder.create_builder_config()
     config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.clear_flag(trt.BuilderFlag.TF32)  # the head's products in fp32, as the graph says
     if options.verbose:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if options.timing_cache is not None:
-        known = options.timing_cache.read_bytes() if options.timing_cache.exists() else b""
-        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+    return config
+
+
+def _shapes(builder: Any, network: Any, profile: Profile) -> Any:
+    """The shapes of every input that has open dimensions."""
     shapes = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         dims = tuple(tensor.shape)
         if -1 in dims:
-            shapes.set_shape(
-                tensor.name,
-                profile.shape(dims, "min"),
-                profile.shape(dims, "opt"),
-                profile.shape(dims, "max"),
-            )
-    config.add_optimization_profile(shapes)
-    return config
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+            least, most_likely, most = (profile.shape(dims, which) for which in ("min", "opt", "max"))
+            shapes.set_shape(tensor.name, least, most_likely, most)
+    return shapes
 
 
 def _refused(what: str, reasons: str) -> QuambaError:

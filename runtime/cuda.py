@@ -61,6 +61,12 @@ class Cuda:
         minor = self.call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMinor, self.device)
         return int(major) * 10 + int(minor)
 
+    @property
+    def name(self) -> str:
+        """The device's, as the driver gives it: "NVIDIA H200"."""
+        properties = self.call("cudaGetDeviceProperties", self.device)
+        return bytes(properties.name).partition(b"\0")[0].decode()
+
     def memory(self) -> tuple[int, int]:
         """Free bytes of the device's memory, and all."""
         free, total = self.call("cudaMemGetInfo")

@@ -52,6 +52,9 @@ class FakeCuda:
     def cudaDeviceGetAttribute(self, which: str, device: int) -> tuple[int, int]:
         return 0, dict(zip(("major", "minor"), divmod(self.sm, 10), strict=True))[which]
 
+    def cudaGetDeviceProperties(self, device: int) -> tuple[int, SimpleNamespace]:
+        return 0, SimpleNamespace(name=b"Fake GPU\0\0")
+
     def cudaMemGetInfo(self) -> tuple[int, int, int]:
         return 0, self.free_bytes, self.total_bytes
 
