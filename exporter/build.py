@@ -38,6 +38,7 @@ class EngineChoices:
     max_batch: int | None = None
     prefill_length: int | None = None
     timing_cache: Path | None = None
+    version_compatible: bool = False
 
 
 DEFAULTS = EngineChoices()
@@ -89,9 +90,9 @@ def write_engines(
     from quamba_export.exporter.plugin_library import plugin_library
     from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
     from quamba_export.runtime.engine_tensorrt import PLUGINS, load_engine
-    from quamba_export.runtime.tensorrt_library import import_tensorrt
+    from quamba_export.runtime.tensorrt_library import import_builder
 
-    import_tensorrt()
+    import_builder()
     cuda = Cuda()
     if cuda.sm != target.sm:
         raise QuambaError(
@@ -106,7 +107,7 @@ def write_engines(
     profiles = profiles_for(
         choices.max_batch or target.max_batch, choices.prefill_length or target.prefill_length
     )
-    options = BuildOptions(library, choices.timing_cache)
+    options = BuildOptions(library, choices.timing_cache, choices.version_compatible)
     record = engines_from_export(export, folder, profiles, options)
     before, _ = cuda.memory()
     engine = load_engine(folder, record, source.states, source.vocab_size, cuda)

@@ -33,7 +33,8 @@ class WeightTensor:
 class EngineRecord:
     """What the plans of a TensorRT bundle were built with and for."""
 
-    tensorrt: str  # its version, all four numbers
+    tensorrt: str  # its version, as the Python module gives it
+    version_compatible: bool  # whether later TensorRTs of its major version run the plans, the lean ones too
     sm: int  # compute capability of the GPU, 90 for 9.0
     contracts: str  # of the plugin library: `quamba_plugins_version()`
     max_batch: int
@@ -46,6 +47,7 @@ def parse_engine(fields: Fields, weight_bytes: int) -> EngineRecord:
     """weight_bytes: size of weights.bin."""
     record = EngineRecord(
         tensorrt=fields.text("tensorrt"),
+        version_compatible=fields.boolean("version_compatible"),
         sm=fields.integer("sm", 50, 999),
         contracts=fields.text("contracts"),
         max_batch=fields.integer("max_batch", 1, MAX_SIZE),

@@ -25,6 +25,10 @@ def build(
     timing_cache: Annotated[
         Path | None, typer.Option(help="File of tactics timed before, instead of the user's own cache.")
     ] = None,
+    version_compatible: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="Engines for later TensorRTs too, also lean ones."),
+    ] = False,
     plugins: Annotated[Path | None, typer.Option(help="libquamba_plugins.so; made here if left out.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -36,7 +40,7 @@ def build(
     """
     from quamba_export.exporter.build import EngineChoices, build_bundle
 
-    choices = EngineChoices(plugins, max_batch, prefill_length, timing_cache)
+    choices = EngineChoices(plugins, max_batch, prefill_length, timing_cache, version_compatible)
     result = build_bundle(export, target, out, choices)
     emit(result, as_json, lambda console: show(result, console))
 

@@ -80,10 +80,12 @@ def test_nonsense_in_a_layer_is_refused_by_its_name(
 def test_a_bundle_that_fails_is_not_written(
     monkeypatch: pytest.MonkeyPatch, flow: Flow, tmp_path: Path
 ) -> None:
-    record = EngineRecord("10.6.0", 90, "c0ffee", max_batch=2, prefill_length=512, weights=(), device_bytes=0)
+    record = EngineRecord(
+        "10.6.0", False, 90, "c0ffee", max_batch=2, prefill_length=512, weights=(), device_bytes=0
+    )
     engine = FaultyEngine(engine_of(flow.export), "past_ssm_states.1", range(1, 999))
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda())
-    monkeypatch.setattr("quamba_export.runtime.tensorrt_library.import_tensorrt", lambda: None)
+    monkeypatch.setattr("quamba_export.runtime.tensorrt_library.import_builder", lambda: None)
     build = "quamba_export.exporter.tensorrt_build.engines_from_export"
     monkeypatch.setattr(build, lambda *arguments: record)
     monkeypatch.setattr("quamba_export.runtime.engine_tensorrt.load_engine", lambda *arguments: engine)
