@@ -30,6 +30,7 @@ def view_of(run: Run) -> dict[str, Any]:
         "widest": max((abs(score.change or 0) for score in run.scores), default=0) or 1,
         "pairs": pair_views(run.comparison) if run.comparison else [],
         "comparison": run.comparison,
+        "columns": model_columns(run.comparison) if run.comparison else [],
         "scales": scale_chart(run.calibration) if run.calibration else None,
         "clipping": clipping_chart(run.calibration) if run.calibration else None,
         "sizes": size_chart(run),
@@ -110,7 +111,7 @@ def pair_views(comparison: Facts) -> list[dict[str, Any]]:
 
 
 def pair_view(pair: Facts) -> dict[str, Any]:
-    sites = [site for site in pair["sites"] if site["site"].startswith("layers.")]
+    sites = layer_sites(pair)
     codes = [site for site in sites if site["differing_codes"] is not None]
     return {
         **pair,
@@ -121,6 +122,38 @@ def pair_view(pair: Facts) -> dict[str, Any]:
         "compared": len(codes),
         "worst": max((site["differing_codes"] for site in codes), default=0.0),
     }
+
+
+def model_columns(comparison: Facts) -> list[dict[str, Any]]:
+    """One column a model: how far it is from the float model, and from the model of the column before."""
+    pairs = {(pair["reference"], pair["candidate"]): pair for pair in comparison["pairs"]}
+    names = [candidate for reference, candidate in pairs if reference == "float"]
+    before = dict(zip(names[1:], names, strict=False))
+    return [model_column(name, pairs["float", name], pairs.get((before.get(name), name))) for name in names]
+
+
+def model_column(name: str, to_float: Facts, to_before: Facts | None) -> dict[str, Any]:
+    """SNRs are None where every state equals the float model's."""
+    states = [site for site in to_float["sites"] if site["site"].endswith(STATES)]
+    shared = [] if to_before is None else layer_sites(to_before)
+    return {
+        "name": name,
+        "kl": to_float["kl"],
+        "top1_agreement": to_float["top1_agreement"],
+        "first_beyond_tolerance": to_float["first_beyond_tolerance"],
+        "lowest_snr_db": {
+            kind: min(
+                (s["snr_db"] for s in states if s["site"].endswith(kind) and s["max_abs"]), default=None
+            )
+            for kind in STATES
+        },
+        "equal": sum(site["max_abs"] == 0 for site in shared),
+        "shared": len(shared),
+    }
+
+
+def layer_sites(pair: Facts) -> list[Facts]:
+    return [site for site in pair["sites"] if site["site"].startswith("layers.")]
 
 
 def site_chart(
