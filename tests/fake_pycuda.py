@@ -6,6 +6,7 @@ Names and arguments are those of pycuda 2026.1. Device memory is poisoned when i
 from __future__ import annotations
 
 import ctypes
+import weakref
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ class FakePycuda:
     def __init__(self, memory: int = 1 << 24) -> None:
         self.memory, self.device = memory, Device()
         self.allocated: dict[int, int] = {}
+        self.handed_out: list[weakref.ref[Any]] = []  # allocations and pinned arrays
         self.capturing = None  # pycuda captures nothing
 
     def submit(self, work: Work) -> None:
@@ -67,11 +69,15 @@ class FakePycuda:
     def mem_alloc(self, nbytes: int) -> Allocation:
         if nbytes > self.memory - sum(self.allocated.values()):
             raise OutOfMemory("cuMemAlloc failed: out of memory")
-        return Allocation(self, nbytes)
+        return self.keep(Allocation(self, nbytes))
 
     def pagelocked_empty(self, shape: int, dtype: Any, order: str, mem_flags: int) -> NDArray[Any]:
         assert (order, mem_flags) == ("C", 0)
-        return np.full(shape, 0x55, dtype)
+        return self.keep(np.full(shape, 0x55, dtype))
+
+    def keep(self, memory: Any) -> Any:
+        self.handed_out.append(weakref.ref(memory))
+        return memory
 
     def memcpy_htod_async(self, dest: int, src: Any, stream: Stream) -> None:
         source = np.frombuffer(src, np.uint8)

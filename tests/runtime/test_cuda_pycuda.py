@@ -58,10 +58,13 @@ def test_it_has_no_graphs_and_tells_the_device(driver: FakePycuda) -> None:
 def test_all_memory_is_given_back(driver: FakePycuda) -> None:
     engine, _ = make_engine(driver)
     _, states = prefill(engine, np.ones((2, 9), np.int64))
+    cuda = engine._cuda
     assert driver.allocated
     del engine, states
     gc.collect()
     assert driver.allocated == {}
+    assert [memory for memory in driver.handed_out if memory() is not None] == []
+    assert cuda.stream  # the device layer is still there, and holds none of it
 
 
 def test_a_failing_call_is_told_in_the_driver_s_words(driver: FakePycuda) -> None:
