@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from quamba_export.exporter.artefacts import engine_name
 from quamba_export.exporter.console import Advance, progress
 from quamba_export.runtime.bundle import open_bundle
 from quamba_export.runtime.engine import prefill
@@ -152,8 +153,7 @@ class BundleContestant:
 
     def __init__(self, path: Path, threads: int, provider: Provider | None) -> None:
         opened = open_bundle(path, threads=threads, provider=provider)
-        self.name = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}[opened.manifest.backend]
-        self.name += ", CUDA" if provider == "cuda" else ""
+        self.name = engine_name(opened.manifest, provider)
         self.engine = opened.engine
         self.states: Any = None
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quamba_export.exporter.artefacts import artefact_kind
+from quamba_export.exporter.artefacts import artefact_kind, engine_name
 from quamba_export.runtime.engine import Engine
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.ort_session import Provider
@@ -29,6 +29,7 @@ ModelKind = Literal["checkpoint", "reference", "export", "bundle"]
 class LanguageModel:
     """A model ready to be scored.
 
+    engine:  what computes: PyTorch, ONNX Runtime, TensorRT.
     forward: (input_ids (B, L), states or None) -> (logits (B, L, V) fp32, states after the last token).
     states:  what is stored between two calls, whatever type that is; None is the state before any token.
     """
@@ -40,6 +41,7 @@ class LanguageModel:
     vocab_size: int
     eos_token_id: int
     tokenizer_path: Path
+    engine: str
     forward: Forward
 
 
@@ -92,6 +94,7 @@ def open_checkpoint(source: str) -> LanguageModel:
         vocab_size=checkpoint.config.vocab_size,
         eos_token_id=checkpoint.eos_token_id,
         tokenizer_path=require_tokenizer(checkpoint.tokenizer_path, source),
+        engine="PyTorch",
         forward=torch_forward(FloatMamba.from_checkpoint(checkpoint)),
     )
 
@@ -116,6 +119,7 @@ def open_reference(
         vocab_size=checkpoint.config.vocab_size,
         eos_token_id=checkpoint.eos_token_id,
         tokenizer_path=require_tokenizer(checkpoint.tokenizer_path, source),
+        engine="PyTorch",
         forward=torch_forward(model),
     )
 
@@ -134,6 +138,7 @@ def open_graph(path: Path, kind: ModelKind, provider: Provider | None = None) ->
         vocab_size=manifest.vocab_size,
         eos_token_id=manifest.eos_token_id,
         tokenizer_path=require_tokenizer(path / "tokenizer.json", str(path)),
+        engine=engine_name(manifest, provider),
         forward=engine_forward(engine),
     )
 

@@ -84,7 +84,9 @@ def check_reference_flags(path: str, given: list[str]) -> None:
 
 
 def show(result: Evaluation, console: Console) -> None:
-    details = f"{result.kind}, {result.qformat}, {result.ssm_state_dtype} state, {result.mode}"
+    details = (
+        f"{result.kind}, {result.engine}, {result.qformat}, {result.ssm_state_dtype} state, {result.mode}"
+    )
     console.print(f"[bold]{result.path}[/] ({details})")
     console.print(f"  perplexity      {result.perplexity:.4f}   ({result.nats_per_token:.5f} nats a token)")
     if result.bits_per_byte is not None:

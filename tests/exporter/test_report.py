@@ -21,6 +21,7 @@ def evaluation(perplexity: float, **changes: Any) -> dict[str, Any]:
     facts = {
         "path": "m",
         "kind": "bundle",
+        "engine": "ONNX Runtime",
         "qformat": "w8a8",
         "ssm_state_dtype": "float16",
         "mode": "prefill",
@@ -162,3 +163,12 @@ def test_charts_hold_a_mark_for_every_value() -> None:
     )
     assert "4.00 MB" in bars
     assert bars.count("<rect") == 3
+
+
+def test_an_engine_is_called_by_its_name(tmp_path: Path) -> None:
+    engines = {"eval_a": "ONNX Runtime, CUDA", "eval_c": "TensorRT"}
+    scored = {name: evaluation(10.0, engine=engine) for name, engine in engines.items()}
+    write_run(tmp_path / "m", eval_b=FLOAT, **scored)
+    (run,) = read_runs([tmp_path / "m"])
+    labels = [score.label for score in run.scores]
+    assert labels == ["float32", "W8A8, ONNX Runtime, CUDA", "W8A8, TensorRT"]
