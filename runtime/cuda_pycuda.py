@@ -43,12 +43,12 @@ class PycudaRuntime:
     cudaDeviceAttr = SimpleNamespace(cudaDevAttrComputeCapabilityMajor=0, cudaDevAttrComputeCapabilityMinor=1)
 
     def __init__(self) -> None:
-        """Raises QuambaError (exit 5) where pycuda is not installed or finds no GPU."""
+        """Raises QuambaError (exit 5) where pycuda cannot be imported or finds no GPU."""
         try:
             self._driver: Any = importlib.import_module("pycuda.driver")
         except ImportError as error:
             raise QuambaError(
-                "QUAMBA_CUDA_BACKEND is pycuda, which is not installed",
+                "QUAMBA_CUDA_BACKEND is pycuda, which cannot be imported",
                 found=str(error),
                 allowed="pycuda 2021.1 or later",
                 fix="pip install pycuda (compiled here: needs the CUDA toolkit), or unset the variable",

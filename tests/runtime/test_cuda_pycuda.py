@@ -79,7 +79,7 @@ def test_a_failing_call_is_told_in_the_driver_s_words(driver: FakePycuda) -> Non
 def test_a_backend_that_is_missing_or_unknown_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     monkeypatch.setenv(BACKEND, "pycuda")
-    with refused("pycuda, which is not installed", "pip install pycuda", code=ExitCode.INCOMPATIBLE):
+    with refused("pycuda, which cannot be imported", "pip install pycuda", code=ExitCode.INCOMPATIBLE):
         Cuda()
     monkeypatch.setenv(BACKEND, "cupy")
     with refused("names no CUDA backend", "cupy", "cuda-python, pycuda", code=ExitCode.USAGE):
