@@ -74,7 +74,8 @@ def test_four_models_are_compared_in_one_run(
     assert {site["differing_codes"] for site in equal["sites"]} == {0.0, None}
     assert equal["top1_agreement"] == 1
     assert pairs["float", "tensorrt"]["kl"] == pytest.approx(pairs["float", "onnxruntime"]["kl"], rel=1e-3)
-    assert "<th>tensorrt</th>" in page.read_text()
+    titles = ("PyTorch float", "PyTorch quantized", "ONNX Runtime", "TensorRT")
+    assert "".join(f"<th>{title}</th>" for title in titles) in page.read_text()
 
 
 def test_a_wrong_state_of_an_engine_shows_in_its_layer(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:

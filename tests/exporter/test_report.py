@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +15,7 @@ from tiny_flow import Flow, run_json
 from quamba_export.exporter.charts import Band, Bar, heatmap, small_multiples, stacked_bars
 from quamba_export.exporter.report import write_report
 from quamba_export.exporter.report_data import read_runs
+from quamba_export.exporter.report_views import lowest_snr
 from quamba_export.runtime.errors import QuambaError
 
 
@@ -172,3 +174,13 @@ def test_an_engine_is_called_by_its_name(tmp_path: Path) -> None:
     (run,) = read_runs([tmp_path / "m"])
     labels = [score.label for score in run.scores]
     assert labels == ["float32", "W8A8, ONNX Runtime, CUDA", "W8A8, TensorRT"]
+
+
+def test_the_lowest_snr_is_that_of_a_state_that_differs() -> None:
+    def pair(*snrs: float | None, max_abs: float = 1.0) -> dict[str, Any]:
+        sites = [{"site": "layers.0.ssm_state", "snr_db": snr, "max_abs": max_abs} for snr in snrs]
+        return {"sites": [*sites, {"site": "layers.0.x", "snr_db": -3.0, "max_abs": 1.0}]}
+
+    assert lowest_snr(pair(30.0, 20.0), "ssm_state") == 20.0
+    assert lowest_snr(pair(30.0, None), "ssm_state") == -math.inf  # nothing where float has zeros
+    assert lowest_snr(pair(None, max_abs=0.0), "ssm_state") is None
