@@ -12,8 +12,9 @@ from markupsafe import Markup
 
 from quamba_export.exporter.charts import megabytes
 from quamba_export.exporter.console import to_jsonable
+from quamba_export.exporter.model_columns import model_columns
 from quamba_export.exporter.report_data import CLOSE, Run
-from quamba_export.exporter.report_views import headline, model_columns, pair_views, percent, view_of
+from quamba_export.exporter.report_views import headline, pair_views, percent, view_of
 
 if TYPE_CHECKING:
     from quamba_export.exporter.compare_models import Comparison

@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 from tiny_recurrent import LAYERS, V, state_table, write_tiny_export
 
-from quamba_export.runtime import engine_ort, ort_session
+from quamba_export.runtime import engine_ort, ort_session, ort_states
 from quamba_export.runtime.bundle import open_bundle, open_model
 from quamba_export.runtime.engine import prefill
 from quamba_export.runtime.engine_ort import OrtEngine
@@ -93,7 +93,7 @@ class FakeOnnxRuntime:
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeOnnxRuntime], FakeOnnxRuntime]:
     def installed(fake: FakeOnnxRuntime) -> FakeOnnxRuntime:
-        for module in (engine_ort, ort_session):
+        for module in (engine_ort, ort_session, ort_states):
             monkeypatch.setattr(module, "import_onnxruntime", lambda: fake)
         return fake
 
