@@ -63,7 +63,7 @@ class Benchmark:
     new_tokens: int
     rounds: int
     speeds: list[Speed]
-    placements: list[Placement]  # of the graph's nodes; empty for a TensorRT bundle
+    placements: list[Placement]  # with provider cuda: where the nodes of a decode step ran
 
 
 def bench_bundle(
@@ -82,9 +82,9 @@ def bench_bundle(
     provider: of ONNX Runtime, see open_bundle; where it left nodes to the CPU, the result says which.
     """
     manifest = read_manifest(path)
+    in_cuda = provider == "cuda" and manifest.backend == "onnxruntime"  # else there is one place only
+    placed = place_nodes(path, manifest, "cuda", threads) if in_cuda else []
     contestants: list[Contestant] = [BundleContestant(path, threads, provider)]
-    in_onnxruntime = manifest.backend == "onnxruntime"
-    placed = place_nodes(path, manifest, provider or "cpu", threads) if in_onnxruntime else []
     if against is not None:
         from quamba_export.exporter.bench_models import torch_contestants
 

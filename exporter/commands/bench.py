@@ -67,7 +67,6 @@ def show(result: Benchmark, console: Console) -> None:
         table.add_row(speed.name, *figures)
     console.print(table)
     console.print(f"medians of {result.rounds} rounds on {result.cpu}")
-    if len(result.placements) > 1:
-        for placement in result.placements:
-            ops = ", ".join(f"{count} {op}" for op, count in placement.ops.items())
-            console.print(f"{placement.provider}: {placement.nodes} nodes ({ops})")
+    for placement in result.placements:
+        ops = ", ".join(f"{count} {op}" for op, count in placement.ops.items())
+        console.print(f"{placement.provider}: {placement.nodes} nodes of a decode step ({ops})")
