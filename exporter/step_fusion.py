@@ -1,7 +1,7 @@
 """Norm, in_proj and convolution of a layer as one plugin, for engines that take one token at a time.
 
-At one token a kernel costs more than what a norm or a convolution computes. InputProjectionStep does all three;
-its output row is the projection's with the convolved channels in place.
+At one token a kernel costs more than what a norm or a convolution computes. InputProjectionStep does all
+three; its output row is the projection's with the convolved channels in place.
 """
 
 from __future__ import annotations

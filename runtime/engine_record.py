@@ -60,11 +60,12 @@ def parse_engine(fields: Fields, weight_bytes: int) -> EngineRecord:
 
 
 def parse_weights(fields: Fields, weight_bytes: int) -> tuple[WeightTensor, ...]:
-    """The table of weights.bin: every name once, every tensor within the file."""
+    """The table of weights.bin: not empty, every name once, every tensor within the file."""
     weights = tuple(parse_weight(entry, weight_bytes) for entry in fields.objects("weights"))
     names = [weight.name for weight in weights]
-    if len(set(names)) != len(names):
-        raise fields.error("weights", f"{len(names) - len(set(names))} names twice", "every weight once")
+    if not names or len(set(names)) != len(names):
+        found = f"{len(names) - len(set(names))} names twice" if names else "none"
+        raise fields.error("weights", found, "one weight or more, each once")
     return weights
 
 

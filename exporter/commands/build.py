@@ -40,7 +40,13 @@ def build(
     """
     from quamba_export.exporter.build import EngineChoices, build_bundle
 
-    choices = EngineChoices(plugins, max_batch, prefill_length, timing_cache, version_compatible)
+    choices = EngineChoices(
+        plugins=plugins,
+        max_batch=max_batch,
+        prefill_length=prefill_length,
+        timing_cache=timing_cache,
+        version_compatible=version_compatible,
+    )
     result = build_bundle(export, target, out, choices)
     emit(result, as_json, lambda console: show(result, console))
 

@@ -89,7 +89,7 @@ def test_an_engine_record_is_whole(bundle: Path, key: str) -> None:
         ("shape", [2, 3], "bytes 256 to 268"),
         ("shape", [0, 2], "integers from 1"),
         ("dtype", "float64", "'int8' or 'float16'"),
-        ("name", "a.weight", "every weight once"),
+        ("name", "a.weight", "each once"),
     ],
 )
 def test_a_weight_outside_its_file_is_refused(bundle: Path, key: str, value: object, text: str) -> None:
@@ -98,6 +98,15 @@ def test_a_weight_outside_its_file_is_refused(bundle: Path, key: str, value: obj
     record["engine"]["weights"][1][key] = value
     path.write_text(json.dumps(record))
     with refused("is not allowed", text):
+        read_manifest(bundle)
+
+
+def test_a_table_without_weights_is_refused(bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    record = json.loads(path.read_text())
+    record["engine"]["weights"] = []
+    path.write_text(json.dumps(record))
+    with refused("'weights' is not allowed", "found: none", "one weight or more"):
         read_manifest(bundle)
 
 
