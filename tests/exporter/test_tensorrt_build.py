@@ -20,9 +20,11 @@ from tiny_flow import Flow
 
 from quamba_export.exporter import tensorrt_build
 from quamba_export.exporter.artefacts import require_graph
-from quamba_export.exporter.build import build_bundle
+from quamba_export.exporter.build import EngineChoices, build_bundle
 from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
 from quamba_export.exporter.timing_cache import TimingCache
+from quamba_export.runtime.cuda import Cuda
+from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import manifest_for, read_manifest, write_manifest
@@ -192,6 +194,32 @@ def test_tactics_that_tensorrt_refuses_are_left_out(
     build(flow, tmp_path / "second")
     assert tensorrt.tactics_read[2:] == [b"", b"tactics more"]
     assert "is not used: TensorRT refuses it" in capsys.readouterr().err
+
+
+def test_a_bundle_is_written_whole(
+    monkeypatch: pytest.MonkeyPatch, flow: Flow, tensorrt: FakeTensorRT, tmp_path: Path
+) -> None:
+    """Everything but the engine itself, in whose place ONNX Runtime takes some memory of the GPU."""
+
+    def load_engine(
+        folder: Path, record: EngineRecord, states: Any, vocab_size: int, cuda: Cuda
+    ) -> OrtEngine:
+        cuda.api.free_bytes -= 3 << 20
+        return OrtEngine(flow.export / "model.onnx", states, vocab_size)
+
+    monkeypatch.setattr("quamba_export.runtime.tensorrt_library.import_builder", lambda: tensorrt)
+    monkeypatch.setattr("quamba_export.runtime.engine_tensorrt.load_engine", load_engine)
+    (tmp_path / "plugins.so").write_bytes(b"plugins")
+    choices = EngineChoices(tmp_path / "plugins.so", max_batch=2, version_compatible=True)
+    result = build_bundle(flow.export, "h200", tmp_path / "bundle", choices)
+    manifest = read_manifest(tmp_path / "bundle")
+    assert set(result.files) >= {"weights.bin", "decode.engine", "prefill.engine", "libquamba_plugins.so"}
+    assert "model.onnx.data" not in result.files
+    assert manifest.engine is not None
+    assert (manifest.engine.max_batch, manifest.engine.prefill_length) == (2, 512)
+    assert manifest.engine.device_bytes == 3 << 20
+    assert manifest.engine.weights[-1].end == manifest.files["weights.bin"].size
+    assert manifest.engine.version_compatible
 
 
 def test_a_build_that_cannot_fit_ends_before_it_starts(
