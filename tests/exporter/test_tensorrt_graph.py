@@ -218,7 +218,10 @@ def test_both_plans_take_the_same_weights(monkeypatch: pytest.MonkeyPatch, name:
     assert tables[0] == tables[1]
 
 
-def test_the_weights_lie_aligned_in_one_file_in_the_dtype_of_their_input(tmp_path: Path) -> None:
+def test_the_weights_lie_aligned_in_one_file_in_the_dtype_of_their_input(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tensorrt_weights, "LARGE_BYTES", 1)
     exported = onnx_from_model(quantized(MAMBA1))
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in exported.graph.initializer}
     graph = tensorrt_graph(exported, weights_as_inputs=True)
