@@ -60,7 +60,7 @@ def cross_toolchain(jetpack: int, cache: Path) -> Toolchain:
     if platform.machine() != "x86_64" or jetpack not in JETPACKS:
         raise QuambaError(
             f"cannot cross-compile the TensorRT plugins for JetPack {jetpack}",
-            found=f"this machine is {platform.machine()}",
+            found=f"JetPack {jetpack}, and this machine is {platform.machine()}",
             allowed=" or ".join(f"JetPack {n} ({cuda})" for n, cuda in JETPACKS.items()) + ", on x86_64",
             fix="run `quamba-export build` on the device itself",
             code=ExitCode.INCOMPATIBLE,

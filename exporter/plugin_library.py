@@ -69,9 +69,8 @@ def plugin_library(
     """
     cache = (cache or cache_folder()).resolve()
     tools = tools or native_toolchain(headers or find_headers(cache))
-    contracts = header()
-    digest = _digest(contracts, tools.describe(), ",".join(map(str, architectures)))
-    return kept_folder(cache / digest, lambda new: _build(tools, contracts, architectures, new)) / NAME
+    digest = _digest(header(), tools.describe(), ",".join(map(str, architectures)))
+    return kept_folder(cache / digest, lambda new: _build(tools, architectures, new)) / NAME
 
 
 def native_toolchain(headers: Path) -> Toolchain:
@@ -148,26 +147,31 @@ def _fetch_headers(new: Path) -> None:
         shutil.copytree(found[0], new, dirs_exist_ok=True)
 
 
-def _build(tools: Toolchain, contracts: str, architectures: Sequence[int], new: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        (work / "contracts.h").write_text(contracts, encoding="utf-8")
-        real = [f"{architecture}-real" for architecture in architectures[:-1]]
-        options = {
-            "CMAKE_BUILD_TYPE": "Release",
-            "CMAKE_MAKE_PROGRAM": tools.ninja,
-            "CMAKE_CUDA_ARCHITECTURES": ";".join([*real, str(architectures[-1])]),
-            "CONTRACTS": work,
-            "TENSORRT_INCLUDE": tools.headers,
-            **tools.options,
-        }
-        defined = [f"-D{name}={value}" for name, value in options.items()]
-        configure = [str(tools.cmake), "-S", str(SOURCES), "-B", str(work / "build"), "-G", "Ninja", *defined]
-        run_tool(configure, work, "cannot configure the plugin library")
-        run_tool(
-            [str(tools.cmake), "--build", str(work / "build")], work, "cannot compile the plugin library"
-        )
-        shutil.copyfile(work / "build" / NAME, new / NAME)
+def configured(tools: Toolchain, architectures: Sequence[int], work: Path) -> Path:
+    """A build folder in `work` from which CMake makes the library. Raises QuambaError where it refuses."""
+    (work / "contracts.h").write_text(header(), encoding="utf-8")
+    real = [f"{architecture}-real" for architecture in architectures[:-1]]
+    options = {
+        "CMAKE_BUILD_TYPE": "Release",
+        "CMAKE_EXPORT_COMPILE_COMMANDS": "ON",
+        "CMAKE_MAKE_PROGRAM": tools.ninja,
+        "CMAKE_CUDA_ARCHITECTURES": ";".join([*real, str(architectures[-1])]),
+        "CONTRACTS": work,
+        "TENSORRT_INCLUDE": tools.headers,
+        **tools.options,
+    }
+    defined = [f"-D{name}={value}" for name, value in options.items()]
+    build = work / "build"
+    command = [str(tools.cmake), "-S", str(SOURCES), "-B", str(build), "-G", "Ninja", *defined]
+    run_tool(command, work, "cannot configure the plugin library")
+    return build
+
+
+def _build(tools: Toolchain, architectures: Sequence[int], new: Path) -> None:
+    with tempfile.TemporaryDirectory() as work:
+        build = configured(tools, architectures, Path(work))
+        run_tool([str(tools.cmake), "--build", str(build)], build, "cannot compile the plugin library")
+        shutil.copyfile(build / NAME, new / NAME)
 
 
 def run_tool(command: list[str], folder: Path, what: str) -> None:

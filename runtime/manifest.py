@@ -71,6 +71,15 @@ class EngineRecord:
 
 
 @dataclass(frozen=True)
+class PreparedRecord:
+    """What the plugin library in an export was compiled for, on another machine."""
+
+    target: str
+    sm: int  # compute capability of the GPU, 87 for 8.7
+    jetpack: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A bundle or an export whose files have been verified.
 
@@ -88,6 +97,7 @@ class Manifest:
     files: Mapping[str, FileEntry]
     sources: Mapping[str, str | None]  # sha256 by "checkpoint", "calibration" (null for float), "export"
     engine: EngineRecord | None = None  # of a bundle whose backend is "tensorrt"
+    prepared: PreparedRecord | None = None  # of an export that holds a plugin library
     digest: str = ""  # sha256 of the manifest file itself; identifies everything above
 
     @property
@@ -137,6 +147,8 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
         raise fields.error("backend", manifest.backend, "the one whose model is among the files")
     if manifest.backend == "tensorrt":
         manifest = replace(manifest, engine=parse_engine(fields.object("engine")))
+    if not bundle and "libquamba_plugins.so" in manifest.files:
+        manifest = replace(manifest, prepared=parse_prepared(fields.object("prepared")))
     fields.end()
     return manifest
 
@@ -148,6 +160,16 @@ def parse_engine(fields: Fields) -> EngineRecord:
         contracts=fields.text("contracts"),
         max_batch=fields.integer("max_batch", 1, MAX_DIMENSION),
         prefill_length=fields.integer("prefill_length", 1, MAX_DIMENSION),
+    )
+    fields.end()
+    return record
+
+
+def parse_prepared(fields: Fields) -> PreparedRecord:
+    record = PreparedRecord(
+        target=fields.text("target"),
+        sm=fields.integer("sm", 50, 999),
+        jetpack=fields.integer("jetpack", 1, 99),
     )
     fields.end()
     return record
@@ -251,7 +273,7 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
     """Check that `read_manifest` will take it, write `manifest.json` atomically, return its path."""
     path = Path(folder) / "manifest.json"
     record = {"schema_version": SCHEMA_VERSION, **asdict(manifest)}
-    del record["digest"]
+    del record["digest"], record["prepared"]
     if manifest.engine is None:
         del record["engine"]
     content = (json.dumps(record, indent=2) + "\n").encode()
