@@ -174,7 +174,9 @@ def test_the_library_names_its_contracts(registry: Registry) -> None:
 
 
 def test_every_kernel_is_compiled_for_every_gpu(build: Build, registry: Registry) -> None:
-    assert device_code(registry.library) == [build.code] * len(SPECS)
+    files = device_code(registry.library)
+    assert len(files) >= len(SPECS)
+    assert all(code == build.code for code in files), files
 
 
 def test_no_path_of_the_machine_that_compiled_it_is_searched(registry: Registry) -> None:
