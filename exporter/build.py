@@ -12,10 +12,12 @@ from pathlib import Path
 
 from quamba_export.calib.output_directory import written_directory
 from quamba_export.exporter.artefacts import artefact_kind
+from quamba_export.exporter.console import say
 from quamba_export.exporter.prepare_device import LIBRARY, prepare_for_device, prepared_library
 from quamba_export.runtime.cuda import Cuda
+from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
-from quamba_export.runtime.manifest import EngineRecord, Manifest, manifest_for, read_manifest, write_manifest
+from quamba_export.runtime.manifest import Manifest, manifest_for, read_manifest, write_manifest
 from quamba_export.targets.target import Target, load_target
 
 
@@ -50,7 +52,8 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
 
     For a Jetson on another machine: an export/ with the plugin library, of which `build` there makes the
     bundle. Raises QuambaError: exit 2 for a choice that this build has no use for, 5 for an unknown target or
-    a machine that is not it, 4 for a changed export, 3 for what is no export.
+    a machine that is not it, 4 for a changed export, 3 for what is no export, 9 for engines that compute
+    something else.
     """
     target = load_target(target_name)
     if artefact_kind(export) != "export":
@@ -72,7 +75,7 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
         for name in source.files:
             if not name.startswith(("model.onnx", LIBRARY) if plans else LIBRARY):
                 shutil.copyfile(export / name, folder / name)
-        record = write_engines(export, target, folder, choices) if plans else None
+        record = write_engines(export, source, target, folder, choices) if plans else None
         manifest = manifest_for(
             folder,
             source,
@@ -104,28 +107,41 @@ def _built(out: Path, target: Target, manifest: Manifest) -> Build:
     return Build(str(out), target.name, target.backend, manifest.kind, files, sum(files.values()))
 
 
-def write_engines(export: Path, target: Target, folder: Path, choices: EngineChoices) -> EngineRecord:
-    """Both engines and the plugin library into `folder`. Raises QuambaError (exit 5) on another GPU."""
-    from quamba_export.exporter.plugin_library import plugin_library
-    from quamba_export.exporter.tensorrt_build import BuildOptions, engine_from_export, profiles_for
-    from quamba_export.runtime.engine_tensorrt import PLUGINS
-    from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins
+def write_engines(
+    export: Path, source: Manifest, target: Target, folder: Path, choices: EngineChoices
+) -> EngineRecord:
+    """Weights, both engines and the plugins into `folder`; the engines have passed the gate.
 
-    trt, sm = import_tensorrt(), Cuda().sm
-    if sm != target.sm:
+    source: export/'s manifest. Raises QuambaError: exit 5 on another GPU, 9 for engines that compute
+    something else than export/ does.
+    """
+    from quamba_export.exporter.engine_gate import check_engine
+    from quamba_export.exporter.plugin_library import plugin_library
+    from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
+    from quamba_export.runtime.engine_tensorrt import PLUGINS, load_engine
+    from quamba_export.runtime.tensorrt_library import import_tensorrt
+
+    import_tensorrt()
+    cuda = Cuda()
+    if cuda.sm != target.sm:
         raise QuambaError(
             f"engines for {target.name} cannot be built on this machine",
-            found=f"a GPU of sm_{sm}",
+            found=f"a GPU of sm_{cuda.sm}",
             allowed=f"sm_{target.sm}: {target.description}",
             fix="build on the target itself: TensorRT tunes a plan on the GPU that will run it",
             code=ExitCode.INCOMPATIBLE,
         )
     library = folder / PLUGINS
-    shutil.copyfile(choices.plugins or plugin_library([sm]), library)
-    max_batch = choices.max_batch or target.max_batch
-    prefill_length = choices.prefill_length or target.prefill_length
+    shutil.copyfile(choices.plugins or plugin_library([cuda.sm]), library)
+    profiles = profiles_for(
+        choices.max_batch or target.max_batch, choices.prefill_length or target.prefill_length
+    )
     options = BuildOptions(library, choices.timing_cache)
-    for profile in profiles_for(max_batch, prefill_length):
-        plan = engine_from_export(export, profile, options)
-        (folder / f"{profile.name}.engine").write_bytes(plan)
-    return EngineRecord(trt.__version__, sm, load_plugins(library), max_batch, prefill_length)
+    record = engines_from_export(export, folder, profiles, options)
+    before, _ = cuda.memory()
+    engine = load_engine(folder, record, source.states, source.vocab_size, cuda)
+    check_engine(engine, export, source, record.max_batch)
+    states = engine.zero_states(record.max_batch)
+    taken = max(0, before - cuda.memory()[0])  # another program may have ended meanwhile
+    say(f"memory: took {taken / 2**30:.2f} GiB, with states for {states.batch} sequences")
+    return replace(record, device_bytes=taken)

@@ -29,6 +29,11 @@ def emit(result: Any, as_json: bool, show: Show) -> None:
     show(Console())
 
 
+def say(line: str) -> None:
+    """Tell whoever waits, on stderr: stdout is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def to_jsonable(value: Any) -> Any:
     """Dataclasses to objects, paths to strings, non-finite numbers to null (JSON has none)."""
     if is_dataclass(value) and not isinstance(value, type):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from quamba_export.calib.output_directory import written_directory
 from quamba_export.exporter.cross_build import cross_library
+from quamba_export.runtime.engine_record import PreparedRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
-from quamba_export.runtime.manifest import Manifest, PreparedRecord, files_of, read_manifest
+from quamba_export.runtime.manifest import Manifest, files_of, read_manifest
 from quamba_export.targets.target import Target
 
 LIBRARY = "libquamba_plugins.so"

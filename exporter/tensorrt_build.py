@@ -1,22 +1,30 @@
-"""export/ -> serialized TensorRT engines: one for single tokens, one for prefill, on the GPU of this machine.
+"""export/ -> weights and serialized TensorRT engines: one for single tokens, one for prefill, on this GPU.
 
-The network is strongly typed: the graph's own dtypes and the plugins' int8 tensors are what runs. A plugin's
-state output is the memory of its state input (aliased plugin I/O).
+Both take the weights as inputs (tensorrt_weights.py), so a plan is small and made in seconds. The network is
+strongly typed: the graph's own dtypes and the plugins' int8 tensors are what runs. A plugin's state output is
+the memory of its state input (aliased plugin I/O).
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import onnx
+from onnx.external_data_helper import load_external_data_for_model
 
+from quamba_export.exporter.console import say
 from quamba_export.exporter.tensorrt_graph import tensorrt_graph
+from quamba_export.exporter.tensorrt_memory import check_memory, estimate_memory
+from quamba_export.exporter.tensorrt_weights import weight_table, write_weights
+from quamba_export.exporter.timing_cache import TimingCache, cache_key, default_path
+from quamba_export.runtime.cuda import Cuda
+from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.folder_check import WEIGHTS
 from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins, logger
 
 WORKSPACE_BYTES = 4 << 30
@@ -48,80 +56,111 @@ def profiles_for(max_batch: int, prefill_length: int) -> tuple[Profile, Profile]
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How engines are built. timing_cache: a file, read where it exists and written after each build."""
+    """How engines are built. timing_cache: a file instead of the one in the user's cache folder."""
 
     plugins: Path
     timing_cache: Path | None = None
-    logits: Literal["last", "all"] = "last"
     verbose: bool = False
 
 
-def engine_from_export(export: Path, profile: Profile, options: BuildOptions) -> bytes:
-    """Build one engine of export/'s model.
+def engines_from_export(
+    export: Path, folder: Path, profiles: tuple[Profile, Profile], options: BuildOptions
+) -> EngineRecord:
+    """Write weights.bin, decode.engine and prefill.engine of export/'s model into `folder`.
 
-    Raises QuambaError: exit 5 where TensorRT or the plugins are missing, 9 where TensorRT refuses the graph,
-    with its own words.
+    Says on stderr how much memory it will take, then how long each plan took and how large it is; the record
+    holds that estimate. Raises QuambaError: exit 5 where TensorRT or the plugins are missing or TensorRT
+    refuses the graph, with its own words; 6 where the GPU has less memory free than is estimated.
     """
+    contracts, cuda = load_plugins(options.plugins), Cuda()
+    _, prefill = profiles
+    model = onnx.load(str(export / "model.onnx"), load_external_data=False)
+    graph = tensorrt_graph(model, weights_as_inputs=True)
+    weights = weight_table(graph, model)
+    estimate = estimate_memory(model, weights, prefill.max_batch, prefill.longest)
+    say(f"memory: about {estimate}")
+    check_memory(estimate, cuda)
+    write_weights(weights, model, export, folder / WEIGHTS)
+    load_external_data_for_model(graph, str(export))  # the small constants that are left
+    cache = _timing_cache(options, cuda)
+    for profile in profiles:
+        path, start = folder / f"{profile.name}.engine", time.perf_counter()
+        path.write_bytes(engine_from_graph(graph, profile, options, cache))
+        say(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - start:.1f} s")
+    return EngineRecord(
+        tensorrt=import_tensorrt().__version__,
+        sm=cuda.sm,
+        contracts=contracts,
+        max_batch=prefill.max_batch,
+        prefill_length=prefill.longest,
+        weights=weights,
+        device_bytes=estimate.total,
+    )
+
+
+def engine_from_graph(
+    graph: onnx.ModelProto, profile: Profile, options: BuildOptions, cache: TimingCache
+) -> bytes:
+    """Build one plan of a graph that tensorrt_graph gave, its plugins loaded; raises as above."""
     trt, (log, messages) = import_tensorrt(), logger()
-    load_plugins(options.plugins)
     messages.take_errors()
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    with tempfile.TemporaryDirectory() as folder:
-        path = _write_graph(export, Path(folder), options.logits)
-        if not parser.parse_from_file(str(path)):
-            reasons = [parser.get_error(i).desc() for i in range(parser.num_errors)]
-            raise _refused("parse the graph", "\n".join(reasons) or messages.take_errors())
-        config = _config(trt, builder, network, profile, options)
-        plan = builder.build_serialized_network(network, config)
+    if not parser.parse(graph.SerializeToString()):
+        reasons = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        raise _refused("parse the graph", "\n".join(reasons) or messages.take_errors())
+    config = _config(trt, builder, options)
+    config.add_optimization_profile(_shapes(builder, network, profile))
+    if not _use_tactics(config, cache.read()):
+        say(f"timing cache {cache.path} is not used: {messages.take_errors() or 'TensorRT refuses it'}")
+    plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise _refused(f"build the {profile.name} engine", messages.take_errors())
-    if options.timing_cache is not None:
-        _write_atomically(options.timing_cache, bytes(config.get_timing_cache().serialize()))
+    cache.write(bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
 
 
-def _write_graph(export: Path, folder: Path, logits: Literal["last", "all"]) -> Path:
-    """The graph for TensorRT beside a link to the export's weights, which are not read here."""
-    model = onnx.load(str(export / "model.onnx"), load_external_data=False)
-    data = export / "model.onnx.data"
-    if data.exists():
-        os.symlink(data.resolve(), folder / data.name)
-    path = folder / "tensorrt.onnx"
-    path.write_bytes(tensorrt_graph(model, logits=logits).SerializeToString())
-    return path
+def _timing_cache(options: BuildOptions, cuda: Cuda) -> TimingCache:
+    key = cache_key(
+        gpu=cuda.name,
+        sm=cuda.sm,
+        tensorrt=import_tensorrt().__version__,
+        plugins=options.plugins.read_bytes(),
+        settings=f"strongly typed, aliased I/O, no TF32, workspace {WORKSPACE_BYTES}",
+    )
+    return TimingCache(options.timing_cache or default_path(key), key)
 
 
-def _config(trt: Any, builder: Any, network: Any, profile: Profile, options: BuildOptions) -> Any:
+def _use_tactics(config: Any, tactics: bytes) -> bool:
+    """Give TensorRT a timing cache to read and extend; an empty one, and False, where it refuses this one."""
+    cache = config.create_timing_cache(tactics)
+    if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+        return True
+    config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+    return False
+
+
+def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:
     config = builder.create_builder_config()
     config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.clear_flag(trt.BuilderFlag.TF32)  # the head's products in fp32, as the graph says
     if options.verbose:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if options.timing_cache is not None:
-        known = options.timing_cache.read_bytes() if options.timing_cache.exists() else b""
-        config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
+    return config
+
+
+def _shapes(builder: Any, network: Any, profile: Profile) -> Any:
+    """The shapes of every input that has open dimensions."""
     shapes = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         dims = tuple(tensor.shape)
         if -1 in dims:
-            shapes.set_shape(
-                tensor.name,
-                profile.shape(dims, "min"),
-                profile.shape(dims, "opt"),
-                profile.shape(dims, "max"),
-            )
-    config.add_optimization_profile(shapes)
-    return config
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+            least, most_likely, most = (profile.shape(dims, which) for which in ("min", "opt", "max"))
+            shapes.set_shape(tensor.name, least, most_likely, most)
+    return shapes
 
 
 def _refused(what: str, reasons: str) -> QuambaError:

@@ -1,13 +1,14 @@
-"""One model in TensorRT against ONNX Runtime on the CPU: states bit for bit, logits by a bound, and times.
+"""One model in TensorRT against ONNX Runtime on the CPU: states, logits, and times.
 
     python -m quamba_export.exporter.tensorrt_check export/ --plugins libquamba_plugins.so
 
-Builds both engines (or takes those that --engines holds already), feeds real text as a whole, in pieces and
+Builds both engines, feeds real text as a whole, in pieces and
 token by token, for one sequence and for three, and prints TTFT and TPOT. Exit 9 where anything differs.
 """
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,25 +18,20 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
-from quamba_export.exporter.tensorrt_build import BuildOptions, engine_from_export, profiles_for
+from quamba_export.exporter.engine_comparison import PROMPT, STEPS, Finding, compare
+from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
 from quamba_export.runtime.bundle import open_tokenizer
 from quamba_export.runtime.cuda import Cuda
-from quamba_export.runtime.engine import Engine, Logits, States, prefill
+from quamba_export.runtime.engine import Engine, Ids, prefill
 from quamba_export.runtime.engine_ort import OrtEngine
-from quamba_export.runtime.engine_tensorrt import Plan, TrtEngine
+from quamba_export.runtime.engine_tensorrt import TrtEngine, load_engine
 from quamba_export.runtime.errors import ExitCode
-from quamba_export.runtime.manifest import EngineRecord, Manifest, read_manifest
-from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins
+from quamba_export.runtime.manifest import Manifest, StateTensor, read_manifest
 
-PROMPT, STEPS, MAX_BATCH, CHUNK = 100, 64, 4, 512
+MAX_BATCH, CHUNK = 4, 512
 GREEDY_PROMPT, GREEDY_STEPS, GREEDY_SHARE = 48, 256, 0.95
-PIECES = (37, 1, 1, 61)  # of the prompt
-LOGIT_BOUND = 1e-3  # fp32 sums in another order
 TEXT = Path(__file__).resolve().parent.parent / "embedded" / "validation.txt"
-
-Ids = NDArray[np.int64]
 
 
 @dataclass
@@ -43,6 +39,9 @@ class Report:
     """Lines as they come, and how many of them tell of a difference."""
 
     failures: list[str] = field(default_factory=list)
+
+    def show(self, finding: Finding) -> None:
+        self.line(finding.what, finding.good, finding.found)
 
     def line(self, what: str, good: bool, detail: str) -> None:
         print(f"{'ok  ' if good else 'FAIL'}  {what:<44} {detail}", flush=True)
@@ -53,20 +52,18 @@ class Report:
 def main(
     export: Annotated[Path, typer.Argument(help="An export/ directory.")],
     plugins: Annotated[Path, typer.Option(help="libquamba_plugins.so.")],
-    engines: Annotated[Path | None, typer.Option(help="Folder to keep the engines in.")] = None,
     text: Annotated[Path, typer.Option(help="Text to feed.")] = TEXT,
     prompts: Annotated[int, typer.Option(help="Prompts to continue greedily for 256 steps with both.")] = 0,
 ) -> None:
     """Build, compare, time."""
     manifest, report = read_manifest(export), Report()
-    folder = engines or Path(".")
-    folder.mkdir(parents=True, exist_ok=True)
-    engine = open_engine(export, manifest, plugins, folder, keep=engines is not None)
+    engine = open_engine(export, manifest.states, manifest.vocab_size, BuildOptions(plugins), MAX_BATCH)
     reference = OrtEngine(export / "model.onnx", manifest.states, manifest.vocab_size)
     tokens = read_tokens(export, manifest, text)
     for batch in (1, 3):
         ids = np.stack([tokens[row * 50 : row * 50 + PROMPT + STEPS] for row in range(batch)])
-        compare(engine, reference, ids, report)
+        for finding in compare(engine, reference, ids):
+            report.show(finding)
     if prompts:
         compare_greedy(engine, reference, tokens, prompts, report)
     show_times(engine, tokens)
@@ -74,21 +71,14 @@ def main(
         raise typer.Exit(ExitCode.NUMERIC)
 
 
-def open_engine(export: Path, manifest: Manifest, plugins: Path, folder: Path, *, keep: bool) -> TrtEngine:
-    """Build what `folder` lacks, say how long it took and how large it is, load both."""
-    cuda, plans = Cuda(), {}
-    contracts = load_plugins(plugins)
-    for profile in profiles_for(MAX_BATCH, CHUNK):
-        path, start = folder / f"{profile.name}.engine", time.perf_counter()
-        if not path.exists():
-            path.write_bytes(engine_from_export(export, profile, BuildOptions(plugins, logits="last")))
-        seconds = time.perf_counter() - start
-        print(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, {seconds:.1f} s", flush=True)
-        plans[profile.name] = Plan(path, cuda)
-        if not keep:
-            path.unlink()
-    record = EngineRecord(import_tensorrt().__version__, cuda.sm, contracts, MAX_BATCH, CHUNK)
-    return TrtEngine(plans["decode"], plans["prefill"], cuda, record, manifest.states, manifest.vocab_size)
+def open_engine(
+    export: Path, states: tuple[StateTensor, ...], vocab_size: int, options: BuildOptions, max_batch: int
+) -> TrtEngine:
+    """Both engines of export/, built and loaded; nothing of them stays on the disk."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        record = engines_from_export(export, folder, profiles_for(max_batch, CHUNK), options)
+        return load_engine(folder, record, states, vocab_size, Cuda())
 
 
 def read_tokens(export: Path, manifest: Manifest, text: Path) -> Ids:
@@ -96,35 +86,6 @@ def read_tokens(export: Path, manifest: Manifest, text: Path) -> Ids:
     content = text.read_text(encoding="utf-8")[:20000]
     ids = open_tokenizer(export, manifest).encode(content, add_special_tokens=False).ids
     return np.array(ids, np.int64)
-
-
-def compare(engine: Engine, reference: Engine, ids: Ids, report: Report) -> None:
-    """The prompt as a whole and in pieces, then the rest of ids (B, PROMPT + STEPS) token by token."""
-    batch, prompt = ids.shape[0], ids[:, :PROMPT]
-    wanted, after = reference.run(prompt, reference.zero_states(batch))
-    found, states = engine.run(prompt, engine.zero_states(batch))
-    compare_call(report, f"batch {batch}, prompt of {PROMPT}", (found, states), (wanted, after))
-    states, start = engine.zero_states(batch), 0
-    for length in PIECES:
-        found, states = engine.run(prompt[:, start : start + length], states)
-        start += length
-    compare_call(report, f"batch {batch}, pieces {PIECES}", (found, states), (wanted, after))
-    worst, agree = 0.0, 0
-    for t in range(PROMPT, PROMPT + STEPS):
-        found, states = engine.run(ids[:, t : t + 1], states)
-        wanted, after = reference.run(ids[:, t : t + 1], after)
-        worst = max(worst, float(np.abs(found - wanted).max()))
-        agree += int((found.argmax(-1) == wanted.argmax(-1)).sum())
-    report.line(
-        f"batch {batch}, logits of {STEPS} steps",
-        worst < LOGIT_BOUND,
-        f"largest difference {worst:.2e}, same argmax {agree}/{batch * STEPS}",
-    )
-    compare_call(report, f"batch {batch}, after {STEPS} steps", (found, states), (wanted, after))
-    several, _ = engine.run(prompt, engine.zero_states(batch), 3)
-    wanted, _ = reference.run(prompt, reference.zero_states(batch), 3)
-    worst = float(np.abs(several - wanted).max())
-    report.line(f"batch {batch}, 3 logits of the prompt", worst < LOGIT_BOUND, f"{worst:.2e}")
 
 
 def compare_greedy(engine: Engine, reference: Engine, tokens: Ids, prompts: int, report: Report) -> None:
@@ -146,21 +107,6 @@ def greedy(engine: Engine, prompt: Ids) -> Ids:
         found.append(logits[:, -1].argmax(-1))
         logits, states = engine.run(found[-1][:, None], states)
     return np.concatenate(found)
-
-
-def compare_call(
-    report: Report, what: str, found: tuple[Logits, States], wanted: tuple[Logits, States]
-) -> None:
-    """Logits by the bound, every state by its bits."""
-    worst = float(np.abs(found[0] - wanted[0]).max())
-    report.line(f"{what}: logits", worst < LOGIT_BOUND, f"largest difference {worst:.2e}")
-    names = list(wanted[1])
-    other = {name: int((found[1][name] != wanted[1][name]).sum()) for name in names}
-    odd = [f"{name} {count}" for name, count in other.items() if count]
-    detail = f"{len(names) - len(odd)}/{len(names)} the same bits" + (
-        f"; differ: {', '.join(odd[:6])}" if odd else ""
-    )
-    report.line(f"{what}: states", not odd, detail)
 
 
 def show_times(engine: TrtEngine, tokens: Ids) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from quamba_export.exporter.tensorrt_weights import head_as_gemm, weight_inputs
 from quamba_export.plugins.common.c_header import letters
 from quamba_export.plugins.common.contract import OpSpec
 from quamba_export.plugins.common.registry import get_op
@@ -46,27 +47,32 @@ def tensorrt_graph(
     own, else the first element in the row) and `sizes`, an int a letter of the contract in the order of first
     appearance (0: read from the shapes).
     logits: (B, 1, V) of the last position or (B, L, V) of all; the input num_logits_to_keep is gone.
-    weights_as_inputs: the constants of the plugins and both tables become graph inputs of their own names.
+    weights_as_inputs: large constants and both tables become graph inputs of their own names (see
+    tensorrt_weights.py); for logits "last" only.
 
     Raises QuambaError where the graph is not one that `quamba-export export` wrote.
     """
+    if weights_as_inputs and logits == "all":
+        raise ValueError("a graph with its weights as inputs gives the logits of the last position")
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes = _keep_logits([_copy(node) for node in model.graph.node], logits)
     nodes = _read_rows(nodes, constants)
     outputs = {value.name for value in model.graph.output}
     nodes = _without_dead(nodes, outputs)
+    if logits == "last":
+        constants["last_position"] = numpy_helper.from_array(np.array([-1], np.int64), "last_position")
+    if weights_as_inputs:
+        nodes = head_as_gemm(nodes, constants)
     used = {name for node in nodes for name in node.input}
     made = {name for node in nodes for name in node.output}
-    kept = [_constant_start()] if logits == "last" else []
-    kept += [tensor for name, tensor in constants.items() if name in used]
-    weights = [t for t in kept if weights_as_inputs and t.data_type != onnx.TensorProto.INT64 and t.dims]
+    kept = {name: tensor for name, tensor in constants.items() if name in used}
+    weights = weight_inputs(nodes, kept) if weights_as_inputs else []
     graph = helper.make_graph(
         nodes,
         model.graph.name,
-        [value for value in model.graph.input if value.name != COUNT]
-        + [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in weights],
+        [value for value in model.graph.input if value.name != COUNT] + weights,
         [_output(value, logits) for value in model.graph.output],
-        [t for t in kept if t not in weights],
+        [tensor for name, tensor in kept.items() if name not in {value.name for value in weights}],
         value_info=[value for value in model.graph.value_info if value.name in made - outputs],
     )
     result = helper.make_model(graph, opset_imports=model.opset_import, producer_name=model.producer_name)
@@ -78,10 +84,6 @@ def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     return copy
-
-
-def _constant_start() -> onnx.TensorProto:
-    return numpy_helper.from_array(np.array([-1], np.int64), "last_position")
 
 
 def _output(value: onnx.ValueInfoProto, logits: Literal["last", "all"]) -> onnx.ValueInfoProto:
@@ -151,7 +153,10 @@ def _record_split(node: onnx.NodeProto, sizes: list[int], parts: dict[str, Part]
 
 
 def _read_row(node: onnx.NodeProto, spec: OpSpec, parts: dict[str, Part]) -> None:
-    """Replace the node's parts by their rows and add the two plugin fields, if it has any part."""
+    """Replace the node's parts by their rows and add the two plugin fields.
+
+    Both are always written: TensorRT prints a warning for each field that a node leaves out.
+    """
     if len(node.input) != len(spec.inputs):
         raise QuambaError(
             f"{node.op_type} '{node.name}' was exported by another release",
@@ -167,10 +172,9 @@ def _read_row(node: onnx.NodeProto, spec: OpSpec, parts: dict[str, Part]) -> Non
             continue
         offsets[index], node.input[index] = part.offset, part.row
         hidden |= dict(zip(tensor.dims[2:], part.shape, strict=True))
-    if hidden:
-        sizes = [0 if letter in seen else hidden.get(letter, 0) for letter in letters(spec)]
-        node.attribute.append(helper.make_attribute("row_offsets", offsets))
-        node.attribute.append(helper.make_attribute("sizes", sizes))
+    sizes = [0 if letter in seen else hidden.get(letter, 0) for letter in letters(spec)]
+    node.attribute.append(helper.make_attribute("row_offsets", offsets))
+    node.attribute.append(helper.make_attribute("sizes", sizes))
 
 
 def _without_dead(nodes: list[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:

@@ -9,7 +9,6 @@ short (--compare-below, in millions of weights) are also compared with ONNX Runt
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -17,16 +16,19 @@ import numpy as np
 import typer
 
 from quamba_export.calib.quantized_model import QuantizedModel
+from quamba_export.exporter.engine_comparison import PROMPT, STEPS, compare
 from quamba_export.exporter.onnx_export import onnx_from_model, state_table, write_model
 from quamba_export.exporter.random_models import random_model
-from quamba_export.exporter.tensorrt_build import BuildOptions, engine_from_export, profiles_for
-from quamba_export.exporter.tensorrt_check import CHUNK, PROMPT, STEPS, Report, compare, show_times
-from quamba_export.runtime.cuda import Cuda
+from quamba_export.exporter.tensorrt_build import BuildOptions
+from quamba_export.exporter.tensorrt_check import (
+    CHUNK,
+    Report,
+    open_engine,
+    show_times,
+)
 from quamba_export.runtime.engine_ort import OrtEngine
-from quamba_export.runtime.engine_tensorrt import Plan, TrtEngine
 from quamba_export.runtime.errors import ExitCode
-from quamba_export.runtime.manifest import EngineRecord, StateTensor
-from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins
+from quamba_export.runtime.manifest import StateTensor
 
 
 def main(
@@ -57,26 +59,13 @@ def measure(model: QuantizedModel, plugins: Path, compare_below: int, report: Re
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_model(onnx_from_model(model), folder)
-        engine = build(folder, plugins, states, config.vocab_size)
+        engine = open_engine(folder, states, config.vocab_size, BuildOptions(plugins), 1)
         ids = np.random.default_rng(0).integers(0, config.vocab_size, (1, CHUNK))
         show_times(engine, ids[0])
         if millions < compare_below:
             reference = OrtEngine(folder / "model.onnx", states, config.vocab_size)
-            compare(engine, reference, ids[:, : PROMPT + STEPS], report)
-
-
-def build(folder: Path, plugins: Path, states: tuple[StateTensor, ...], vocab_size: int) -> TrtEngine:
-    """Both engines of folder/model.onnx for one sequence; says how long each took and how large it is."""
-    cuda, plans, contracts = Cuda(), {}, load_plugins(plugins)
-    for profile in profiles_for(1, CHUNK):
-        path, start = folder / f"{profile.name}.engine", time.perf_counter()
-        path.write_bytes(engine_from_export(folder, profile, BuildOptions(plugins)))
-        megabytes = path.stat().st_size / 1e6
-        print(f"{path.name}: {megabytes:.0f} MB, {time.perf_counter() - start:.1f} s", flush=True)
-        plans[profile.name] = Plan(path, cuda)
-        path.unlink()
-    record = EngineRecord(import_tensorrt().__version__, cuda.sm, contracts, 1, CHUNK)
-    return TrtEngine(plans["decode"], plans["prefill"], cuda, record, states, vocab_size)
+            for finding in compare(engine, reference, ids[:, : PROMPT + STEPS]):
+                report.show(finding)
 
 
 if __name__ == "__main__":

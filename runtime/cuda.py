@@ -37,7 +37,7 @@ class Cuda:
         self.stream: int = int(self.call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking))
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """A function of the runtime API; its result where it has one.
+        """A function of the runtime API; its result, or results.
 
         Raises QuambaError: exit 6 where memory is short, else 5.
         """
@@ -51,7 +51,7 @@ class Cuda:
                 fix="a smaller batch" if code is ExitCode.OUT_OF_SPACE else "see the driver: nvidia-smi",
                 code=code,
             )
-        return results[0] if results else None
+        return tuple(results) if len(results) > 1 else results[0] if results else None
 
     @property
     def sm(self) -> int:
@@ -60,6 +60,17 @@ class Cuda:
         major = self.call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMajor, self.device)
         minor = self.call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMinor, self.device)
         return int(major) * 10 + int(minor)
+
+    @property
+    def name(self) -> str:
+        """The device's, as the driver gives it: "NVIDIA H200"."""
+        properties = self.call("cudaGetDeviceProperties", self.device)
+        return bytes(properties.name).partition(b"\0")[0].decode()
+
+    def memory(self) -> tuple[int, int]:
+        """Free bytes of the device's memory, and all."""
+        free, total = self.call("cudaMemGetInfo")
+        return int(free), int(total)
 
     def allocate(self, nbytes: int) -> DeviceMemory:
         return DeviceMemory(self, int(self.call("cudaMalloc", nbytes)), nbytes)

@@ -1,8 +1,9 @@
 """The engine on TensorRT: one plan for prefill, one for single tokens, states updated in place on the GPU.
 
-A state's input and output are the same memory, so nothing of a state is copied or allocated in a run. A
-decode step (ids to the device, the plan, logits to pinned host memory) is captured in a CUDA graph the second
-time that it runs with the same states, and launched from then on.
+Both plans read one copy of the weights, which they take as inputs. A state's input and output are the same
+memory, so nothing of a state is copied or allocated in a run. A decode step (ids to the device, the plan,
+logits to pinned host memory) is captured in a CUDA graph the second time that it runs with the same states,
+and launched from then on.
 
 B batch, L length, V vocabulary (padded).
 """
@@ -17,48 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quamba_export.runtime.cuda import Cuda, DeviceMemory, Graph
+from quamba_export.runtime.device_weights import DeviceWeights
 from quamba_export.runtime.engine import Ids, Logits, States, batch_of_states
+from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
-from quamba_export.runtime.manifest import EngineRecord, Manifest, StateTensor
-from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins, logger
+from quamba_export.runtime.folder_check import WEIGHTS
+from quamba_export.runtime.manifest import Manifest, StateTensor
+from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins
+from quamba_export.runtime.tensorrt_plan import Plan
 
 DECODE, PREFILL, PLUGINS = "decode.engine", "prefill.engine", "libquamba_plugins.so"
-
-
-class Plan:
-    """One deserialized engine with its execution context."""
-
-    def __init__(self, path: Path, cuda: Cuda) -> None:
-        """Raises QuambaError (exit 5) where TensorRT refuses the file."""
-        trt, (log, messages) = import_tensorrt(), logger()
-        messages.take_errors()
-        self._cuda, self._messages = cuda, messages
-        self._runtime = trt.Runtime(log)
-        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        self._context: Any = None if self._engine is None else self._engine.create_execution_context()
-        if self._context is None:
-            raise QuambaError(
-                f"TensorRT {trt.__version__} does not load {path}",
-                found=messages.take_errors() or "no reason given",
-                allowed="a plan built by this TensorRT for this GPU",
-                fix="build the bundle on this machine: `quamba-export build`",
-                code=ExitCode.INCOMPATIBLE,
-            )
-
-    def bind(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
-        """Set the shapes of all inputs and the addresses of all inputs and outputs."""
-        accepted = [self._context.set_input_shape(name, shape) for name, shape in shapes.items()]
-        accepted += [self._context.set_tensor_address(name, address) for name, address in addresses.items()]
-        if not all(accepted):
-            raise self._failure("TensorRT refuses the tensors of this call")
-
-    def queue(self) -> None:
-        """Put one execution on the stream."""
-        if not self._context.execute_async_v3(self._cuda.stream):
-            raise self._failure("TensorRT could not run the plan")
-
-    def _failure(self, what: str) -> QuambaError:
-        return QuambaError(what, found=self._messages.take_errors() or "no reason given", code=ExitCode.BUG)
 
 
 class TrtStates(States):
@@ -150,13 +119,16 @@ class TrtEngine:
         self,
         decode: Plan,
         prefill: Plan,
+        weights: DeviceWeights,
         cuda: Cuda,
         record: EngineRecord,
         states: tuple[StateTensor, ...],
         vocab_size: int,
     ) -> None:
         self.vocab_size, self.states, self.record = vocab_size, states, record
-        self._decode, self._prefill, self._cuda = decode, prefill, cuda
+        self._decode, self._prefill, self._weights, self._cuda = decode, prefill, weights, cuda
+        for plan in (decode, prefill):
+            plan.bind_weights(record.weights, weights.addresses)
         self._bound: StateMemory | None = None  # whose tensors the decode plan is bound to
         self._spare: StateMemory | None = None  # memory of states that are gone, with its captured step
 
@@ -250,8 +222,16 @@ def open_engine(folder: Path, manifest: Manifest) -> TrtEngine:
     record, cuda = manifest.engine, Cuda()
     check_machine(record, import_tensorrt().__version__, cuda.sm)
     check_contracts(record, load_plugins(folder / PLUGINS))
+    return load_engine(folder, record, manifest.states, manifest.vocab_size, cuda)
+
+
+def load_engine(
+    folder: Path, record: EngineRecord, states: tuple[StateTensor, ...], vocab_size: int, cuda: Cuda
+) -> TrtEngine:
+    """The engine of the plans and weights in `folder`, whose plugins are loaded."""
+    weights = DeviceWeights(folder / WEIGHTS, record.weights, cuda)
     decode, prefill = Plan(folder / DECODE, cuda), Plan(folder / PREFILL, cuda)
-    return TrtEngine(decode, prefill, cuda, record, manifest.states, manifest.vocab_size)
+    return TrtEngine(decode, prefill, weights, cuda, record, states, vocab_size)
 
 
 def check_machine(record: EngineRecord, tensorrt: str, sm: int) -> None:

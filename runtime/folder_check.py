@@ -21,6 +21,7 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 MIB = 1 << 20
 MANIFEST_NAMES = ("manifest.json", "export.json")
 MAX_MANIFEST_BYTES = 4 * MIB
+WEIGHTS = "weights.bin"  # of a TensorRT bundle, for both of its plans
 # What a directory may hold besides its manifest, and the largest size of each in bytes.
 MAX_BYTES = {
     "model.onnx": 2048 * MIB,  # the limit of a protobuf message
@@ -30,11 +31,12 @@ MAX_BYTES = {
     "tokenizer.json": 128 * MIB,
     "decode.engine": 65536 * MIB,
     "prefill.engine": 65536 * MIB,
+    WEIGHTS: 65536 * MIB,
     "libquamba_plugins.so": 256 * MIB,
 }
 MODEL_FILES = (
     ("model.onnx",),
-    ("decode.engine", "prefill.engine", "libquamba_plugins.so"),
+    ("decode.engine", "prefill.engine", WEIGHTS, "libquamba_plugins.so"),
 )  # one set of them
 HASH_CHUNK_BYTES = 4 * MIB
 

@@ -14,11 +14,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from quamba_export.runtime.engine_record import EngineRecord, PreparedRecord, parse_engine, parse_prepared
 from quamba_export.runtime.fields import Fields
 from quamba_export.runtime.folder_check import (
     MANIFEST_NAMES,
     MAX_BYTES,
     MAX_MANIFEST_BYTES,
+    WEIGHTS,
     FileEntry,
     check_files,
     check_names,
@@ -57,26 +59,6 @@ class StateTensor:
         for dimension in self.shape:
             size *= dimension
         return size
-
-
-@dataclass(frozen=True)
-class EngineRecord:
-    """What the plans of a TensorRT bundle were built with and for."""
-
-    tensorrt: str  # its version, all four numbers
-    sm: int  # compute capability of the GPU, 90 for 9.0
-    contracts: str  # of the plugin library: `quamba_plugins_version()`
-    max_batch: int
-    prefill_length: int  # tokens of the longest call of the prefill plan
-
-
-@dataclass(frozen=True)
-class PreparedRecord:
-    """What the plugin library in an export was compiled for, on another machine."""
-
-    target: str
-    sm: int  # compute capability of the GPU, 87 for 8.7
-    jetpack: int
 
 
 @dataclass(frozen=True)
@@ -146,33 +128,12 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
     if (manifest.backend == "tensorrt") != ("decode.engine" in manifest.files):
         raise fields.error("backend", manifest.backend, "the one whose model is among the files")
     if manifest.backend == "tensorrt":
-        manifest = replace(manifest, engine=parse_engine(fields.object("engine")))
+        size = manifest.files[WEIGHTS].size if WEIGHTS in manifest.files else 0
+        manifest = replace(manifest, engine=parse_engine(fields.object("engine"), size))
     if not bundle and "libquamba_plugins.so" in manifest.files:
         manifest = replace(manifest, prepared=parse_prepared(fields.object("prepared")))
     fields.end()
     return manifest
-
-
-def parse_engine(fields: Fields) -> EngineRecord:
-    record = EngineRecord(
-        tensorrt=fields.text("tensorrt"),
-        sm=fields.integer("sm", 50, 999),
-        contracts=fields.text("contracts"),
-        max_batch=fields.integer("max_batch", 1, MAX_DIMENSION),
-        prefill_length=fields.integer("prefill_length", 1, MAX_DIMENSION),
-    )
-    fields.end()
-    return record
-
-
-def parse_prepared(fields: Fields) -> PreparedRecord:
-    record = PreparedRecord(
-        target=fields.text("target"),
-        sm=fields.integer("sm", 50, 999),
-        jetpack=fields.integer("jetpack", 1, 99),
-    )
-    fields.end()
-    return record
 
 
 def parse_sources(fields: Fields) -> dict[str, str | None]:

@@ -7,13 +7,15 @@ Freed memory is poisoned, and counted.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tiny_recurrent import NumpyEngine, V, state_table
+
+from quamba_export.runtime.engine_record import WeightTensor
 
 Work = Callable[[], object]
 
@@ -30,7 +32,7 @@ class FakeCuda:
     )
 
     def __init__(self, sm: int = 90, memory: int = 1 << 30) -> None:
-        self.sm, self.free_bytes = sm, memory
+        self.sm, self.free_bytes, self.total_bytes = sm, memory, memory
         self.blocks: dict[int, Any] = {}
         self.capturing: list[Work] | None = None
         self.launches = 0
@@ -49,6 +51,12 @@ class FakeCuda:
 
     def cudaDeviceGetAttribute(self, which: str, device: int) -> tuple[int, int]:
         return 0, dict(zip(("major", "minor"), divmod(self.sm, 10), strict=True))[which]
+
+    def cudaGetDeviceProperties(self, device: int) -> tuple[int, SimpleNamespace]:
+        return 0, SimpleNamespace(name=b"Fake GPU\0\0")
+
+    def cudaMemGetInfo(self) -> tuple[int, int, int]:
+        return 0, self.free_bytes, self.total_bytes
 
     def cudaMalloc(self, nbytes: int) -> tuple[int, int]:
         if nbytes > self.free_bytes:
@@ -111,6 +119,11 @@ class FakePlan:
         self.calls: list[tuple[int, ...]] = []
         self.shapes: Mapping[str, tuple[int, ...]] = {}
         self.addresses: Mapping[str, int] = {}
+        self.weights: Mapping[str, int] = {}
+
+    def bind_weights(self, table: Sequence[WeightTensor], addresses: Mapping[str, int]) -> None:
+        assert {weight.name for weight in table} == set(addresses)
+        self.weights = dict(addresses)
 
     def bind(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
         assert self.api.capturing is None

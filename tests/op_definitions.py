@@ -168,9 +168,19 @@ def ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [y + i["D"][:, None] * x, state]
 
 
+def input_projection_step(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    normed = quantize(rms_norm(i["x"], a["epsilon"]), a["norm_scale"])
+    (y,) = requantized_linear({**i, "x": normed}, {"x_scale": a["norm_scale"]})
+    channels = slice(int(a["conv_begin"]), int(a["conv_begin"]) + i["conv_weight"].shape[0])
+    own = {name.removeprefix("conv_"): array for name, array in i.items() if name.startswith("conv_")}
+    y[..., channels], state = causal_conv({**own, "x": y[..., channels].copy()}, {})
+    return [y, state]
+
+
 DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "GatedRMSNormHadamardQuantize": gated_norm,
     "HadamardQuantize": hadamard_quantize,
+    "InputProjectionStep": input_projection_step,
     "QuantizedCausalConv1d": causal_conv,
     "QuantizedLinear": linear,
     "QuantizedSSDScan": ssd_scan,

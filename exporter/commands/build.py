@@ -22,7 +22,9 @@ def build(
     target: Annotated[str, typer.Option(help="Where the bundle runs: cpu, h200, rtx4090, orin, orin-nano.")],
     max_batch: Annotated[int | None, typer.Option(min=1, help="Sequences at once (TensorRT).")] = None,
     prefill_length: Annotated[int | None, typer.Option(min=2, help="Tokens a call (TensorRT).")] = None,
-    timing_cache: Annotated[Path | None, typer.Option(help="Tactics timed before: rebuilds faster.")] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="File of tactics timed before, instead of the user's own cache.")
+    ] = None,
     plugins: Annotated[Path | None, typer.Option(help="libquamba_plugins.so; made here if left out.")] = None,
     jetpack: Annotated[int | None, typer.Option(min=6, max=7, help="Of an Orin, made elsewhere.")] = None,
     as_json: Json = False,

@@ -48,40 +48,46 @@ def reference(x: T, state: T, weight: T, x_scale: T, weight_scale: T, bias: T, o
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
     """The reference in standard ops, one Slice and Mul a tap."""
-    width = int(sizes["W"])
+    return onnx_lines(int(sizes["W"]))
+
+
+def onnx_lines(width: int, p: str = "") -> str:
+    """The body with `p` in front of every name, for ops that hold a convolution."""
     lines = [
         f"""
-        time = Constant <value_ints = [1]> ()
-        rows = Constant <value_ints = [0]> ()
-        end = Constant <value_ints = [9223372036854775807]> ()
-        past = Transpose <perm = [0, 2, 1]> (state)
-        codes = Concat <axis = 1> (past, x)
-        codes_f = Cast <to = {FLOAT}> (codes)
-        taps_i = Transpose <perm = [1, 0]> (weight)
-        taps = Cast <to = {FLOAT}> (taps_i)
+        {p}time = Constant <value_ints = [1]> ()
+        {p}rows = Constant <value_ints = [0]> ()
+        {p}end = Constant <value_ints = [9223372036854775807]> ()
+        {p}past = Transpose <perm = [0, 2, 1]> ({p}state)
+        {p}codes = Concat <axis = 1> ({p}past, {p}x)
+        {p}codes_f = Cast <to = {FLOAT}> ({p}codes)
+        {p}taps_i = Transpose <perm = [1, 0]> ({p}weight)
+        {p}taps = Cast <to = {FLOAT}> ({p}taps_i)
         """
     ]
     for k in range(width):
-        stop = f"Constant <value_ints = [{k - width + 1}]> ()" if k < width - 1 else "Identity (end)"
+        stop = f"Constant <value_ints = [{k - width + 1}]> ()" if k < width - 1 else f"Identity ({p}end)"
         lines.append(f"""
-        from_{k} = Constant <value_ints = [{k}]> ()
-        to_{k} = {stop}
-        tap_to_{k} = Constant <value_ints = [{k + 1}]> ()
-        tap_{k} = Slice (taps, from_{k}, tap_to_{k}, rows)
-        codes_{k} = Slice (codes_f, from_{k}, to_{k}, time)
-        product_{k} = Mul (codes_{k}, tap_{k})
+        {p}from_{k} = Constant <value_ints = [{k}]> ()
+        {p}to_{k} = {stop}
+        {p}tap_to_{k} = Constant <value_ints = [{k + 1}]> ()
+        {p}tap_{k} = Slice ({p}taps, {p}from_{k}, {p}tap_to_{k}, {p}rows)
+        {p}codes_{k} = Slice ({p}codes_f, {p}from_{k}, {p}to_{k}, {p}time)
+        {p}product_{k} = Mul ({p}codes_{k}, {p}tap_{k})
         """)
         lines.append(
-            "sum_0 = Identity (product_0)" if k == 0 else f"sum_{k} = Add (sum_{k - 1}, product_{k})"
+            f"{p}sum_0 = Identity ({p}product_0)"
+            if k == 0
+            else f"{p}sum_{k} = Add ({p}sum_{k - 1}, {p}product_{k})"
         )
     lines.append(f"""
-        scale = Mul (x_scale, weight_scale)
-        scaled = Mul (sum_{width - 1}, scale)
-        value = Add (scaled, bias)
-        {silu_lines("value", "activated")}
-        {quantize_lines("activated", "y", "out_scale")}
-        keep = Constant <value_ints = [{1 - width}]> ()
-        last = Slice (codes, keep, end, time)
-        state_out = Transpose <perm = [0, 2, 1]> (last)
+        {p}scale = Mul ({p}x_scale, {p}weight_scale)
+        {p}scaled = Mul ({p}sum_{width - 1}, {p}scale)
+        {p}value = Add ({p}scaled, {p}bias)
+        {silu_lines(f"{p}value", f"{p}activated")}
+        {quantize_lines(f"{p}activated", f"{p}y", f"{p}out_scale")}
+        {p}keep = Constant <value_ints = [{1 - width}]> ()
+        {p}last = Slice ({p}codes, {p}keep, {p}end, {p}time)
+        {p}state_out = Transpose <perm = [0, 2, 1]> ({p}last)
         """)
     return "\n".join(lines)

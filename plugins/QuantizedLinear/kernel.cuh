@@ -11,6 +11,7 @@ struct ResidualEnd {
     struct Row {
         float scale, bias;
     };
+    using Loaded = float;
 
     float *y;  // (T, M); may be the residual itself: an element is read and written by one thread
     const float *weight_scale, *bias, *residual;
@@ -20,7 +21,7 @@ struct ResidualEnd {
     // The constants of one row of the weight; they never change, so a kernel may read them before its inputs.
     QUAMBA_HOST_DEVICE Row row(int m) const { return {product_scale(x_scale, weight_scale[m]), bias[m]}; }
 
-    QUAMBA_HOST_DEVICE float addend(int t, int m) const { return residual[t * residual_stride + m]; }
+    QUAMBA_HOST_DEVICE float load(int t, int m) const { return residual[t * residual_stride + m]; }
 
     QUAMBA_HOST_DEVICE float value(int32_t total, const Row &row, float residual_value) const {
 #ifdef __CUDA_ARCH__

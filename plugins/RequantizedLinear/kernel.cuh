@@ -11,6 +11,7 @@ struct RequantizedEnd {
     struct Row {
         float scale, bias, out_scale;
     };
+    struct Loaded {};  // nothing but the product is needed; see QuantizedLinear
 
     int8_t *y;  // (T, M)
     const float *weight_scale, *bias, *out_scale;
@@ -21,10 +22,9 @@ struct RequantizedEnd {
         return {product_scale(x_scale, weight_scale[m]), bias[m], out_scale[m]};
     }
 
-    // Nothing is added behind the product here; see QuantizedLinear.
-    QUAMBA_HOST_DEVICE float addend(int, int) const { return 0.0f; }
+    QUAMBA_HOST_DEVICE Loaded load(int, int) const { return {}; }
 
-    QUAMBA_HOST_DEVICE int8_t value(int32_t total, const Row &row, float) const {
+    QUAMBA_HOST_DEVICE int8_t value(int32_t total, const Row &row, Loaded) const {
         return quantized(scaled_sum(total, row.scale, row.bias), row.out_scale);
     }
 };

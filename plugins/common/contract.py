@@ -24,6 +24,7 @@ RANGES = {  # of an attribute's values: lowest, highest, in words
     "positive": (FLOAT32_SMALLEST, FLOAT32_LARGEST, "finite and above 0 in fp32"),
     "any": (-FLOAT32_LARGEST, FLOAT32_LARGEST, "finite in fp32"),
     "flag": (0, 1, "0 or 1"),
+    "count": (0, 2**31 - 1, "0 or more"),
 }
 
 
@@ -52,12 +53,12 @@ class Attr:
     """One attribute, always required and held in fp32 where it is a float.
 
     values: "positive" (a scale, an epsilon, a count): above zero, and a normal number, so that fp32 neither
-    loses it nor divides by zero; "any" finite number; a "flag", 0 or 1.
+    loses it nor divides by zero; "any" finite number; a "flag", 0 or 1; a "count", 0 or more.
     """
 
     name: str
     type: Literal["float", "int"]
-    values: Literal["positive", "any", "flag"] = "positive"
+    values: Literal["positive", "any", "flag", "count"] = "positive"
 
 
 @dataclass(frozen=True)

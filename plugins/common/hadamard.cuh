@@ -1,4 +1,5 @@
-// The orthonormal Hadamard transform of plugins/common/hadamard.py on one token in shared memory, in fp64.
+// The orthonormal Hadamard transform of plugins/common/hadamard.py on one token in shared memory, in fp64: of
+// one block, or of the blocks of a cluster, which share its entries out.
 //
 // H = I_blocks (x) base (x) Sylvester(2^k), divided by the root of its order: entry i stands at block, base
 // index j and q < 2^k, i = (block order + j) 2^k + q. Base orders 12, 20 and 28 are Paley's, 40 is 2 x 20.
@@ -7,6 +8,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "async_copy.cuh"
+#include "cluster.cuh"
 #include "numeric.cuh"
 
 namespace quamba {
@@ -90,21 +93,51 @@ QUAMBA_HOST_DEVICE void sylvester_group(double *entries, int i, int shift) {
 
 // sums[r] += entry (FIRST + r, COLUMN) of the base matrix times v; column 0 begins them.
 template <int ORDER, int FIRST, int COLUMN>
-QUAMBA_HOST_DEVICE void add_column(double (&sums)[ORDER / 2], double v) {
+QUAMBA_HOST_DEVICE void add_column(double (&sums)[ORDER / 4], double v) {
     constexpr uint32_t negative = negative_entries(ORDER, COLUMN) >> FIRST;
 #pragma unroll
-    for (int r = 0; r < ORDER / 2; r++) {
+    for (int r = 0; r < ORDER / 4; r++) {
         const double term = negative >> r & 1 ? -v : v;
         sums[r] = COLUMN == 0 ? term : sums[r] + term;
     }
 }
 
-// Half of the base matrix's rows, from FIRST on, times the entries q, q + power, ...
+// A quarter of the base matrix's rows, from FIRST on, times the entries q, q + power, ...
 template <int ORDER, int FIRST, int... COLUMNS>
-QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ORDER / 2], const double *entries, int power, int q,
+QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ORDER / 4], const double *entries, int power, int q,
                                   std::integer_sequence<int, COLUMNS...>) {
     (add_column<ORDER, FIRST, COLUMNS>(sums, entries[place(COLUMNS * power + q)]), ...);
 }
+
+// What one block holds of a token of `size` entries that a cluster of CLUSTER blocks shares out: of every
+// `power` entries in a row those from `first` on, `width` many. A block alone holds all.
+template <int CLUSTER>
+struct TokenSlice {
+    HadamardShape shape;  // of the whole token
+    int width, shift, first, count;
+
+    QUAMBA_HOST_DEVICE TokenSlice(int size, int rank) : shape(hadamard_shape(size)) {
+        width = shape.power / CLUSTER;
+        shift = 0;
+        while (1 << shift < width) shift++;
+        first = rank * width;
+        count = size / CLUSTER;
+    }
+
+    // The entry of the token that stands at place i of the slice if its block were the first of the cluster.
+    QUAMBA_HOST_DEVICE int entry_of_first(int i) const {
+        return CLUSTER == 1 ? i : (i >> shift) * shape.power + (i & (width - 1));
+    }
+
+    QUAMBA_HOST_DEVICE int entry(int i) const { return entry_of_first(i) + first; }
+
+    // How many of the slice stand before entry e of the token.
+    QUAMBA_HOST_DEVICE int before(int e) const {
+        if (CLUSTER == 1) return e;
+        const int in_row = e % shape.power - first;
+        return e / shape.power * width + (in_row < 0 ? 0 : in_row < width ? in_row : width);
+    }
+};
 
 #ifdef __CUDACC__
 
@@ -114,30 +147,33 @@ __device__ void sylvester_pass(double *entries, int size, int shift) {
     __syncthreads();
 }
 
-// Two threads a column, each for half of its rows. A multiple of 32 threads.
+// Four threads a column, each for a quarter of its rows; a multiple of 128 threads.
 template <int ORDER>
 __device__ void base_pass(double *entries, int power) {
     constexpr auto COLUMNS = std::make_integer_sequence<int, ORDER>();
-    const int columns = blockDim.x / 2, half = threadIdx.x / columns;
+    constexpr int ROWS = ORDER / 4;
+    const int columns = min(int(blockDim.x) / 4, max(power, 32)), quarter = threadIdx.x / columns;
     for (int first = 0; first < power; first += columns) {
         const int q = first + threadIdx.x % columns;
-        double sums[ORDER / 2];
-        if (q < power && half == 0) base_rows<ORDER, 0>(sums, entries, power, q, COLUMNS);
-        if (q < power && half == 1) base_rows<ORDER, ORDER / 2>(sums, entries, power, q, COLUMNS);
+        const bool works = q < power && quarter < 4;
+        double sums[ROWS];
+        if (works && quarter == 0) base_rows<ORDER, 0>(sums, entries, power, q, COLUMNS);
+        if (works && quarter == 1) base_rows<ORDER, ROWS>(sums, entries, power, q, COLUMNS);
+        if (works && quarter == 2) base_rows<ORDER, 2 * ROWS>(sums, entries, power, q, COLUMNS);
+        if (works && quarter == 3) base_rows<ORDER, 3 * ROWS>(sums, entries, power, q, COLUMNS);
         __syncthreads();
-        if (q < power) {
+        if (works) {
 #pragma unroll
-            for (int i = 0; i < ORDER / 2; i++)
-                entries[place((half * (ORDER / 2) + i) * power + q)] = sums[i];
+            for (int i = 0; i < ROWS; i++) entries[place((quarter * ROWS + i) * power + q)] = sums[i];
         }
     }
     __syncthreads();
 }
 
-// Transforms `size` entries; what they have to be multiplied with to make H orthonormal is returned. The
-// block is in step before and after.
-__device__ inline double hadamard_transform(double *entries, int size) {
-    const HadamardShape shape = hadamard_shape(size);
+// Transforms the shape's entries but for the factor that makes H orthonormal. The block is in step before and
+// after.
+__device__ inline void hadamard_transform(double *entries, HadamardShape shape) {
+    const int size = shape.base * shape.power * shape.blocks;
     int shift = 0;
     for (; 16 << shift <= shape.power; shift += 4) sylvester_pass<16>(entries, size, shift);
     const int rest = shape.power >> shift;
@@ -147,15 +183,40 @@ __device__ inline double hadamard_transform(double *entries, int size) {
     if (shape.base == 12) base_pass<12>(entries, shape.power);
     if (shape.base == 20) base_pass<20>(entries, shape.power);
     if (shape.base == 28) base_pass<28>(entries, shape.power);
-    return 1.0 / sqrt(static_cast<double>(shape.base * shape.power));
+}
+
+// The levels between the slices of a cluster, on one part of the places of all slices a block.
+template <int CLUSTER>
+__device__ void cross_and_quantize(const double *entries, const TokenSlice<CLUSTER> &slice, double unit,
+                                   float scale, int8_t *y) {
+    const int rank = blockIdx.x % CLUSTER, share = (slice.count + CLUSTER - 1) / CLUSTER;
+    const int begin = rank * share, end = min(begin + share, slice.count);
+    synchronize_cluster();
+    for (int i = begin + threadIdx.x; i < end; i += blockDim.x) {
+        double v[CLUSTER];
+#pragma unroll
+        for (int k = 0; k < CLUSTER; k++) v[k] = load_double_from_block(shared_address(entries + place(i)), k);
+        butterflies(v);
+        int8_t *to = y + slice.entry_of_first(i);
+#pragma unroll
+        for (int k = 0; k < CLUSTER; k++) to[k * slice.width] = quantized(static_cast<float>(v[k] * unit), scale);
+    }
+    synchronize_cluster();  // no block may leave while another reads its entries
 }
 
 // y = quantize(H entries, scale) for one token; `hadamard` 0 leaves H out.
-__device__ inline void transform_and_quantize(double *entries, int size, int hadamard, float scale,
-                                              int8_t *y) {
-    const double unit = hadamard ? hadamard_transform(entries, size) : 1.0;
-    for (int i = threadIdx.x; i < size; i += blockDim.x) {
-        y[i] = quantized(static_cast<float>(entries[place(i)] * unit), scale);
+template <int CLUSTER>
+__device__ void transform_and_quantize(double *entries, const TokenSlice<CLUSTER> &slice, int hadamard,
+                                       float scale, int8_t *y) {
+    const HadamardShape shape = slice.shape;
+    const double unit = hadamard ? 1.0 / sqrt(static_cast<double>(shape.base * shape.power)) : 1.0;
+    if (hadamard) hadamard_transform(entries, {shape.base, slice.width, shape.blocks});
+    if (CLUSTER > 1 && hadamard) {
+        cross_and_quantize(entries, slice, unit, scale, y);
+        return;
+    }
+    for (int i = threadIdx.x; i < slice.count; i += blockDim.x) {
+        y[slice.entry(i)] = quantized(static_cast<float>(entries[place(i)] * unit), scale);
     }
 }
 
@@ -166,7 +227,7 @@ QUAMBA_HOST_DEVICE constexpr int64_t entries_bytes(int64_t size) {
     return (size + size / 16 + 1) * sizeof(double);
 }
 
-// Threads of a block that works on one token of `size` entries.
-QUAMBA_HOST_DEVICE constexpr int token_threads(int64_t size) { return size >= 2048 ? 512 : 256; }
+// Threads of a block that holds `count` entries of a token.
+QUAMBA_HOST_DEVICE constexpr int token_threads(int64_t count) { return count >= 2048 ? 512 : 256; }
 
 }  // namespace quamba

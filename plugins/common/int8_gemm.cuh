@@ -6,6 +6,7 @@
 // swizzled so that neither cp.async nor ldmatrix meets a bank twice. Tokens are the rows of mma.sync.
 #pragma once
 
+#include "cluster.cuh"
 #include "int8_mma.cuh"
 
 namespace quamba {
@@ -89,26 +90,6 @@ __device__ __forceinline__ void multiply_stage(int32_t (&sums)[Tile::WT / 16][Ti
     }
 }
 
-__device__ __forceinline__ void synchronize_cluster() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive;\n\tbarrier.cluster.wait;" ::: "memory");
-#endif
-}
-
-// Four sums at `address` of this block's shared memory, as block `rank` of the cluster holds them.
-__device__ __forceinline__ int4 load_from_block(uint32_t address, int rank) {
-    int4 v{};
-#if __CUDA_ARCH__ >= 900
-    uint32_t there;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
-    asm volatile("ld.shared::cluster.v4.s32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(there)
-                 : "memory");
-#endif
-    return v;
-}
-
 // Ends the sums of tokens rank, rank + splits, .. of the tile, four neighbouring rows of weight a thread.
 template <class Tile, class End>
 __device__ __forceinline__ void end_tile(const int32_t *sums, const Int8Product &p, const End &end,
@@ -139,7 +120,7 @@ __device__ __forceinline__ void end_tile(const int32_t *sums, const Int8Product 
         Outputs outputs{};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            if (i < count) outputs.values[i] = end.value(totals[i], rows[i], end.addend(t, m + i));
+            if (i < count) outputs.values[i] = end.value(totals[i], rows[i], end.load(t, m + i));
         }
         Output *y = end.y + static_cast<int64_t>(t) * p.M + m;
         if (whole) {

@@ -22,23 +22,28 @@ QUAMBA_HOST_DEVICE constexpr int gemv_pitch(int K) {
 
 #ifdef __CUDACC__
 
-// Copies the tokens into shared memory, zeros behind column K.
-// aligned: rows of x begin on 16 bytes and K % 16 == 0.
-__device__ __forceinline__ void stage_tokens(uint4 *tokens, const Int8Product &p, bool aligned) {
-    const int pieces = (p.K + GEMV_STEP - 1) / GEMV_STEP * (GEMV_STEP / 16);
-    for (int i = threadIdx.x; i < p.T * pieces; i += blockDim.x) {
-        const int t = i / pieces, k = i % pieces * 16;
-        uint4 *to = tokens + (t * gemv_pitch(p.K) + k) / 16;
-        const int8_t *from = p.x + t * p.x_stride + k;
-        if (aligned) {
-            copy_async(shared_address(to), k < p.K ? from : p.x, k < p.K ? 16 : 0);
-        } else {
-            *to = load_codes(from, p.K - k);
+// Where the codes of the tokens come from: here, from memory.
+struct Codes {
+    bool aligned;  // rows of x begin on 16 bytes and K % 16 == 0
+
+    // Brings the tokens into shared memory, zeros behind column K.
+    template <int THREADS>
+    __device__ __forceinline__ void stage(uint4 *tokens, const Int8Product &p) const {
+        const int pieces = (p.K + GEMV_STEP - 1) / GEMV_STEP * (GEMV_STEP / 16);
+        for (int i = threadIdx.x; i < p.T * pieces; i += THREADS) {
+            const int t = i / pieces, k = i % pieces * 16;
+            uint4 *to = tokens + (t * gemv_pitch(p.K) + k) / 16;
+            const int8_t *from = p.x + t * p.x_stride + k;
+            if (aligned) {
+                copy_async(shared_address(to), k < p.K ? from : p.x, k < p.K ? 16 : 0);
+            } else {
+                *to = load_codes(from, p.K - k);
+            }
         }
+        end_copy_group();
+        wait_copy_groups<0>();
     }
-    end_copy_group();
-    wait_copy_groups<0>();
-}
+};
 
 template <int GROUPS>
 __device__ __forceinline__ void multiply_step(int32_t (&sums)[(GROUPS + 1) / 2][4],
@@ -52,9 +57,9 @@ __device__ __forceinline__ void multiply_step(int32_t (&sums)[(GROUPS + 1) / 2][
     }
 }
 
-// DEPTH: steps of weight in flight a warp. ALIGNED: weight begins on 16 bytes and K % 16 == 0.
-template <class End, int GROUPS, int WARPS, int DEPTH, bool ALIGNED>
-__global__ void __launch_bounds__(WARPS * 32) int8_gemv(Int8Product p, End end, bool x_aligned) {
+// source: brings the codes of the tokens into shared memory. DEPTH: steps of weight in flight a warp. ALIGNED: weight begins on 16 bytes and K % 16 == 0.
+template <class Source, class End, int GROUPS, int WARPS, int DEPTH, bool ALIGNED>
+__global__ void __launch_bounds__(WARPS * 32, 768 / (WARPS * 32)) int8_gemv(Int8Product p, Source source, End end) {
     constexpr int ROWS = 8 * GROUPS;
     static_assert(ROWS * GEMV_TOKENS <= WARPS * 32, "a thread ends at most one sum");
     extern __shared__ uint4 tokens[];  // (T, gemv_pitch(K)) bytes
@@ -93,8 +98,9 @@ __global__ void __launch_bounds__(WARPS * 32) int8_gemv(Int8Product p, End end, 
     if (ends) row = end.row(m);
     let_next_kernel_begin();
     wait_for_inputs();
-    const float addend = ends ? end.addend(t, m) : 0.0f;
-    stage_tokens(tokens, p, x_aligned);
+    typename End::Loaded loaded{};
+    if (ends) loaded = end.load(t, m);
+    source.template stage<32 * WARPS>(tokens, p);
     __syncthreads();
 
     int32_t sums[(GROUPS + 1) / 2][4] = {};
@@ -121,7 +127,7 @@ __global__ void __launch_bounds__(WARPS * 32) int8_gemv(Int8Product p, End end, 
     int32_t total = 0;
 #pragma unroll
     for (int w = 0; w < WARPS; w++) total += partial[w][t][threadIdx.x % ROWS];
-    end.y[static_cast<int64_t>(t) * p.M + m] = end.value(total, row, addend);
+    end.y[static_cast<int64_t>(t) * p.M + m] = end.value(total, row, loaded);
 }
 
 #endif  // __CUDACC__

@@ -14,13 +14,31 @@ inline bool aligned_rows(const int8_t *matrix, int64_t stride, int K) {
 
 inline size_t gemv_shared_bytes(const Int8Product &p) { return size_t(p.T) * gemv_pitch(p.K); }
 
-template <int GROUPS, int WARPS, int DEPTH, class End>
-cudaError_t launch_gemv(const Int8Product &p, const End &end, const Gpu &gpu, cudaStream_t stream) {
-    const auto kernel = aligned_rows(p.weight, p.K, p.K) ? int8_gemv<End, GROUPS, WARPS, DEPTH, true>
-                                                         : int8_gemv<End, GROUPS, WARPS, DEPTH, false>;
+template <int GROUPS, int WARPS, int DEPTH, class Source, class End>
+cudaError_t launch_gemv_shape(const Int8Product &p, const Source &source, const End &end, const Gpu &gpu,
+                              cudaStream_t stream) {
+    const auto kernel = aligned_rows(p.weight, p.K, p.K)
+                            ? int8_gemv<Source, End, GROUPS, WARPS, DEPTH, true>
+                            : int8_gemv<Source, End, GROUPS, WARPS, DEPTH, false>;
     return launch_overlapped(kernel, dim3((p.M + 8 * GROUPS - 1) / (8 * GROUPS)), 32 * WARPS,
-                             gemv_shared_bytes(p), 1, gpu, stream, p, end,
-                             aligned_rows(p.x, p.x_stride, p.K));
+                             gemv_shared_bytes(p), 1, gpu, stream, p, source, end);
+}
+
+// Whether the tokens are few and short enough for int8_gemv.
+inline bool takes_gemv(const Int8Product &p, const Gpu &gpu) {
+    const size_t reserve = 8192;  // for what int8_gemv declares itself
+    return p.T <= GEMV_TOKENS && gemv_shared_bytes(p) + reserve <= size_t(gpu.shared_bytes);
+}
+
+// Measured on an H200 (docs/gpu-results.md): few blocks want many warps each, short rows few.
+template <class Source, class End>
+cudaError_t launch_gemv(const Int8Product &p, const Source &source, const End &end, const Gpu &gpu,
+                        cudaStream_t stream) {
+    const bool few_blocks = p.M < 16 * gpu.multiprocessors;
+    if (p.K >= 8192 || (few_blocks && p.K >= 1024))
+        return launch_gemv_shape<2, 16, 4>(p, source, end, gpu, stream);
+    if (p.K <= 3072) return launch_gemv_shape<2, 4, 4>(p, source, end, gpu, stream);
+    return launch_gemv_shape<2, 8, 4>(p, source, end, gpu, stream);
 }
 
 template <class Tile>
@@ -57,14 +75,7 @@ using LargeTile = GemmTile<128, 128, 2, 4, 3, 2>;
 
 template <class End>
 cudaError_t launch_int8_linear(const Int8Product &p, const End &end, const Gpu &gpu, cudaStream_t stream) {
-    const size_t reserve = 8192;  // for what int8_gemv declares itself
-    if (p.T <= GEMV_TOKENS && gemv_shared_bytes(p) + reserve <= size_t(gpu.shared_bytes)) {
-        // measured on an H200 (docs/gpu-results.md): few blocks want many warps each, short rows few
-        const bool few_blocks = p.M < 16 * gpu.multiprocessors;
-        if (p.K >= 8192 || (few_blocks && p.K >= 1024)) return launch_gemv<2, 16, 4>(p, end, gpu, stream);
-        if (p.K <= 3072) return launch_gemv<2, 4, 4>(p, end, gpu, stream);
-        return launch_gemv<2, 8, 4>(p, end, gpu, stream);
-    }
+    if (takes_gemv(p, gpu)) return launch_gemv(p, Codes{aligned_rows(p.x, p.x_stride, p.K)}, end, gpu, stream);
     if (p.T <= 16) return launch_gemm<FewTokens>(p, end, gemm_splits<FewTokens>(p, gpu), gpu, stream);
     if (p.T <= 32) return launch_gemm<SomeTokens>(p, end, gemm_splits<SomeTokens>(p, gpu), gpu, stream);
     if (p.T <= 64) return launch_gemm<MediumTile>(p, end, gemm_splits<MediumTile>(p, gpu), gpu, stream);

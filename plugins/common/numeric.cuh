@@ -84,4 +84,21 @@ QUAMBA_HOST_DEVICE int8_t quantized_silu(float x, float scale) {
     return quantized(silu(x), scale);
 }
 
+// 1 / x, or NaN where the estimates below would lose it.
+QUAMBA_HOST_DEVICE float safe_reciprocal(float x) {
+    const float reciprocal = 1.0f / x;
+    return reciprocal > 1e-30f && reciprocal < 1e30f ? reciprocal : NAN;
+}
+
+// quantized(value / root, scale), the same code for every input, mostly without a division.
+//
+// `reciprocal` is safe_reciprocal(root * scale). The estimate and what quantized() rounds are five fp32
+// roundings apart, below 2^-21. Only where a half step lies nearer than that are the divisions done.
+QUAMBA_HOST_DEVICE int8_t quantized_quotient(float value, float root, float scale, float reciprocal) {
+    const float steps = value * reciprocal, nearest = rintf(steps);
+    if (0.5f - fabsf(steps - nearest) > fabsf(steps) * 9.5367431640625e-07f)
+        return static_cast<int8_t>(clipped(nearest));
+    return quantized(value / root, scale);
+}
+
 }  // namespace quamba

@@ -5,24 +5,22 @@ from __future__ import annotations
 import functools
 import json
 import platform
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from fake_cuda import FakeCuda
 from fake_export import FILES, write_fake_export
 from plugin_registry import CACHE, skipping_what_is_missing
 from refusals import refused
 from typer.testing import CliRunner
 
-from quamba_export.exporter import prepare_device, tensorrt_build
+from quamba_export.exporter import prepare_device
 from quamba_export.exporter.build import EngineChoices, build_bundle
 from quamba_export.exporter.cli import app
 from quamba_export.exporter.cross_build import cross_library, cross_toolchain
-from quamba_export.runtime import tensorrt_library
+from quamba_export.runtime.engine_record import EngineRecord, PreparedRecord
 from quamba_export.runtime.errors import ExitCode
-from quamba_export.runtime.manifest import PreparedRecord, read_manifest
+from quamba_export.runtime.manifest import Manifest, read_manifest
+from quamba_export.targets.target import Target
 
 LIBRARY = "libquamba_plugins.so"
 
@@ -59,17 +57,21 @@ def test_it_is_the_export_with_the_library_and_says_for_what(export: Path, prepa
 def test_a_build_on_the_device_takes_that_library(
     monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path
 ) -> None:
+    def write_engines(
+        export: Path, source: Manifest, target: Target, folder: Path, choices: EngineChoices
+    ) -> EngineRecord:
+        assert choices.plugins is not None
+        for name in ("decode.engine", "prefill.engine", "weights.bin"):
+            (folder / name).touch()
+        (folder / LIBRARY).write_bytes(choices.plugins.read_bytes())
+        return EngineRecord("10.3.0", target.sm, "c0ffee", 1, 1, weights=(), device_bytes=0)
+
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda(sm=87))
-    monkeypatch.setattr(tensorrt_library, "import_tensorrt", lambda: SimpleNamespace(__version__="10.3.0"))
-    monkeypatch.setattr(tensorrt_library, "load_plugins", lambda library: library.read_bytes().decode())
-    monkeypatch.setattr(tensorrt_build, "engine_from_export", lambda *_: b"plan")
+    monkeypatch.setattr("quamba_export.exporter.build.write_engines", write_engines)
     build_bundle(prepared, "orin-nano", tmp_path / "bundle")
     manifest = read_manifest(tmp_path / "bundle")
     assert (tmp_path / "bundle" / LIBRARY).read_bytes() == b"aarch64"
-    assert manifest.engine is not None
-    assert manifest.engine.contracts == "aarch64"
-    assert manifest.prepared is None
+    assert (manifest.target, manifest.prepared) == ("orin-nano", None)
 
 
 def test_the_cpu_bundle_of_it_is_that_of_the_export(prepared: Path, tmp_path: Path) -> None:

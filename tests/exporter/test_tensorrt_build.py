@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_cuda import FakeCuda
 from fake_export import write_fake_export
+from fake_tensorrt import FakeTensorRT
 from refusals import refused
+from tiny_flow import Flow
 
+from quamba_export.exporter import tensorrt_build
 from quamba_export.exporter.artefacts import require_graph
 from quamba_export.exporter.build import build_bundle
-from quamba_export.exporter.tensorrt_build import profiles_for
+from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
+from quamba_export.exporter.timing_cache import TimingCache
+from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
 from quamba_export.runtime.errors import ExitCode
-from quamba_export.runtime.manifest import EngineRecord, manifest_for, read_manifest, write_manifest
-from quamba_export.runtime.tensorrt_library import import_tensorrt
+from quamba_export.runtime.manifest import manifest_for, read_manifest, write_manifest
+from quamba_export.runtime.tensorrt_library import Messages, import_tensorrt
 from quamba_export.targets.target import load_target
 
-RECORD = EngineRecord("10.6.0", 90, "c0ffee", max_batch=4, prefill_length=512)
+TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float16", (2, 2), 256))
+RECORD = EngineRecord(
+    "10.6.0", 90, "c0ffee", max_batch=4, prefill_length=512, weights=TABLE, device_bytes=1 << 30
+)
 
 
 @pytest.fixture
@@ -32,6 +42,7 @@ def bundle(tmp_path: Path) -> Path:
         (folder / name).unlink()
     for name in ("decode.engine", "prefill.engine", "libquamba_plugins.so"):
         (folder / name).write_bytes(name.encode())
+    (folder / "weights.bin").write_bytes(bytes(264))
     manifest = manifest_for(folder, source, target="h200", backend="tensorrt", producer="test", engine=RECORD)
     write_manifest(manifest, folder)
     return folder
@@ -68,11 +79,106 @@ def test_an_engine_record_is_whole(bundle: Path, key: str) -> None:
         read_manifest(bundle)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("offset", 128, "multiple of 256"),
+        ("offset", 512, "integer from 0 to 264"),
+        ("shape", [2, 3], "bytes 256 to 268"),
+        ("shape", [0, 2], "integers from 1"),
+        ("dtype", "float64", "'int8' or 'float16'"),
+        ("name", "a.weight", "every weight once"),
+    ],
+)
+def test_a_weight_outside_its_file_is_refused(bundle: Path, key: str, value: object, text: str) -> None:
+    path = bundle / "manifest.json"
+    record = json.loads(path.read_text())
+    record["engine"]["weights"][1][key] = value
+    path.write_text(json.dumps(record))
+    with refused("is not allowed", text):
+        read_manifest(bundle)
+
+
+def test_a_bundle_without_its_weights_is_refused(bundle: Path) -> None:
+    (bundle / "weights.bin").unlink()
+    with refused("lacks a file", "weights.bin", code=ExitCode.INTEGRITY):
+        read_manifest(bundle)
+
+
 def test_a_backend_without_its_files_is_refused(bundle: Path) -> None:
     path = bundle / "manifest.json"
     path.write_text(path.read_text().replace('"tensorrt",\n  "qformat"', '"onnxruntime",\n  "qformat"'))
     with refused("'backend' is not allowed", "found: onnxruntime"):
         read_manifest(bundle)
+
+
+@pytest.fixture
+def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRT:
+    """A builder without a GPU, and a cache folder of its own."""
+    fake, messages = FakeTensorRT(), Messages()
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda())
+    monkeypatch.setattr(tensorrt_build, "import_tensorrt", lambda: fake)
+    monkeypatch.setattr(tensorrt_build, "logger", lambda: (None, messages))
+    monkeypatch.setattr(tensorrt_build, "load_plugins", lambda library: "c0ffee")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return fake
+
+
+def build(flow: Flow, folder: Path, **options: Any) -> EngineRecord:
+    folder.mkdir()
+    (folder / "plugins.so").write_bytes(b"plugins")
+    chosen = BuildOptions(folder / "plugins.so", **options)
+    return engines_from_export(flow.export, folder, profiles_for(4, 16), chosen)
+
+
+def test_both_plans_take_the_weights_of_one_file(flow: Flow, tensorrt: FakeTensorRT, tmp_path: Path) -> None:
+    record = build(flow, tmp_path / "bundle")
+    assert (record.tensorrt, record.sm, record.contracts) == ("10.6.0", 90, "c0ffee")
+    assert (record.max_batch, record.prefill_length) == (4, 16)
+    decode, prefill = (
+        json.loads((tmp_path / f"bundle/{name}.engine").read_bytes()) for name in ("decode", "prefill")
+    )
+    assert decode["flags"] == prefill["flags"] == []
+    assert decode["inputs"] == prefill["inputs"]
+    assert {weight.name for weight in record.weights} <= set(decode["inputs"])
+    assert decode["shapes"]["input_ids"] == [[1, 1], [1, 1], [4, 1]]
+    assert prefill["shapes"]["input_ids"] == [[1, 1], [1, 16], [4, 16]]
+    assert not set(decode["shapes"]) & {weight.name for weight in record.weights}
+    assert (tmp_path / "bundle/weights.bin").stat().st_size == record.weights[-1].end
+
+
+def test_tactics_are_kept_for_the_next_plan_and_build(
+    flow: Flow, tensorrt: FakeTensorRT, tmp_path: Path
+) -> None:
+    build(flow, tmp_path / "first")
+    build(flow, tmp_path / "second")
+    assert tensorrt.tactics_read == [b"", *(b"tactics" + times * b" more" for times in (1, 2, 3))]
+    (path,) = (tmp_path / "cache/quamba-export/timing").iterdir()
+    build(flow, tmp_path / "third", timing_cache=tmp_path / "mine")
+    assert tensorrt.tactics_read[4] == b""
+    assert path.read_bytes().split(b"\n", 3)[3] == b"tactics more more more more"
+    assert (tmp_path / "mine").exists()
+
+
+def test_tactics_that_tensorrt_refuses_are_left_out(
+    flow: Flow, tensorrt: FakeTensorRT, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(flow, tmp_path / "first")
+    (path,) = (tmp_path / "cache/quamba-export/timing").iterdir()
+    key = path.read_bytes().split(b"\n", 3)[1].decode()
+    TimingCache(path, key).write(b"whole, but of another TensorRT")
+    build(flow, tmp_path / "second")
+    assert tensorrt.tactics_read[2:] == [b"", b"tactics more"]
+    assert "is not used: TensorRT refuses it" in capsys.readouterr().err
+
+
+def test_a_build_that_cannot_fit_ends_before_it_starts(
+    monkeypatch: pytest.MonkeyPatch, flow: Flow, tensorrt: FakeTensorRT, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda(memory=1 << 20))
+    with refused("not fit into the GPU's memory", code=ExitCode.OUT_OF_SPACE):
+        build(flow, tmp_path / "bundle")
+    assert [path.name for path in (tmp_path / "bundle").iterdir()] == ["plugins.so"]
 
 
 def test_engines_are_built_on_the_target_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import prod
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,7 +17,8 @@ from torch import Tensor
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.calib.quantized_model import QuantizedModel
-from quamba_export.exporter.onnx_export import onnx_from_model
+from quamba_export.exporter import tensorrt_weights
+from quamba_export.exporter.onnx_export import onnx_from_model, write_model
 from quamba_export.exporter.tensorrt_graph import DOMAIN, tensorrt_graph
 from quamba_export.plugins.common.c_header import letters
 from quamba_export.plugins.common.contract import OpSpec
@@ -53,8 +55,8 @@ def run_op(node: onnx.NodeProto, inputs: list[Tensor]) -> tuple[Tensor, ...]:
     fields = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     assert fields.pop("plugin_version") == b"1"
     assert fields.pop("plugin_namespace") == b"quamba"
-    offsets = fields.pop("row_offsets", [-1] * len(inputs))
-    sizes = fields.pop("sizes", [0] * len(letters(op.spec)))
+    offsets, sizes = fields.pop("row_offsets", [-1] * len(inputs)), fields.pop("sizes", [])
+    sizes = sizes or [0] * len(letters(op.spec))
     result = op.torch_op(*read_inputs(op.spec, inputs, offsets, sizes), **fields)
     return result if isinstance(result, tuple) else (result,)
 
@@ -67,8 +69,11 @@ def run_standard(node: onnx.NodeProto, inputs: list[Tensor]) -> tuple[Tensor, ..
         case "Cast":
             return (inputs[0].float(),)
         case "Reshape":
-            lead = inputs[0].shape[:2]
-            return (inputs[0].reshape(*lead, *inputs[1].tolist()[2:]) if inputs[0].ndim else inputs[0][None],)
+            sizes = [size or inputs[0].shape[axis] for axis, size in enumerate(inputs[1].tolist())]
+            return (inputs[0].reshape(sizes),)
+        case "Gemm":
+            assert attributes == {"transB": 1}
+            return (inputs[0] @ inputs[1].T,)
         case "Split":
             return inputs[0].split(inputs[1].tolist(), attributes["axis"])
         case "Slice":
@@ -145,16 +150,66 @@ def test_nothing_is_copied_between_plugins(name: str) -> None:
     assert exported.functions, "the export itself stays as it is"
 
 
-def test_weights_may_be_inputs() -> None:
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_field_of_a_plugin_is_left_out(name: str) -> None:
+    for node in tensorrt_graph(onnx_from_model(quantized(CONFIGS[name]))).graph.node:
+        if node.domain == DOMAIN:
+            spec, fields = get_op(node.op_type).spec, {a.name: list(a.ints) for a in node.attribute}
+            assert len(fields["row_offsets"]) == len(spec.inputs)
+            assert len(fields["sizes"]) == len(letters(spec))
+
+
+def weight_names(graph: onnx.ModelProto) -> set[str]:
+    return {value.name for value in graph.graph.input if "states" not in value.name} - {"input_ids"}
+
+
+def test_weights_may_be_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     exported = onnx_from_model(quantized(MAMBA2))
+    small = tensorrt_graph(exported, weights_as_inputs=True)
+    assert weight_names(small) == {"embedding.weight", "lm_head.weight"}
+    monkeypatch.setattr(tensorrt_weights, "LARGE_BYTES", 1)
     graph = tensorrt_graph(exported, weights_as_inputs=True)
-    inputs = {value.name for value in graph.graph.input}
-    assert {"layers.0.in_proj.weight", "embedding.weight", "lm_head.weight"} <= inputs
-    assert all(tensor.name not in inputs for tensor in graph.graph.initializer)
+    onnx.checker.check_model(graph)
+    assert {"layers.0.in_proj.weight", "layers.1.out_proj.weight", "layers.0.A_log"} <= weight_names(graph)
+    assert not {tensor.name for tensor in graph.graph.initializer} & weight_names(graph)
     feed = feed_of(exported, 2, 3)
-    feed |= {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in exported.graph.initializer}
-    found, expected = run(graph, feed), run(exported, feed)
+    expected = run(exported, feed)
+    for tensor in exported.graph.initializer:
+        feed[tensor.name] = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+    feed["lm_head.weight"] = feed["lm_head.weight"].float()
+    found = run(graph, feed)
     assert all(torch.equal(found[name], expected[name]) for name in found if name != "logits")
+    torch.testing.assert_close(found["logits"], expected["logits"][:, -1:], rtol=0, atol=1e-5)
+
+
+def test_the_weights_lie_aligned_in_one_file_in_the_dtype_of_their_input(tmp_path: Path) -> None:
+    exported = onnx_from_model(quantized(MAMBA1))
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in exported.graph.initializer}
+    graph = tensorrt_graph(exported, weights_as_inputs=True)
+    write_model(exported, tmp_path)
+    table = tensorrt_weights.weight_table(graph, exported)
+    tensorrt_weights.write_weights(table, exported, tmp_path, tmp_path / "weights.bin")
+    content = (tmp_path / "weights.bin").read_bytes()
+    assert {row.name for row in table} == weight_names(graph)
+    assert table[-1].end == len(content)
+    for row in table:
+        assert row.offset % 256 == 0
+        assert row.dtype == ("float32" if row.name == "lm_head.weight" else str(stored[row.name].dtype))
+        array = np.frombuffer(content[row.offset : row.end], row.dtype).reshape(row.shape)
+        np.testing.assert_array_equal(array, stored[row.name])
+
+
+def test_a_graph_with_another_head_is_refused() -> None:
+    exported = onnx_from_model(quantized(replace(MAMBA1, n_layer=1)))
+    made_by = {output: node for node in exported.graph.node for output in node.output}
+    (cast,) = (
+        n
+        for n in made_by.values()
+        if n.op_type == "Cast" and n.input[0] in made_by and made_by[n.input[0]].op_type == "Transpose"
+    )
+    cast.op_type = "Identity"
+    with refused("does not compute its logits", "found: Transpose -> Identity", "fix: quamba-export export"):
+        tensorrt_graph(exported, weights_as_inputs=True)
 
 
 def test_a_graph_without_the_count_is_refused() -> None:

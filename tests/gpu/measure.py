@@ -1,9 +1,10 @@
 """Time of every kernel at published sizes, on random data, in a CUDA graph of many launches: us a call.
 
-    python -m tests.gpu.measure [--size mamba2-2.7b] [--length 512] [--stack]
+    python -m tests.gpu.measure [--size mamba2-2.7b] [--length 512] [--stack] [--separate] [--without scan]
 
 Needs QUAMBA_PLUGINS as `make gpu-test` sets it. A graph of 50 launches over rotating buffers is replayed;
-with --stack, one graph of the kernels of all layers in their order, each layer on weights of its own.
+with --stack, one graph of the kernels of all layers in their order, each layer on weights of its own; what a
+kernel costs there is told by leaving it out. One token takes the fused step unless --separate is given.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from pathlib import Path
 
 import torch
-from op_cases import Case
+from op_cases import Case, step
 from op_cases.drawing import draw
 
 from quamba_export.calib.config import MambaConfig
@@ -21,10 +22,10 @@ from quamba_export.exporter.random_models import CONFIGS
 from tests.gpu.kernel_library import KernelLibrary, Prepared
 
 LAUNCHES, COPIES = 50, 10
-ORDER = ("norm", "in_proj", "conv", "x_proj", "dt_proj", "scan", "gated", "hadamard", "out_proj")
+ORDER = ("step", "norm", "in_proj", "conv", "x_proj", "dt_proj", "scan", "gated", "hadamard", "out_proj")
 
 
-def calls(config: MambaConfig, batch: int, length: int) -> dict[str, Case]:
+def calls(config: MambaConfig, batch: int, length: int, separate: bool) -> dict[str, Case]:
     """The calls of one layer, by what they are."""
     B, L, D, E, N = batch, length, config.d_model, config.d_inner, config.d_state
     tokens = {"B": B, "L": L}
@@ -37,6 +38,11 @@ def calls(config: MambaConfig, batch: int, length: int) -> dict[str, Case]:
         "conv": draw("QuantizedCausalConv1d", "m", {**tokens, "C": config.conv_dim, "W": config.d_conv}),
         "out_proj": draw("QuantizedLinear", "m", {**tokens, "K": E, "M": D}, **linear),
     }
+    if length == 1 and not separate:
+        del cases["norm"], cases["in_proj"], cases["conv"]
+        begin = E if config.kind == "mamba2" else 0
+        sizes = {**tokens, "D": D, "M": config.d_in_proj, "C": config.conv_dim, "W": config.d_conv}
+        cases["step"] = step.case_of("m", sizes, begin)
     if config.kind == "mamba2":
         sizes = {
             "H": config.n_heads,
@@ -68,9 +74,8 @@ def microseconds(library: KernelLibrary, case: Case) -> float:
     return graph_microseconds([prepared[i % COPIES] for i in range(LAUNCHES)]) / LAUNCHES
 
 
-def stack_microseconds(library: KernelLibrary, config: MambaConfig, batch: int, length: int) -> float:
+def stack_microseconds(library: KernelLibrary, layer: dict[str, Case], config: MambaConfig) -> float:
     """The kernels of all layers one after the other, without embedding and head."""
-    layer = calls(config, batch, length)
     order = [name for name in ORDER if name in layer]
     return graph_microseconds([library.prepare(layer[name]) for _ in range(config.n_layer) for name in order])
 
@@ -101,21 +106,24 @@ def main() -> None:
     parser.add_argument("--length", nargs="*", type=int, default=[1, 512])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--stack", action="store_true")
+    parser.add_argument("--separate", action="store_true")
+    parser.add_argument("--without", nargs="*", default=[], choices=ORDER)
     arguments = parser.parse_args()
     library = KernelLibrary(Path(os.environ["QUAMBA_PLUGINS"]))
     for size in arguments.size:
         for length in arguments.length:
             title, config = f"{size} B={arguments.batch} L={length}", CONFIGS[size]
-            if arguments.stack:
-                total = stack_microseconds(library, config, arguments.batch, length)
-                print(
-                    f"{title}: {total / 1000:.3f} ms for the kernels of {config.n_layer} layers", flush=True
-                )
-                continue
-            each = {
-                name: microseconds(library, case)
-                for name, case in calls(config, arguments.batch, length).items()
+            layer = {
+                name: case
+                for name, case in calls(config, arguments.batch, length, arguments.separate).items()
+                if name not in arguments.without
             }
+            if arguments.stack:
+                total = stack_microseconds(library, layer, config)
+                left_out = "".join(f", without {name}" for name in arguments.without)
+                print(f"{title}: {total / 1000:.3f} ms for {config.n_layer} layers{left_out}", flush=True)
+                continue
+            each = {name: microseconds(library, case) for name, case in layer.items()}
             times = ", ".join(f"{name} {time:.2f}" for name, time in each.items())
             print(f"{title}: {sum(each.values()):.2f} us a layer: {times}", flush=True)
 

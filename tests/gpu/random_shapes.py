@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from op_cases import Case
+from op_cases import Case, step
 from op_cases.drawing import draw
 
 LENGTHS = (1, 1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65)
@@ -80,6 +80,23 @@ def _conv(random: np.random.Generator, name: str) -> Case:
     return draw("QuantizedCausalConv1d", name, sizes)
 
 
+def _step(random: np.random.Generator, name: str) -> Case:
+    C, begin, behind = (
+        int(random.integers(1, 600)),
+        int(random.integers(0, 300)),
+        int(random.integers(0, 300)),
+    )
+    sizes = {
+        "B": _pick(random, 1, 1, 1, 2, 5, 9, 40),
+        "L": 1,
+        "D": _pick(random, int(random.integers(1, 700)), 4 * int(random.integers(1, 900)), 768, 2560),
+        "M": begin + C + behind,
+        "C": C,
+        "W": _pick(random, 2, 3, 4, 4),
+    }
+    return step.case_of(name, sizes, begin)
+
+
 def _selective(random: np.random.Generator, name: str) -> Case:
     sizes = {
         "B": _pick(random, 1, 2),
@@ -124,6 +141,7 @@ def _gated(random: np.random.Generator, name: str) -> Case:
 DRAWN = {
     "GatedRMSNormHadamardQuantize": _gated,
     "HadamardQuantize": _hadamard,
+    "InputProjectionStep": _step,
     "QuantizedCausalConv1d": _conv,
     "QuantizedLinear": lambda random, name: _linear("QuantizedLinear", random, name),
     "QuantizedSSDScan": _ssd,

@@ -52,7 +52,7 @@ __global__ void plain_linear(Int8Product p, End end) {
     if (m >= p.M) return;
     int32_t total = 0;
     for (int k = 0; k < p.K; k++) total += int(p.x[t * p.x_stride + k]) * p.weight[int64_t(m) * p.K + k];
-    end.y[int64_t(t) * p.M + m] = end.value(total, end.row(m), end.addend(t, m));
+    end.y[int64_t(t) * p.M + m] = end.value(total, end.row(m), end.load(t, m));
 }
 
 __global__ void count_differences(const uint8_t *a, const uint8_t *b, int64_t count, unsigned *differences) {
@@ -104,7 +104,8 @@ struct Variant {
 
 template <class End, int GROUPS, int WARPS, int DEPTH>
 cudaError_t run_gemv(const Int8Product &p, const End &end, const Gpu &gpu, cudaStream_t stream) {
-    return launch_gemv<GROUPS, WARPS, DEPTH>(p, end, gpu, stream);
+    return launch_gemv_shape<GROUPS, WARPS, DEPTH>(p, Codes{aligned_rows(p.x, p.x_stride, p.K)}, end, gpu,
+                                                   stream);
 }
 
 template <class End, class Tile, int SPLITS>

@@ -26,6 +26,8 @@ POISON = {"int8": 99, "int32": 2**30, "float16": np.nan, "float32": np.nan}
 ATTRS: dict[str, float | int] = {
     "epsilon": 1e-5,
     "n_groups": 1,
+    "conv_begin": 0,
+    "norm_scale": 0.0261,
     "hadamard": 1,
     "dt_min": 0.0,
     "dt_max": FLOAT32_MAX,

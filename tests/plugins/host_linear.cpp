@@ -2,6 +2,7 @@
 // the lanes of one warp, where mma.sync and ldmatrix are loops that do what the PTX manual says.
 #include <cstring>
 
+#include "../../plugins/InputProjectionStep/kernel.cuh"
 #include "../../plugins/QuantizedLinear/kernel.cuh"
 #include "../../plugins/RequantizedLinear/kernel.cuh"
 #include "../../plugins/common/int8_gemm.cuh"
@@ -59,13 +60,34 @@ extern "C" {
 void requantized_end(const int32_t *totals, int T, int M, float x_scale, const float *weight_scale,
                      const float *bias, const float *out_scale, int8_t *y) {
     const RequantizedEnd end = {y, weight_scale, bias, out_scale, x_scale};
-    for (int i = 0; i < T * M; i++) end.y[i] = end.value(totals[i], end.row(i % M), end.addend(i / M, i % M));
+    for (int i = 0; i < T * M; i++) end.y[i] = end.value(totals[i], end.row(i % M), end.load(i / M, i % M));
 }
 
 void residual_end(const int32_t *totals, int T, int M, float x_scale, const float *weight_scale,
                   const float *bias, const float *residual, float *y) {
     const ResidualEnd end = {y, weight_scale, bias, residual, M, x_scale};
-    for (int i = 0; i < T * M; i++) end.y[i] = end.value(totals[i], end.row(i % M), end.addend(i / M, i % M));
+    for (int i = 0; i < T * M; i++) end.y[i] = end.value(totals[i], end.row(i % M), end.load(i / M, i % M));
+}
+
+// end: all but y and the projection's own pointers, which are named one by one.
+void projection_step_end(const int32_t *totals, int T, int M, float x_scale, const float *weight_scale,
+                         const float *bias, const float *out_scale, int8_t *y, const int8_t *state,
+                         const int8_t *weight, const float *conv_x_scale, const float *conv_weight_scale,
+                         const float *conv_bias, const float *conv_out_scale, int8_t *state_out, int begin, int C,
+                         int W) {
+    const ProjectionStepEnd end = {y,
+                                   {y, weight_scale, bias, out_scale, x_scale},
+                                   state,
+                                   weight,
+                                   conv_x_scale,
+                                   conv_weight_scale,
+                                   conv_bias,
+                                   conv_out_scale,
+                                   state_out,
+                                   begin,
+                                   C,
+                                   W};
+    for (int i = 0; i < T * M; i++) end.y[i] = end.value(totals[i], end.row(i % M), end.load(i / M, i % M));
 }
 
 // One step of int8_gemv: weight (16, 64) by x (8, 64) -> sums (8, 16).

@@ -30,11 +30,13 @@ template <int ORDER>
 void replay_base_pass(double *entries, int power) {
     constexpr auto COLUMNS = std::make_integer_sequence<int, ORDER>();
     for (int q = 0; q < power; q++) {
-        double sums[2][ORDER / 2];
+        double sums[4][ORDER / 4];
         base_rows<ORDER, 0>(sums[0], entries, power, q, COLUMNS);
-        base_rows<ORDER, ORDER / 2>(sums[1], entries, power, q, COLUMNS);
+        base_rows<ORDER, ORDER / 4>(sums[1], entries, power, q, COLUMNS);
+        base_rows<ORDER, 2 * (ORDER / 4)>(sums[2], entries, power, q, COLUMNS);
+        base_rows<ORDER, 3 * (ORDER / 4)>(sums[3], entries, power, q, COLUMNS);
         for (int i = 0; i < ORDER; i++)
-            entries[place(i * power + q)] = sums[i / (ORDER / 2)][i % (ORDER / 2)];
+            entries[place(i * power + q)] = sums[i / (ORDER / 4)][i % (ORDER / 4)];
     }
 }
 
@@ -95,6 +97,11 @@ void quantized_silu_all(const float *x, int count, float scale, int8_t *y) {
     for (int i = 0; i < count; i++) y[i] = quantized_silu(x[i], scale);
 }
 
+void quantized_quotient_all(const float *x, int count, float root, float scale, int8_t *y) {
+    const float reciprocal = safe_reciprocal(root * scale);
+    for (int i = 0; i < count; i++) y[i] = quantized_quotient(x[i], root, scale, reciprocal);
+}
+
 float root_of(const float *x, int count, float epsilon) {
     double sum = 0.0;
     for (int i = 0; i < count; i++) sum += static_cast<double>(x[i]) * x[i];
@@ -134,6 +141,34 @@ void hadamard_of(const float *x, int size, float *y, double *entries) {
     replay_transform(entries, size, shape);
     const double unit = 1.0 / sqrt(static_cast<double>(shape.base * shape.power));
     for (int i = 0; i < size; i++) y[i] = static_cast<float>(entries[place(i)] * unit);
+}
+
+// The same by the eight blocks of a cluster, one after the other. entries: of all slices, one behind the other.
+void hadamard_in_cluster(const float *x, int size, float *y, double *entries) {
+    constexpr int CLUSTER = 8;
+    const int64_t slice_entries = entries_bytes(size / CLUSTER) / int64_t(sizeof(double));
+    const HadamardShape shape = hadamard_shape(size);
+    const double unit = 1.0 / sqrt(static_cast<double>(shape.base * shape.power));
+    for (int rank = 0; rank < CLUSTER; rank++) {
+        const TokenSlice<CLUSTER> slice(size, rank);
+        double *own = entries + rank * slice_entries;
+        for (int i = 0; i < slice.count; i++) own[place(i)] = x[slice.entry(i)];
+        replay_transform(own, slice.count, {shape.base, slice.width, shape.blocks});
+    }
+    const TokenSlice<CLUSTER> first(size, 0);
+    for (int i = 0; i < first.count; i++) {
+        double v[CLUSTER];
+        for (int k = 0; k < CLUSTER; k++) v[k] = entries[k * slice_entries + place(i)];
+        butterflies(v);
+        for (int k = 0; k < CLUSTER; k++)
+            y[first.entry_of_first(i) + k * first.width] = static_cast<float>(v[k] * unit);
+    }
+}
+
+// How many entries of block `rank`'s slice stand before each entry of the token, and the last one's end.
+void entries_before(int size, int rank, int32_t *before) {
+    const TokenSlice<8> slice(size, rank);
+    for (int e = 0; e <= size; e++) before[e] = slice.before(e);
 }
 
 int64_t hadamard_bytes(int size) { return entries_bytes(size); }

@@ -166,6 +166,7 @@ def test_attribute_out_of_range_is_refused(spec: OpSpec, attr: Attr) -> None:
         ("float", "any"): UNUSABLE,
         ("int", "positive"): [0, -1],
         ("int", "flag"): [-1, 2],
+        ("int", "count"): [-1, 2**31],
     }
     for value in refused[attr.type, attr.values]:
         error = refusal(spec, dtypes, shapes, {**attrs, attr.name: value})

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from op_cases import Case, cases_of
 from op_cases.drawing import Array
 from op_implementations import run_reference
 
+from quamba_export.plugins.common.registry import get_op
+
 SOURCE = Path(__file__).with_name("host_linear.cpp")
-EXACT = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror")
+EXACT = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror")
 LAST = {"RequantizedLinear": "out_scale", "QuantizedLinear": "residual"}
 FUNCTION = {"RequantizedLinear": "requantized_end", "QuantizedLinear": "residual_end"}
 BANK_BYTES = 128  # what shared memory gives at once; a 16-byte load takes it in phases of eight lanes
@@ -57,6 +60,38 @@ def test_end_is_the_reference(kernels: ctypes.CDLL, case: Case) -> None:
         pointer(found),
     )
     assert np.array_equal(expected.view(np.uint8), found.view(np.uint8))
+
+
+@pytest.mark.parametrize("case", cases_of("InputProjectionStep"), ids=str)
+def test_end_of_the_step_is_the_reference(kernels: ctypes.CDLL, case: Case) -> None:
+    """From the codes of the norm on; the state is updated in place."""
+    arrays = {name: np.ascontiguousarray(array).copy() for name, array in case.inputs.items()}
+    scale = case.attrs["norm_scale"]
+    normed = get_op("RMSNormQuantize").reference(
+        torch.from_numpy(arrays["x"]), epsilon=case.attrs["epsilon"], out_scale=scale
+    )
+    totals = (normed.numpy().astype(np.int64) @ arrays["weight"].astype(np.int64).T).astype(np.int32)
+    expected_y, expected_state = run_reference(case)
+    y, rows = np.empty_like(expected_y), totals.shape[-1]
+    channels, width = arrays["conv_weight"].shape
+    kernels.projection_step_end(
+        pointer(totals),
+        totals.size // rows,
+        rows,
+        ctypes.c_float(scale),
+        *(pointer(arrays[name]) for name in ("weight_scale", "bias", "out_scale")),
+        pointer(y),
+        *(
+            pointer(arrays[name])
+            for name in ("conv_state", "conv_weight", "conv_x_scale", "conv_weight_scale")
+        ),
+        *(pointer(arrays[name]) for name in ("conv_bias", "conv_out_scale", "conv_state")),
+        int(case.attrs["conv_begin"]),
+        channels,
+        width,
+    )
+    assert np.array_equal(expected_y, y)
+    assert np.array_equal(expected_state, arrays["conv_state"])
 
 
 def test_a_step_of_the_gemv_is_the_product(kernels: ctypes.CDLL) -> None:

@@ -168,3 +168,41 @@ def test_transform_rounds_as_the_reference(kernels: ctypes.CDLL, size: int) -> N
         expected = wide.astype(np.float32)
         middle = (expected.astype(np.float64) + found) / 2
         assert ((expected == found) | (np.abs(wide - middle) < 1e-14)).all()
+
+
+@pytest.mark.parametrize("size", [1024, 768, 1536, 2560, 5120, 7168])
+def test_a_cluster_transforms_as_one_block(kernels: ctypes.CDLL, size: int) -> None:
+    entries = np.empty(8 * (kernels.hadamard_bytes(ctypes.c_int(size // 8)) // 8))
+    x, found = drawn(size, seed=3), np.empty(size, np.float32)
+    kernels.hadamard_in_cluster(pointer(x), ctypes.c_int(size), pointer(found), pointer(entries))
+    wide = hadamard.apply_hadamard(torch.from_numpy(x).double()).numpy()
+    middle = (wide.astype(np.float32).astype(np.float64) + found) / 2
+    assert ((wide.astype(np.float32) == found) | (np.abs(wide - middle) < 1e-14)).all()
+
+
+@pytest.mark.parametrize("size", [1024, 1536, 5120])
+def test_slices_share_every_run_of_a_token_out(kernels: ctypes.CDLL, size: int) -> None:
+    """Each entry is in one slice, and every slice counts what it holds of any run of entries."""
+    before = np.zeros((8, size + 1), np.int32)
+    for rank in range(8):
+        kernels.entries_before(ctypes.c_int(size), ctypes.c_int(rank), pointer(before[rank]))
+    held = np.diff(before, axis=1)
+    assert (held >= 0).all()
+    assert (held.sum(0) == 1).all()
+    assert (held.sum(1) == size // 8).all()
+
+
+@pytest.mark.parametrize(("root", "scale"), [(1.0, 61 / 1024), (0.7, 0.0261), (3e-20, 2e-19), (1e30, 1e20)])
+def test_a_quotient_is_quantized_as_by_two_divisions(kernels: ctypes.CDLL, root: float, scale: float) -> None:
+    root, scale = np.float32(root), np.float32(scale)
+    halves = (np.arange(-300, 300) + 0.5).astype(np.float64) * scale * root
+    near = [halves * (1 + step * 2.0**-24) for step in range(-12, 13)]
+    with np.errstate(over="ignore"):
+        x = np.concatenate([*near, drawn(20000, seed=1).astype(np.float64) * root]).astype(np.float32)
+    found = np.empty(x.shape, np.int8)
+    kernels.quantized_quotient_all(
+        pointer(x), ctypes.c_int(x.size), ctypes.c_float(root), ctypes.c_float(scale), pointer(found)
+    )
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = np.rint((x / root) / scale)
+    assert np.array_equal(found, np.clip(steps, -128, 127).astype(np.int8))

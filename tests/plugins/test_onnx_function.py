@@ -24,6 +24,7 @@ NEWEST_OPSET, NEWEST_IR = 20, 10  # what TensorRT 10.3 parses
 SMALL = {
     "GatedRMSNormHadamardQuantize": "two_groups",
     "HadamardQuantize": "E_16",
+    "InputProjectionStep": "at_the_end",
     "QuantizedCausalConv1d": "shorter_than_the_window",
     "QuantizedLinear": "odd_sizes",
     "QuantizedSSDScan": "G_2_int8",
@@ -120,6 +121,7 @@ FAULTS = [
     ("QuantizedSSDScan", "L_65_float32", "kept = Mul (h_groups, end_exp_g)", "kept = Identity (h_groups)"),
     ("QuantizedSelectiveScan", "L_65_float32", "h_next = Add (kept, added)", "h_next = Add (h, added)"),
     ("GatedRMSNormHadamardQuantize", "two_groups", "Mul (merged, norm_weight)", "Identity (merged)"),
+    ("InputProjectionStep", "decode", "Concat <axis = 2> (front, conv_y", "Concat <axis = 2> (front, conv_x"),
     ("RMSNormQuantize", "magnitudes", "Sqrt (root_shifted)", "Sqrt (root_mean)"),
 ]
 

@@ -102,7 +102,7 @@ def contract_table(spec: OpSpec) -> list[tuple[str, ...]]:
 
     tensors = [("input", t) for t in spec.inputs] + [("output", t) for t in spec.outputs]
     rows = [(kind, t.name, dtypes(t), t.shape, t.aliases or "") for kind, t in tensors]
-    words = {"positive": "{} > 0", "any": "{}", "flag": "0 or 1"}
+    words = {"positive": "{} > 0", "any": "{}", "flag": "0 or 1", "count": "{} >= 0"}
     return rows + [("attribute", a.name, words[a.values].format(a.type), "", "") for a in spec.attrs]
 
 

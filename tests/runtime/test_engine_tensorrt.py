@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import gc
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_cuda import FakeCuda, FakePlan
+from fake_cuda import FakeCuda, FakePlan, at
 from refusals import refused
 from tiny_recurrent import NumpyEngine, V, state_table
 
+from quamba_export.runtime import tensorrt_plan
 from quamba_export.runtime.cuda import Cuda
+from quamba_export.runtime.device_weights import DeviceWeights
 from quamba_export.runtime.engine import prefill, stack_states
+from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
 from quamba_export.runtime.engine_tensorrt import TrtEngine, check_contracts, check_machine
 from quamba_export.runtime.errors import ExitCode
-from quamba_export.runtime.manifest import EngineRecord
 
-RECORD = EngineRecord("10.6.0", 90, "c0ffee", max_batch=4, prefill_length=8)
+TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float32", (2, 2), 256))
+RECORD = EngineRecord(
+    "10.6.0", 90, "c0ffee", max_batch=4, prefill_length=8, weights=TABLE, device_bytes=1 << 30
+)
 
 
 @pytest.fixture
@@ -35,8 +41,17 @@ def plans(api: FakeCuda) -> tuple[FakePlan, FakePlan]:
 
 
 @pytest.fixture
-def engine(plans: tuple[FakePlan, FakePlan]) -> TrtEngine:
-    return TrtEngine(*plans, Cuda(), RECORD, state_table(), V)  # type: ignore[arg-type]
+def weights_file(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(bytes(range(256)) + np.arange(4, dtype=np.float32).tobytes())
+    return path
+
+
+@pytest.fixture
+def engine(plans: tuple[FakePlan, FakePlan], weights_file: Path) -> TrtEngine:
+    cuda = Cuda()
+    weights = DeviceWeights(weights_file, TABLE, cuda)
+    return TrtEngine(*plans, weights, cuda, RECORD, state_table(), V)  # type: ignore[arg-type]
 
 
 def some_ids(batch: int, length: int) -> np.ndarray:
@@ -52,6 +67,60 @@ def test_it_computes_what_the_model_computes(engine: TrtEngine, length: int, cou
     np.testing.assert_array_equal(found, wanted)
     for name in after:
         np.testing.assert_array_equal(states[name], after[name])
+
+
+def test_both_plans_read_one_copy_of_the_weights(
+    api: FakeCuda, plans: tuple[FakePlan, FakePlan], weights_file: Path
+) -> None:
+    free, cuda = api.free_bytes, Cuda()
+    weights = DeviceWeights(weights_file, TABLE, cuda)
+    assert free - api.free_bytes == weights_file.stat().st_size
+    engine = TrtEngine(*plans, weights, cuda, RECORD, state_table(), V)  # type: ignore[arg-type]
+    del weights
+    assert plans[0].weights == plans[1].weights
+    codes = at(plans[0].weights["a.weight"], (3, 5), np.uint8)
+    np.testing.assert_array_equal(codes.ravel(), np.arange(15))
+    np.testing.assert_array_equal(at(plans[1].weights["b.weight"], (4,), np.float32), np.arange(4))
+    del engine
+    assert api.free_bytes == free
+
+
+def test_weights_that_do_not_fit_the_device_are_refused(api: FakeCuda, weights_file: Path) -> None:
+    api.free_bytes = 200
+    with refused("cudaMalloc failed", code=ExitCode.OUT_OF_SPACE):
+        DeviceWeights(weights_file, TABLE, Cuda())
+
+
+class FakeTensorRT:
+    """An engine with one input, as much of TensorRT as Plan.bind_weights asks."""
+
+    shape, dtype = (3, 5), np.int8
+    nptype = staticmethod(lambda dtype: dtype)
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shape if name == "a.weight" else (-1,)
+
+    def get_tensor_dtype(self, name: str) -> type:
+        return self.dtype
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        return address % 256 == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "shape"),
+    [("a.weight", "float32", (3, 5)), ("a.weight", "int8", (5, 3)), ("c.weight", "int8", (3, 5))],
+)
+def test_a_weight_that_is_no_input_of_a_plan_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, dtype: str, shape: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(tensorrt_plan, "import_tensorrt", FakeTensorRT)
+    plan = object.__new__(tensorrt_plan.Plan)
+    plan._engine = plan._context = FakeTensorRT()
+    plan._path = Path("decode.engine")
+    plan.bind_weights(TABLE[:1], {"a.weight": 512})
+    with refused(name, f"found: {dtype} {shape}", "allowed: int8", code=ExitCode.INTEGRITY):
+        plan.bind_weights([WeightTensor(name, dtype, shape, 0)], {name: 512})
 
 
 def test_a_prompt_is_fed_in_chunks_of_the_profile(

@@ -1,0 +1,71 @@
+"""The tactics that TensorRT has timed, kept between builds: a file that says what it was timed with.
+
+    quamba-export timing cache 1
+    <key: sha256 of GPU, TensorRT, plugins and builder settings>
+    <sha256 of the rest>
+    <TensorRT's own bytes>
+
+TensorRT would take a cache of another plugin library, and says little of a damaged one; so both are found
+here. A cache only saves time: what cannot be used is told in one line and left out.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from quamba_export.exporter.console import say
+
+MAGIC = b"quamba-export timing cache 1"
+
+
+@dataclass(frozen=True)
+class TimingCache:
+    """The tactics of one kind of build. path: the file, which need not exist; key: from cache_key."""
+
+    path: Path
+    key: str
+
+    def read(self) -> bytes:
+        """TensorRT's bytes; none where there is no file, or none that may be used."""
+        if not self.path.exists():
+            return b""
+        magic, key, digest, tactics = (*self.path.read_bytes().split(b"\n", 3), b"", b"", b"")[:4]
+        reason = ""
+        if magic != MAGIC:
+            reason = "it is no timing cache of quamba-export, and stays as it is"
+        elif key.decode("ascii", "replace") != self.key:
+            reason = "it was made with another GPU, TensorRT, plugin library or builder setting"
+        elif digest.decode("ascii", "replace") != sha256(tactics).hexdigest():
+            reason = "it is damaged"
+        if reason:
+            say(f"timing cache {self.path} is not used: {reason}")
+            return b""
+        return tactics
+
+    def write(self, tactics: bytes) -> None:
+        """Replace the file, in one step; never one that is not a timing cache."""
+        if self.path.exists() and not self.path.read_bytes().startswith(MAGIC + b"\n"):
+            return
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        digest = sha256(tactics).hexdigest()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(b"\n".join([MAGIC, self.key.encode(), digest.encode(), tactics]))
+            partial.replace(self.path)
+        except OSError as error:
+            say(f"timing cache {self.path} is not kept: {error.strerror}")
+
+
+def cache_key(*, gpu: str, sm: int, tensorrt: str, plugins: bytes, settings: str) -> str:
+    """What the timings depend on, as 64 hex digits. plugins: the bytes of the library."""
+    parts = (gpu, str(sm), tensorrt, sha256(plugins).hexdigest(), settings)
+    return sha256("\0".join(parts).encode()).hexdigest()
+
+
+def default_path(key: str) -> Path:
+    """A file of its own in the user's cache folder, so that two kinds of builds do not evict each other."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "quamba-export" / "timing" / f"{key[:16]}.cache"

@@ -1,0 +1,68 @@
+"""The estimate of a build's memory, by hand for a tiny model, and its refusal."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import onnx
+import pytest
+from fake_cuda import FakeCuda
+from onnx import numpy_helper
+from refusals import refused
+
+from quamba_export.calib.quantize_model import quantize_model
+from quamba_export.exporter.onnx_export import onnx_from_model
+from quamba_export.exporter.tensorrt_graph import tensorrt_graph
+from quamba_export.exporter.tensorrt_memory import (
+    TENSORRT_BYTES,
+    MemoryEstimate,
+    check_memory,
+    estimate_memory,
+    token_bytes,
+)
+from quamba_export.exporter.tensorrt_weights import weight_table
+from quamba_export.runtime.cuda import Cuda
+from quamba_export.runtime.errors import ExitCode
+from tests.random_calibrations import random_calibration
+from tests.random_checkpoints import MAMBA1, random_checkpoint
+
+
+@pytest.fixture(scope="module")
+def exported() -> onnx.ModelProto:
+    checkpoint = random_checkpoint(MAMBA1)
+    calibration = random_calibration(MAMBA1, digest=checkpoint.digest)
+    return onnx_from_model(quantize_model(checkpoint, calibration))
+
+
+def test_a_token_takes_every_tensor_of_a_layer_once(exported: onnx.ModelProto) -> None:
+    D, E, N, R = MAMBA1.d_model, MAMBA1.d_inner, MAMBA1.d_state, MAMBA1.dt_rank
+    int8 = D + 2 * E + E + R + 2 * N + E + E  # norm_out; conv_in, z; x; dt_low, B, C; dt; out_proj_in
+    assert token_bytes(exported) == int8 + 4 * E + 2 * 4 * D  # y; the residual stream before and after
+
+
+def test_states_and_weights_are_counted(exported: onnx.ModelProto) -> None:
+    weights = weight_table(tensorrt_graph(exported, weights_as_inputs=True), exported)
+    one, four = (estimate_memory(exported, weights, batch, 16) for batch in (1, 4))
+    states = MAMBA1.n_layer * (math.prod(MAMBA1.conv_state_shape) + 2 * math.prod(MAMBA1.ssm_state_shape))
+    assert one.states == states + 16 * 8 + MAMBA1.vocab_size * 4
+    assert (four.states, four.activations) == (4 * one.states, 4 * one.activations)
+    assert one.activations == 17 * token_bytes(exported)
+    arrays = {t.name: numpy_helper.to_array(t) for t in exported.graph.initializer}
+    inputs = {weight.name for weight in weights}
+    constants = sum(array.nbytes for name, array in arrays.items() if name not in inputs)
+    assert one.weights == weights[-1].end + 2 * constants
+    assert one.total == one.weights + one.states + one.activations + TENSORRT_BYTES
+
+
+def test_what_does_not_fit_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda(memory=8 << 30))
+    check_memory(MemoryEstimate(6 << 30, 1 << 30, 1 << 29), Cuda())
+    with refused(
+        "not fit into the GPU's memory",
+        "found: an estimate of 8.50 GiB (weights 6.00, states 1.00, activations 1.00, tensorrt 0.50)",
+        "allowed: 8.00 GiB, which are free of 8.00",
+        "--max-batch",
+        code=ExitCode.OUT_OF_SPACE,
+    ):
+        check_memory(MemoryEstimate(6 << 30, 1 << 30, 1 << 30), Cuda())
