@@ -75,15 +75,19 @@ def engines_from_export(
     contracts, cuda = load_plugins(options.plugins), Cuda()
     _, prefill = profiles
     model = onnx.load(str(export / "model.onnx"), load_external_data=False)
-    graph = tensorrt_graph(model, weights_as_inputs=True)
-    weights = weight_table(graph, model)
+    graphs = {
+        profile.name: tensorrt_graph(model, weights_as_inputs=True, steps=profile.longest == 1)
+        for profile in profiles
+    }
+    weights = weight_table(graphs["prefill"], model)
     estimate = estimate_memory(model, weights, prefill.max_batch, prefill.longest)
     say(f"memory: about {estimate}")
     check_memory(estimate, cuda)
     write_weights(weights, model, export, folder / WEIGHTS)
-    load_external_data_for_model(graph, str(export))  # the small constants that are left
     cache = _timing_cache(options, cuda)
     for profile in profiles:
+        graph = graphs[profile.name]
+        load_external_data_for_model(graph, str(export))  # the small constants that are left
         path, start = folder / f"{profile.name}.engine", time.perf_counter()
         path.write_bytes(engine_from_graph(graph, profile, options, cache))
         say(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - start:.1f} s")

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from quamba_export.exporter.step_fusion import fuse_steps
 from quamba_export.exporter.tensorrt_weights import head_as_gemm, weight_inputs
 from quamba_export.plugins.common.c_header import letters
 from quamba_export.plugins.common.contract import OpSpec
@@ -38,7 +39,11 @@ class Part:
 
 
 def tensorrt_graph(
-    model: onnx.ModelProto, *, logits: Literal["last", "all"] = "last", weights_as_inputs: bool = False
+    model: onnx.ModelProto,
+    *,
+    logits: Literal["last", "all"] = "last",
+    weights_as_inputs: bool = False,
+    steps: bool = False,
 ) -> onnx.ModelProto:
     """The graph with plugin nodes only: input_ids (B, L) int64 and past states in, logits and states out.
 
@@ -50,13 +55,16 @@ def tensorrt_graph(
     weights_as_inputs: large constants and both tables become graph inputs of their own names (see
     tensorrt_weights.py); for logits "last" only.
 
+    steps: for calls of one token: norm, in_proj and convolution of a layer are one plugin (step_fusion.py).
+
     Raises QuambaError where the graph is not one that `quamba-export export` wrote.
     """
     if weights_as_inputs and logits == "all":
         raise ValueError("a graph with its weights as inputs gives the logits of the last position")
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes = _keep_logits([_copy(node) for node in model.graph.node], logits)
-    nodes = _read_rows(nodes, constants)
+    nodes, rows = fuse_steps(nodes, constants) if steps else (nodes, {})
+    nodes = _read_rows(nodes, constants, {name: Part(row, at, (n,)) for name, (row, at, n) in rows.items()})
     outputs = {value.name for value in model.graph.output}
     nodes = _without_dead(nodes, outputs)
     if logits == "last":
@@ -118,9 +126,10 @@ def _keep_logits(nodes: list[onnx.NodeProto], logits: Literal["last", "all"]) ->
     return [node for node in nodes if node is not chosen]
 
 
-def _read_rows(nodes: list[onnx.NodeProto], constants: dict[str, onnx.TensorProto]) -> list[onnx.NodeProto]:
-    """Point every quamba node at the rows its inputs are parts of."""
-    parts: dict[str, Part] = {}
+def _read_rows(
+    nodes: list[onnx.NodeProto], constants: dict[str, onnx.TensorProto], parts: dict[str, Part]
+) -> list[onnx.NodeProto]:
+    """Point every quamba node at the rows its inputs are parts of. `parts`: known beforehand; grows."""
     for node in nodes:
         if node.domain == DOMAIN:
             _read_row(node, get_op(node.op_type).spec, parts)

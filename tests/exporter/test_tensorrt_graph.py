@@ -128,6 +128,28 @@ def test_it_computes_the_same_bits(name: str, length: int) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_steps_compute_the_same_bits(name: str) -> None:
+    exported = onnx_from_model(quantized(CONFIGS[name]))
+    feed = feed_of(exported, 2, 1)
+    graph = tensorrt_graph(exported, logits="all", steps=True)
+    expected, found = run(exported, feed), run(graph, feed)
+    assert all(torch.equal(found[output], tensor) for output, tensor in expected.items())
+    kinds = [node.op_type for node in graph.graph.node]
+    assert kinds.count("InputProjectionStep") == CONFIGS[name].n_layer
+    assert not {"RMSNormQuantize", "QuantizedCausalConv1d", "Split"}.intersection(kinds)
+
+
+def test_a_norm_on_another_scale_stays_by_itself() -> None:
+    exported = onnx_from_model(quantized(MAMBA2))
+    norm = next(node for node in exported.graph.node if node.op_type == "RMSNormQuantize")
+    (scale,) = (attribute for attribute in norm.attribute if attribute.name == "out_scale")
+    scale.f *= 2
+    kinds = [node.op_type for node in tensorrt_graph(exported, steps=True).graph.node]
+    assert kinds.count("InputProjectionStep") == MAMBA2.n_layer - 1
+    assert kinds.count("RMSNormQuantize") == 1
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_it_gives_the_last_logits(name: str) -> None:
     exported = onnx_from_model(quantized(CONFIGS[name]))
     feed = feed_of(exported, 2, 5)
