@@ -34,7 +34,7 @@ HEADER_PLACES = (
     "/usr/local/tensorrt/include",
 )
 HEADERS_CRATE = 'trtx-sys = { version = "=0.5.0", default-features = false }'  # TensorRT 10.16, Apache-2.0
-TESTED_HEADERS = ((10, 3), (11, 0))  # from, below
+TESTED_HEADERS = ((10, 3), (12, 0))  # from, below
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def tensorrt_version(headers: Path) -> tuple[int, int]:
         raise QuambaError(
             f"TensorRT headers in {headers} are of another version",
             found=f"{version[0]}.{version[1]}",
-            allowed="10.3 or later, below 11",
+            allowed="10.3 or later, below 12",
             fix="name a folder with other headers in TENSORRT_INCLUDE",
             code=ExitCode.INCOMPATIBLE,
         )

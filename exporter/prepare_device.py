@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from quamba_export.calib.output_directory import written_directory
+from quamba_export.exporter.console import say
 from quamba_export.exporter.cross_build import cross_library
 from quamba_export.runtime.engine_record import PreparedRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -26,7 +27,9 @@ def prepare_for_device(
     QuambaError, exit 5 where a tool is missing.
     """
     source = read_manifest(export)
-    library = library or cross_library(jetpack, [target.sm])
+    if library is None:
+        say(f"plugins: compiling for sm_{target.sm}, JetPack {jetpack}; half a minute the first time")
+        library = cross_library(jetpack, [target.sm])
     with written_directory(out, "export") as folder:
         for name in source.files:
             shutil.copyfile(export / name, folder / name)
