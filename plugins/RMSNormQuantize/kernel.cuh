@@ -10,7 +10,7 @@ namespace quamba {
 
 constexpr int NORM_THREADS = 512, NORM_ITEMS = 8;  // channels of a token a thread keeps in registers
 
-static __global__ void __launch_bounds__(NORM_THREADS) rms_norm_quantize(QuambaRMSNormQuantize op) {
+__global__ void __launch_bounds__(NORM_THREADS) rms_norm_quantize(QuambaRMSNormQuantize op) {
     const int D = int(op.size.D);
     const int64_t token = blockIdx.x;
     const float *x = op.x + token * op.x_stride;
