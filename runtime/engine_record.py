@@ -1,4 +1,4 @@
-"""What a TensorRT bundle's manifest says of its plans and of the weights that they share."""
+"""What a manifest says of TensorRT: a bundle's of its plans and their weights, an export's of its plugins."""
 
 from __future__ import annotations
 
@@ -82,3 +82,22 @@ def parse_weight(fields: Fields, weight_bytes: int) -> WeightTensor:
         raise fields.error("offset", found, allowed)
     fields.end()
     return weight
+
+
+@dataclass(frozen=True)
+class PreparedRecord:
+    """What the plugin library in an export was compiled for, on another machine."""
+
+    target: str
+    sm: int  # compute capability of the GPU, 87 for 8.7
+    jetpack: int
+
+
+def parse_prepared(fields: Fields) -> PreparedRecord:
+    record = PreparedRecord(
+        target=fields.text("target"),
+        sm=fields.integer("sm", 50, 999),
+        jetpack=fields.integer("jetpack", 1, 99),
+    )
+    fields.end()
+    return record
