@@ -91,7 +91,7 @@ struct ProjectionStepEnd {
 
 #ifdef __CUDACC__
 
-// One token of fp32, normed and quantized by every block for itself.
+// One token of fp32, normed and quantized by every block for itself; a block an SM makes that cheap.
 struct NormedToken {
     const float *x;
     float epsilon, scale;

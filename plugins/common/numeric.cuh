@@ -81,6 +81,7 @@ QUAMBA_HOST_DEVICE int8_t quantized_silu(float x, float scale) {
     const float nearest = rintf(steps), bound = fabsf(steps) * 9.5367431640625e-07f + 1e-7f;
     if (x > -80.0f && 0.5f - fabsf(steps - nearest) > bound) return static_cast<int8_t>(clipped(nearest));
     if (x > -80.0f && fabsf(steps) > 200.0f) return static_cast<int8_t>(clipped(nearest));
+    if (x <= -80.0f && scale > 1e-30f) return 0;  // silu(x) is above -2e-33
     return quantized(silu(x), scale);
 }
 
