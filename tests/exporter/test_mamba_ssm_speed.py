@@ -33,7 +33,9 @@ class CountingModel(torch.nn.Module):
         assert num_last_tokens == 1
         self.calls.append(tuple(ids.shape))
         ((total,),) = inference_params.key_value_memory_dict.values()
-        total[:] = ids.sum(1) + (total if inference_params.seqlen_offset else 0)
+        begun = inference_params.seqlen_offset > 0
+        total[:] = ids.sum(1) + (total if begun else 0)
+        inference_params.fed = ids.shape[1] + (inference_params.fed if begun else 0)
         likeliest = torch.nn.functional.one_hot(total % VOCABULARY, VOCABULARY)
         return SimpleNamespace(logits=self.factor * likeliest[:, None].half())
 
@@ -51,7 +53,7 @@ def update_graph_cache(model: CountingModel, cache: None, batch: int, context: i
 
     def run(ids: torch.Tensor, position: torch.Tensor, offset: int) -> torch.Tensor:
         assert (position == offset).all()
-        assert offset == parameters.seqlen_offset >= context
+        assert offset == parameters.seqlen_offset == parameters.fed >= context
         return model(ids, inference_params=parameters, num_last_tokens=1).logits
 
     return SimpleNamespace(inference_params=parameters, run=run)
