@@ -159,11 +159,10 @@ def measure(size: str) -> GpuSpeed:
         lengths = PROMPTS if batch == 1 else PROMPTS[:1]
         generations = {length: Generation(model, config.vocab_size, batch, length) for length in lengths}
         torch.cuda.reset_peak_memory_stats()  # what tuning the kernels took does not count
-        for length, generation in generations.items():
-            prefilled = milliseconds(generation.first_token, TTFT_RUNS)
-            if batch == 1:
-                speeds["ttft"][str(length)] = prefilled
+        if batch == 1:
+            speeds["ttft"] = {str(n): milliseconds(g.first_token, TTFT_RUNS) for n, g in generations.items()}
         generation = generations[PROMPTS[0]]
+        generation.first_token()
         speeds["tpot"][str(batch)] = milliseconds(partial(read_token, generation), TPOT_RUNS)
         speeds["free_running"][str(batch)] = free_running_ms(generation)
         speeds["peak"][str(batch)] = torch.cuda.max_memory_allocated() / MIB
