@@ -11,6 +11,7 @@ is what the loaded engines, weights and states take of the GPU, without CUDA's c
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -69,6 +70,7 @@ def measure(model: QuantizedModel, size: str, options: BuildOptions, contexts: l
         for batches in BATCHES[:1], BATCHES[1:]:
             profiles = profiles_for(max(batches), CHUNK // max(batches))
             record = engines_from_export(Path(export), Path(folder), profiles, options)
+            gc.collect()  # nothing of the last pair may be given back while this one is measured
             free, _ = cuda.memory()
             engine = load_engine(Path(folder), record, states, model.config.vocab_size, Cuda())
             if 1 in batches:
