@@ -102,4 +102,12 @@ QUAMBA_HOST_DEVICE int8_t quantized_quotient(float value, float root, float scal
     return quantized(value / root, scale);
 }
 
+// n / divisor for 0 <= n < 65536 by a multiplication; the divisor is 2 to 65535.
+struct Divisor {
+    uint32_t inverse;
+
+    QUAMBA_HOST_DEVICE explicit Divisor(int divisor) : inverse(0xffffffffu / uint32_t(divisor) + 1) {}
+    QUAMBA_HOST_DEVICE int divide(int n) const { return int(uint64_t(n) * inverse >> 32); }
+};
+
 }  // namespace quamba

@@ -170,26 +170,22 @@ def test_transform_rounds_as_the_reference(kernels: ctypes.CDLL, size: int) -> N
         assert ((expected == found) | (np.abs(wide - middle) < 1e-14)).all()
 
 
-@pytest.mark.parametrize("size", [1024, 768, 1536, 2560, 5120, 7168])
-def test_a_cluster_transforms_as_one_block(kernels: ctypes.CDLL, size: int) -> None:
-    entries = np.empty(8 * (kernels.hadamard_bytes(ctypes.c_int(size // 8)) // 8))
-    x, found = drawn(size, seed=3), np.empty(size, np.float32)
-    kernels.hadamard_in_cluster(pointer(x), ctypes.c_int(size), pointer(found), pointer(entries))
+@pytest.mark.parametrize("size", [1024, 1536, 1920, 2048, 3072, 4096, 5120, 7168, 8192, 14336, 15360, 16384])
+def test_blocks_that_make_a_part_each_transform_as_one(kernels: ctypes.CDLL, size: int) -> None:
+    entries = np.empty(kernels.hadamard_bytes(ctypes.c_int(size // 8)) // 8)
+    x, found = drawn(size, seed=3), np.full(size, np.nan, np.float32)
+    arguments = pointer(x), ctypes.c_int(size), pointer(found), pointer(entries)
+    assert kernels.hadamard_in_parts(*arguments) == 0
     wide = hadamard.apply_hadamard(torch.from_numpy(x).double()).numpy()
     middle = (wide.astype(np.float32).astype(np.float64) + found) / 2
     assert ((wide.astype(np.float32) == found) | (np.abs(wide - middle) < 1e-14)).all()
 
 
-@pytest.mark.parametrize("size", [1024, 1536, 5120])
-def test_slices_share_every_run_of_a_token_out(kernels: ctypes.CDLL, size: int) -> None:
-    """Each entry is in one slice, and every slice counts what it holds of any run of entries."""
-    before = np.zeros((8, size + 1), np.int32)
-    for rank in range(8):
-        kernels.entries_before(ctypes.c_int(size), ctypes.c_int(rank), pointer(before[rank]))
-    held = np.diff(before, axis=1)
-    assert (held >= 0).all()
-    assert (held.sum(0) == 1).all()
-    assert (held.sum(1) == size // 8).all()
+@pytest.mark.parametrize("divisor", [2, 3, 4, 7, 60, 640, 1023, 1024, 16384, 65535])
+def test_division_by_a_multiplication(kernels: ctypes.CDLL, divisor: int) -> None:
+    for n in (*range(0, 300), *(divisor * k + off for k in range(0, 65536 // divisor) for off in (-1, 0, 1))):
+        if n >= 0:
+            assert kernels.divide_by(ctypes.c_int(divisor), ctypes.c_int(n)) == n // divisor, n
 
 
 @pytest.mark.parametrize(("root", "scale"), [(1.0, 61 / 1024), (0.7, 0.0261), (3e-20, 2e-19), (1e30, 1e20)])
