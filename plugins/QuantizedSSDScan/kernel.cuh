@@ -1,4 +1,4 @@
-// Mamba-2's scan as the recurrence of op.py, one kernel for any length: the state stays in registers.
+// Mamba-2's scan as the recurrence of op.py, one kernel for any length but 1 (step.cuh): the state stays in registers.
 //
 // A warp owns ROWS channels p of one head; lane l holds entries n = l + 32 k of each row's state. Tokens come
 // in tiles: while one is worked on, the codes of the next are on their way into shared memory. B and C are
@@ -26,13 +26,13 @@ struct SSDHead {
 };
 
 __device__ __forceinline__ SSDHead ssd_head(const QuambaQuantizedSSDScan &op, int h) {
-    return {-exp_rounded(op.A_log[h]), op.dt_bias[h]};
+    return {-exp_rounded_soon(op.A_log[h]), op.dt_bias[h]};
 }
 
 __device__ __forceinline__ SSDStep ssd_step(const QuambaQuantizedSSDScan &op, SSDHead head, int8_t dt) {
     const float sum = dequantized(dt, op.dt_scale) + head.dt_bias;
-    const float step = fminf(fmaxf(softplus(sum), op.dt_min), op.dt_max);
-    return {step, exp_rounded(step * head.A)};
+    const float step = fminf(fmaxf(softplus_soon(sum), op.dt_min), op.dt_max);
+    return {step, exp_rounded_soon(step * head.A)};
 }
 
 // steps (B L, H): all steps of a long call, once instead of once a block.

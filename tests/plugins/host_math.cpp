@@ -93,6 +93,22 @@ void decay_all(const float *x, int count, float *y) {
     for (int i = 0; i < count; i++) y[i] = decay_rounded(x[i]);
 }
 
+void exp_soon_all(const float *x, int count, float *y) {
+    for (int i = 0; i < count; i++) y[i] = exp_rounded_soon(x[i]);
+}
+
+void softplus_soon_all(const float *x, int count, float *y) {
+    for (int i = 0; i < count; i++) y[i] = softplus_soon(x[i]);
+}
+
+void wide_exp_soon_all(const double *x, int count, double *y) {
+    for (int i = 0; i < count; i++) y[i] = exp_soon(x[i]);
+}
+
+void wide_log1p_soon_all(const double *x, int count, double *y) {
+    for (int i = 0; i < count; i++) y[i] = log1p_soon(x[i]);
+}
+
 void quantized_silu_all(const float *x, int count, float scale, int8_t *y) {
     for (int i = 0; i < count; i++) y[i] = quantized_silu(x[i], scale);
 }
