@@ -25,8 +25,8 @@ struct SSDHead {
     float A, dt_bias;
 };
 
-__device__ __forceinline__ SSDHead ssd_head(const QuambaQuantizedSSDScan &op, int h) {
-    return {-exp_rounded_soon(op.A_log[h]), op.dt_bias[h]};
+__device__ __forceinline__ SSDHead ssd_head(float A_log, float dt_bias) {
+    return {-exp_rounded_soon(A_log), dt_bias};
 }
 
 __device__ __forceinline__ SSDStep ssd_step(const QuambaQuantizedSSDScan &op, SSDHead head, int8_t dt) {
@@ -38,7 +38,7 @@ __device__ __forceinline__ SSDStep ssd_step(const QuambaQuantizedSSDScan &op, SS
 // steps (B L, H): all steps of a long call, once instead of once a block.
 __global__ void ssd_steps(QuambaQuantizedSSDScan op, SSDStep *steps) {
     const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, H = op.size.H;
-    const SSDHead head = ssd_head(op, int(i % H));
+    const SSDHead head = ssd_head(op.A_log[i % H], op.dt_bias[i % H]);
     wait_for_inputs();
     if (i < op.size.B * op.size.L * H) steps[i] = ssd_step(op, head, op.dt[i / H * op.dt_stride + i % H]);
     let_next_kernel_begin();
@@ -225,7 +225,8 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
     const int own = scan.h * P + scan.channel(threadIdx.x % Scan::BLOCK_ROWS);
     const float x_scale = op.x_scale[op.scale_index[own]], D = op.D[scan.h];
     const float B_scale = op.B_scale[scan.g], C_scale = op.C_scale[scan.g];
-    const SSDHead head = !steps && threadIdx.x < TILE ? ssd_head(op, scan.h) : SSDHead{};
+    const SSDHead head =
+        !steps && threadIdx.x < TILE ? ssd_head(op.A_log[scan.h], op.dt_bias[scan.h]) : SSDHead{};
 
     wait_for_inputs();
     const Stored *stored = static_cast<const Stored *>(op.state);

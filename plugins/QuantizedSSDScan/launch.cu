@@ -34,17 +34,17 @@ cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, SSDStep *steps, const 
                              static_cast<const SSDStep *>(steps), piece_bytes(op));
 }
 
-// A token reads whole words where every row of the codes and of the state is made of them.
 template <class Stored, int N_LANE>
 cudaError_t launch_one_token(const QuambaQuantizedSSDScan &op, const Gpu &gpu, cudaStream_t stream) {
     constexpr int ROWS = 4, BLOCK_ROWS = STEP_WARPS * ROWS;
     const auto address = [](const void *pointer) { return reinterpret_cast<uintptr_t>(pointer); };
-    const uintptr_t codes = address(op.B) | address(op.C) | uintptr_t(op.B_stride) | uintptr_t(op.C_stride) |
-                            uintptr_t(op.size.N);
+    const uintptr_t codes =
+        address(op.B) | address(op.C) | uintptr_t(op.B_stride) | uintptr_t(op.C_stride);
     const uintptr_t states = address(op.state) | address(op.state_out) | address(op.state_scale);
-    const bool wide = codes % N_LANE == 0 && states % 16 == 0;
-    const auto kernel = wide ? ssd_one_token<Stored, N_LANE, ROWS, true>
-                             : ssd_one_token<Stored, N_LANE, ROWS, false>;
+    const bool whole =
+        op.size.N == 32 * N_LANE && op.size.P % ROWS == 0 && codes % N_LANE == 0 && states % 16 == 0;
+    const auto kernel = whole ? ssd_one_token<Stored, N_LANE, ROWS, true>
+                              : ssd_one_token<Stored, N_LANE, ROWS, false>;
     const unsigned blocks = unsigned((op.size.P + BLOCK_ROWS - 1) / BLOCK_ROWS);
     return launch_overlapped(kernel, dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)), STEP_THREADS, 0, 1,
                              gpu, stream, op);

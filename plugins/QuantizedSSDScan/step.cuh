@@ -2,10 +2,12 @@
 // there, what does takes one read, one look-up and one tree sum, without a barrier.
 //
 // dt is a code: each thread of a block finds the step and the decay of one of its 256 values. A warp owns ROWS
-// channels p of one head, lane l the entries n = N_LANE l + k of each row, so that its reads are words. The
-// tree's levels above N_LANE are exchanges between lanes, and so are the last: lane_sums leaves the entries of
-// a row in different lanes.
+// channels p of one head, lane l the entries n = N_LANE l + k of each row, so that it reads words. The tree's
+// levels above N_LANE are exchanges between lanes, and so are the last ones, because lane_sums leaves the
+// entries of a row in different lanes.
 #pragma once
+
+#include <type_traits>
 
 #include "kernel.cuh"
 
@@ -13,100 +15,165 @@ namespace quamba {
 
 constexpr int STEP_THREADS = 256, STEP_WARPS = STEP_THREADS / 32;
 
+// COUNT entries of a row, and the words that hold them.
 template <class T, int COUNT>
-struct alignas(COUNT * sizeof(T) < 16 ? COUNT * sizeof(T) : 16) Word {
+struct Entry {
+    static constexpr int BYTES = COUNT * sizeof(T);
+    using Piece = std::conditional_t<BYTES >= 4, uint32_t, std::conditional_t<BYTES == 2, uint16_t, uint8_t>>;
+    struct alignas(BYTES < 16 ? BYTES : 16) Words {
+        Piece at[BYTES / sizeof(Piece)];
+    };
     T at[COUNT];
 };
 
-// Entries from `first` on of a row of N, zero from N on. WIDE: the row begins on a word and is made of words.
-template <bool WIDE, int COUNT, class T>
-__device__ __forceinline__ Word<T, COUNT> read_word(const T *row, int first, int N) {
-    Word<T, COUNT> word{};
-    if constexpr (WIDE) {
-        if (first < N) word = *reinterpret_cast<const Word<T, COUNT> *>(row + first);
+// Out of the way: only scales beyond all use need it.
+__device__ __noinline__ int8_t quantized_by_division(float value, float scale) { return quantized(value, scale); }
+
+// The states of a warp as they are stored; for int8 with the reciprocals of their scales, made before the wait.
+template <class Stored, int ROWS, int N_LANE>
+struct StoredStates {
+    Entry<Stored, N_LANE> held[ROWS];
+    Entry<float, N_LANE> scale[ROWS], reciprocal[ROWS];
+    bool plain = true;  // no scale needs a division
+
+    __device__ __forceinline__ void set_scale(int r, const Entry<float, N_LANE> &of) {
+        scale[r] = of;
+#pragma unroll
+        for (int k = 0; k < N_LANE; k++) {
+            plain = plain && has_plain_reciprocal(of.at[k]);
+            reciprocal[r].at[k] = plain_reciprocal(of.at[k]);
+        }
+    }
+
+    __device__ __forceinline__ float load(int r, int k) const {
+        return State<Stored>::load(held[r].at[k], scale[r].at[k]);
+    }
+
+    __device__ __forceinline__ void store(const float (&next)[ROWS][N_LANE]) {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+#pragma unroll
+            for (int k = 0; k < N_LANE; k++) {
+                if constexpr (sizeof(Stored) == 1) {
+                    held[r].at[k] = quantized_by(next[r][k], scale[r].at[k], reciprocal[r].at[k]);
+                } else {
+                    held[r].at[k] = State<Stored>::store(next[r][k], 1.0f);
+                }
+            }
+        }
+        if constexpr (sizeof(Stored) == 1) {
+            if (!plain) divide(next);
+        }
+    }
+
+    __device__ __forceinline__ void divide(const float (&next)[ROWS][N_LANE]) {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+#pragma unroll
+            for (int k = 0; k < N_LANE; k++) held[r].at[k] = quantized_by_division(next[r][k], scale[r].at[k]);
+        }
+    }
+};
+
+// Entries from `first` on of a row of N, zero from N on. WHOLE: all of them, from a word on.
+template <bool WHOLE, int COUNT, class T>
+__device__ __forceinline__ Entry<T, COUNT> read_entries(const T *row, int first, int N) {
+    Entry<T, COUNT> entries{};
+    if constexpr (WHOLE) {
+        const auto words = *reinterpret_cast<const typename Entry<T, COUNT>::Words *>(row + first);
+        memcpy(&entries, &words, sizeof(words));
     } else {
 #pragma unroll
         for (int k = 0; k < COUNT; k++) {
-            if (first + k < N) word.at[k] = row[first + k];
+            if (first + k < N) entries.at[k] = row[first + k];
         }
     }
-    return word;
+    return entries;
 }
 
-template <bool WIDE, int COUNT, class T>
-__device__ __forceinline__ void write_word(T *row, const Word<T, COUNT> &word, int first, int N) {
-    if constexpr (WIDE) {
-        if (first < N) *reinterpret_cast<Word<T, COUNT> *>(row + first) = word;
+template <bool WHOLE, int COUNT, class T>
+__device__ __forceinline__ void write_entries(T *row, const Entry<T, COUNT> &entries, int first, int N) {
+    if constexpr (WHOLE) {
+        typename Entry<T, COUNT>::Words words;
+        memcpy(&words, &entries, sizeof(words));
+        *reinterpret_cast<typename Entry<T, COUNT>::Words *>(row + first) = words;
     } else {
 #pragma unroll
         for (int k = 0; k < COUNT; k++) {
-            if (first + k < N) row[first + k] = word.at[k];
+            if (first + k < N) row[first + k] = entries.at[k];
         }
     }
 }
 
-// Grid: rows of P in blocks, H, B. N_LANE: a power of two, 32 N_LANE >= N.
-template <class Stored, int N_LANE, int ROWS, bool WIDE>
+// Grid: rows of P in blocks, H, B. N_LANE: a power of two, 32 N_LANE >= N. WHOLE: 32 N_LANE = N, P is a
+// multiple of ROWS, and a lane's entries are aligned words.
+template <class Stored, int N_LANE, int ROWS, bool WHOLE>
 __global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSDScan op) {
     constexpr int LANES = 32 / ROWS;  // that end with the sum of one row
     static_assert(ROWS * N_LANE <= 32, "a sum for every lane at most");
-    __shared__ SSDStep steps[256];    // by the code of dt
+    __shared__ SSDStep steps[256];  // by the code of dt
     let_next_kernel_begin();
-    const int lane = threadIdx.x % 32, first = lane * N_LANE, P = int(op.size.P), N = int(op.size.N);
-    const int h = blockIdx.y, g = h / int(op.size.H / op.size.G);
-    const int p_0 = (blockIdx.x * STEP_WARPS + threadIdx.x / 32) * ROWS;
-    const int64_t b = blockIdx.z, head_at = (b * op.size.H + h) * P;
-    const auto row_of = [&](int r) { return min(p_0 + r, P - 1); };
-    const Stored *state = static_cast<const Stored *>(op.state) + head_at * N;
-    if (first < N) {
+    const int lane = threadIdx.x % 32, first = lane * N_LANE, h = blockIdx.y, P = int(op.size.P);
+    const int N = WHOLE ? 32 * N_LANE : int(op.size.N), g = h * unsigned(op.size.G) / unsigned(op.size.H);
+    const int p_0 = (blockIdx.x * STEP_WARPS + threadIdx.x / 32) * ROWS, inside = min(p_0, P - 1) / ROWS * ROWS;
+    const int64_t b = blockIdx.z, row = (b * op.size.H + h) * P + inside;
+    const auto row_of = [&](int r) { return WHOLE ? r : min(r, P - 1 - inside); };
+    const Stored *state = found_now(static_cast<const Stored *>(op.state) + row * N);
 #pragma unroll
-        for (int r = 0; r < ROWS; r++) prefetch_into_L2(state + row_of(r) * N + first);
-    }
+    for (int r = 0; r < ROWS; r++) prefetch_into_L2(state + row_of(r) * N + min(first, N - 1));
 
-    const int own = row_of(lane / LANES), scale_row = op.scale_index[h * P + own];
-    const float x_scale = op.x_scale[scale_row], D = op.D[h];
+    const int own = row_of(lane / LANES), scale_row = op.scale_index[h * P + inside + own];
+    const float A_log = op.A_log[h], dt_bias = op.dt_bias[h], D = op.D[h];
     const float B_scale = op.B_scale[g], C_scale = op.C_scale[g];
-    Word<float, N_LANE> scale[ROWS];
+    __syncwarp();  // all of these reads are under way before the first is waited for
+    const float x_scale = op.x_scale[scale_row];
+    StoredStates<Stored, ROWS, N_LANE> states;
+    if constexpr (sizeof(Stored) == 1) {
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        if constexpr (sizeof(Stored) == 1) {
+        for (int r = 0; r < ROWS; r++) {
             const int64_t index = __shfl_sync(ALL_LANES, scale_row, r * LANES);
-            scale[r] = read_word<WIDE, N_LANE>(op.state_scale + index * N, first, N);
+            states.set_scale(r, read_entries<WHOLE, N_LANE>(op.state_scale + index * N, first, N));
         }
     }
-    steps[threadIdx.x] = ssd_step(op, ssd_head(op, h), static_cast<int8_t>(threadIdx.x));
+    steps[threadIdx.x] = ssd_step(op, ssd_head(A_log, dt_bias), static_cast<int8_t>(threadIdx.x));
+    const int8_t *dt_at = found_now(op.dt + b * op.dt_stride + h);
+    const int8_t *x_at = found_now(op.x + b * op.x_stride + h * P + inside + own);
+    const int8_t *B_at = found_now(op.B + b * op.B_stride + g * N);
+    const int8_t *C_at = found_now(op.C + b * op.C_stride + g * N);
+    Stored *out = found_now(static_cast<Stored *>(op.state_out) + row * N);
     __syncthreads();
 
     wait_for_inputs();
-    const int8_t dt = op.dt[b * op.dt_stride + h], x_code = op.x[b * op.x_stride + h * P + own];
-    const auto B = read_word<WIDE, N_LANE>(op.B + b * op.B_stride + g * N, first, N);
-    const auto C = read_word<WIDE, N_LANE>(op.C + b * op.C_stride + g * N, first, N);
-    Word<Stored, N_LANE> held[ROWS];
+    if (p_0 >= P) return;
+    const int8_t dt = *dt_at, x_code = *x_at;
+    const auto B = read_entries<WHOLE, N_LANE>(B_at, first, N), C = read_entries<WHOLE, N_LANE>(C_at, first, N);
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) held[r] = read_word<WIDE, N_LANE>(state + row_of(r) * N, first, N);
+    for (int r = 0; r < ROWS; r++) states.held[r] = read_entries<WHOLE, N_LANE>(state + row_of(r) * N, first, N);
 
     const SSDStep step = steps[static_cast<uint8_t>(dt)];
     const float x = dequantized(x_code, x_scale), own_input = step.step * x;
-    float partial[ROWS * N_LANE];
+    float input[ROWS], next[ROWS][N_LANE], partial[ROWS * N_LANE];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) input[r] = __shfl_sync(ALL_LANES, own_input, r * LANES);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        const float input = __shfl_sync(ALL_LANES, own_input, r * LANES);
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
-            const float entry = State<Stored>::load(held[r].at[k], scale[r].at[k]);
-            const float next = next_state(entry, step.decay, input, dequantized(B.at[k], B_scale));
-            partial[r * N_LANE + k] = next * dequantized(C.at[k], C_scale);
-            held[r].at[k] = State<Stored>::store(next, scale[r].at[k]);
+            next[r][k] = next_state(states.load(r, k), step.decay, input[r], dequantized(B.at[k], B_scale));
+            partial[r * N_LANE + k] = next[r][k] * dequantized(C.at[k], C_scale);
         }
-        Stored *out = static_cast<Stored *>(op.state_out) + (head_at + p_0 + r) * N;
-        if (p_0 + r < P) write_word<WIDE, N_LANE>(out, held[r], first, N);
+    }
+    states.store(next);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        if (WHOLE || p_0 + r < P) write_entries<WHOLE>(out + r * N, states.held[r], first, N);
     }
     float sum = lane_sums(partial);
 #pragma unroll
     for (int half = N_LANE / 2; half > 0; half /= 2) {
         sum = sum + __shfl_xor_sync(ALL_LANES, sum, half * (LANES / N_LANE));
     }
-    if (lane % LANES == 0 && p_0 + lane / LANES < P) op.y[head_at + own] = sum + D * x;
+    if (lane % LANES == 0 && p_0 + lane / LANES < P) op.y[row + lane / LANES] = sum + D * x;
 }
 
 }  // namespace quamba

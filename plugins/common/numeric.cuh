@@ -138,6 +138,29 @@ QUAMBA_HOST_DEVICE float safe_reciprocal(float x) {
     return reciprocal > 1e-30f && reciprocal < 1e30f ? reciprocal : NAN;
 }
 
+// Scales whose reciprocals quantized_by() takes.
+QUAMBA_HOST_DEVICE bool has_plain_reciprocal(float scale) { return scale > 1e-18f && scale < 1e18f; }
+
+// 1 / scale to an ulp, for such a scale, without the branch of a division.
+QUAMBA_HOST_DEVICE float plain_reciprocal(float scale) {
+#ifdef __CUDA_ARCH__
+    const float estimate = __fdividef(1.0f, scale);
+    return fmaf(estimate, fmaf(-scale, estimate, 1.0f), estimate);
+#else
+    return 1.0f / scale;
+#endif
+}
+
+// quantized(value, scale) without a division; `reciprocal` is the scale's plain one.
+//
+// One correction of value * reciprocal by its exact remainder is the correctly rounded quotient (Markstein), as
+// in the compiler's own division; beyond 300 steps, where the remainder may overflow, the code clips anyway.
+QUAMBA_HOST_DEVICE int8_t quantized_by(float value, float scale, float reciprocal) {
+    const float estimate = value * reciprocal, remainder = fmaf(-scale, estimate, value);
+    const float steps = fabsf(estimate) < 300.0f ? fmaf(remainder, reciprocal, estimate) : estimate;
+    return static_cast<int8_t>(clipped(rintf(steps)));
+}
+
 // quantized(value / root, scale), the same code for every input, mostly without a division.
 //
 // `reciprocal` is safe_reciprocal(root * scale). The estimate and what quantized() rounds are five fp32

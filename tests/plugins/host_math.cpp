@@ -113,6 +113,11 @@ void quantized_silu_all(const float *x, int count, float scale, int8_t *y) {
     for (int i = 0; i < count; i++) y[i] = quantized_silu(x[i], scale);
 }
 
+void quantized_by_all(const float *x, int count, float scale, int8_t *y) {
+    const float reciprocal = plain_reciprocal(scale);
+    for (int i = 0; i < count; i++) y[i] = quantized_by(x[i], scale, reciprocal);
+}
+
 void quantized_quotient_all(const float *x, int count, float root, float scale, int8_t *y) {
     const float reciprocal = safe_reciprocal(root * scale);
     for (int i = 0; i < count; i++) y[i] = quantized_quotient(x[i], root, scale, reciprocal);

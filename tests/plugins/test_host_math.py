@@ -73,6 +73,18 @@ def test_codes_on_half_steps(kernels: ctypes.CDLL, scale: float) -> None:
     assert_same_bits(expected, mapped(kernels.quantize_all, x, scale))
 
 
+def test_codes_by_a_reciprocal(kernels: ctypes.CDLL) -> None:
+    """On half steps, beside them and far off, for scales up to the limits that quantized_by takes."""
+    random = np.random.default_rng(4)
+    for scale in [STEP, 45 / 1024, 1.1e-18, 9e17, *10 ** random.uniform(-17, 17, 400)]:
+        scale = float(np.float32(scale))
+        with np.errstate(over="ignore"):
+            far = np.array([0.0, -0.0, TINY, 1e-40, LARGEST, -LARGEST, 299.9, 300.1, np.inf, -np.inf])
+            x = np.concatenate([half_steps(scale), far.astype(np.float32), drawn(500) * np.float32(60 * scale)])
+        found = mapped(kernels.quantized_by_all, x, scale)
+        assert np.array_equal(found, mapped(kernels.quantize_all, x, scale)), scale
+
+
 @pytest.mark.parametrize("name", ["silu", "softplus", "exp"])
 def test_functions_round_once(kernels: ctypes.CDLL, name: str) -> None:
     x = np.concatenate([AWKWARD.astype(np.float32), np.linspace(-120, 120, 300_001, dtype=np.float32)])
