@@ -109,8 +109,29 @@ void decay_all(const float *x, int count, float *y) {
     for (int i = 0; i < count; i++) y[i] = decay_rounded(x[i]);
 }
 
+void exp_soon_all(const float *x, int count, float *y) {
+    for (int i = 0; i < count; i++) y[i] = exp_rounded_soon(x[i]);
+}
+
+void softplus_soon_all(const float *x, int count, float *y) {
+    for (int i = 0; i < count; i++) y[i] = softplus_soon(x[i]);
+}
+
+void wide_exp_soon_all(const double *x, int count, double *y) {
+    for (int i = 0; i < count; i++) y[i] = exp_soon(x[i]);
+}
+
+void wide_log1p_soon_all(const double *x, int count, double *y) {
+    for (int i = 0; i < count; i++) y[i] = log1p_soon(x[i]);
+}
+
 void quantized_silu_all(const float *x, int count, float scale, int8_t *y) {
     for (int i = 0; i < count; i++) y[i] = quantized_silu(x[i], scale);
+}
+
+void quantized_by_all(const float *x, int count, float scale, int8_t *y) {
+    const float reciprocal = plain_reciprocal(scale);
+    for (int i = 0; i < count; i++) y[i] = quantized_by(x[i], scale, reciprocal);
 }
 
 void quantized_quotient_all(const float *x, int count, float root, float scale, int8_t *y) {
