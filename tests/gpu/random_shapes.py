@@ -34,7 +34,16 @@ HADAMARD_WIDTHS = (
     1792,
     5120,
 )
-TOKEN_WIDTHS = (1024, 1536, 3072, 5120, 7168, 8192, 14336)  # of single tokens, which several blocks share
+TOKEN_WIDTHS = (
+    1024,
+    1536,
+    3072,
+    5120,
+    7168,
+    8192,
+    14336,
+    16384,
+)  # of single tokens, which several blocks share
 STATE_DTYPES = ("float16", "float32", "int8")
 
 

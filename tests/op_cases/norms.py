@@ -29,16 +29,12 @@ GROUPS = {
     "eight_groups": (letters(B=1, L=65, E=128), 8),
     "three_groups_of_blocks": (letters(B=1, L=2, E=36), 3),
 }
-SINGLE_TOKENS = {  # several blocks make the parts of one
+SINGLE_TOKENS = {  # several blocks make the parts of one; wider ones: tests/gpu/random_shapes.py
     "token_of_1024": (1024, 2),
     "token_of_1536": (1536, 1),
     "token_of_1920_in_blocks": (1920, 3),
     "token_of_3072": (3072, 8),
     "token_of_5120": (5120, 1),
-    "token_of_7168": (7168, 2),
-    "token_of_8192": (8192, 8),
-    "token_of_14336": (14336, 1),
-    "token_of_16384": (16384, 2),
 }
 
 
