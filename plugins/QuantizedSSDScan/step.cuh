@@ -105,75 +105,111 @@ __device__ __forceinline__ void write_entries(T *row, const Entry<T, COUNT> &ent
     }
 }
 
+// The tree sums of ROWS rows, lane l with entries n = N_LANE l + k as entry r N_LANE + k; lane l returns that of
+// row l / (32 / ROWS).
+template <int ROWS, int N_LANE>
+__device__ __forceinline__ float row_sums(float (&entries)[ROWS * N_LANE]) {
+    static_assert(ROWS * N_LANE <= 32, "a sum for every lane at most");
+    float sum = lane_sums(entries);
+#pragma unroll
+    for (int half = N_LANE / 2; half > 0; half /= 2) {
+        sum = sum + __shfl_xor_sync(ALL_LANES, sum, half * (32 / (ROWS * N_LANE)));
+    }
+    return sum;
+}
+
+// Where a warp is, and what no kernel writes of its head, its group and the row of each lane.
+//
+// LANES lanes end with the sum of one row, `own` of them from `inside` on, the warp's first channel or, for a warp
+// behind the last one, one that exists.
+template <int ROWS, bool WHOLE>
+struct StepWarp {
+    static constexpr int LANES = 32 / ROWS;
+    int lane, h, g, p_0, inside, last, own, scale_row;
+    float A_log, dt_bias, D, B_scale, C_scale;
+
+    __device__ __forceinline__ explicit StepWarp(const QuambaQuantizedSSDScan &op)
+        : lane(threadIdx.x % 32), h(blockIdx.y), g(h * unsigned(op.size.G) / unsigned(op.size.H)),
+          p_0((blockIdx.x * STEP_WARPS + threadIdx.x / 32) * ROWS),
+          inside(min(p_0, int(op.size.P) - 1) / ROWS * ROWS), last(int(op.size.P) - 1 - inside),
+          own(row(lane / LANES)) {}
+
+    // Row r of the warp, or its last one.
+    __device__ __forceinline__ int row(int r) const { return WHOLE ? r : min(r, last); }
+
+    // One read, each lane from elsewhere, then exchanges: the compiler would wait for one before the next.
+    __device__ __forceinline__ void read(const QuambaQuantizedSSDScan &op) {
+        const void *at = op.scale_index + h * int(op.size.P) + inside + row(lane % ROWS);
+        if (lane == 0) at = op.A_log + h;
+        if (lane == 1) at = op.dt_bias + h;
+        if (lane == 2) at = op.D + h;
+        if (lane == 3) at = op.B_scale + g;
+        if (lane == 4) at = op.C_scale + g;
+        const float read = *static_cast<const float *>(at);
+        const auto from = [&](int other) { return __shfl_sync(ALL_LANES, read, other); };
+        scale_row = __float_as_int(from(8 + lane / LANES));
+        A_log = from(0), dt_bias = from(1), D = from(2), B_scale = from(3), C_scale = from(4);
+    }
+};
+
 // Grid: rows of P in blocks, H, B. N_LANE: a power of two, 32 N_LANE >= N. WHOLE: 32 N_LANE = N, P is a
 // multiple of ROWS, and a lane's entries are aligned words.
 template <class Stored, int N_LANE, int ROWS, bool WHOLE>
 __global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSDScan op) {
-    constexpr int LANES = 32 / ROWS;  // that end with the sum of one row
-    static_assert(ROWS * N_LANE <= 32, "a sum for every lane at most");
     __shared__ SSDStep steps[256];  // by the code of dt
     let_next_kernel_begin();
-    const int lane = threadIdx.x % 32, first = lane * N_LANE, h = blockIdx.y, P = int(op.size.P);
-    const int N = WHOLE ? 32 * N_LANE : int(op.size.N), g = h * unsigned(op.size.G) / unsigned(op.size.H);
-    const int p_0 = (blockIdx.x * STEP_WARPS + threadIdx.x / 32) * ROWS, inside = min(p_0, P - 1) / ROWS * ROWS;
-    const int64_t b = blockIdx.z, row = (b * op.size.H + h) * P + inside;
-    const auto row_of = [&](int r) { return WHOLE ? r : min(r, P - 1 - inside); };
+    StepWarp<ROWS, WHOLE> warp(op);
+    const int N = WHOLE ? 32 * N_LANE : int(op.size.N), P = int(op.size.P), first = warp.lane * N_LANE;
+    const int64_t b = blockIdx.z, row = (b * op.size.H + warp.h) * P + warp.inside;
     const Stored *state = found_now(static_cast<const Stored *>(op.state) + row * N);
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) prefetch_into_L2(state + row_of(r) * N + min(first, N - 1));
-
-    const int own = row_of(lane / LANES), scale_row = op.scale_index[h * P + inside + own];
-    const float A_log = op.A_log[h], dt_bias = op.dt_bias[h], D = op.D[h];
-    const float B_scale = op.B_scale[g], C_scale = op.C_scale[g];
-    __syncwarp();  // all of these reads are under way before the first is waited for
-    const float x_scale = op.x_scale[scale_row];
+    for (int r = 0; r < ROWS; r++) prefetch_into_L2(state + warp.row(r) * N + min(first, N - 1));
+    warp.read(op);
+    const float x_scale = op.x_scale[warp.scale_row];
     StoredStates<Stored, ROWS, N_LANE> states;
     if constexpr (sizeof(Stored) == 1) {
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
-            const int64_t index = __shfl_sync(ALL_LANES, scale_row, r * LANES);
+            const int64_t index = __shfl_sync(ALL_LANES, warp.scale_row, r * warp.LANES);
             states.set_scale(r, read_entries<WHOLE, N_LANE>(op.state_scale + index * N, first, N));
         }
     }
-    steps[threadIdx.x] = ssd_step(op, ssd_head(A_log, dt_bias), static_cast<int8_t>(threadIdx.x));
-    const int8_t *dt_at = found_now(op.dt + b * op.dt_stride + h);
-    const int8_t *x_at = found_now(op.x + b * op.x_stride + h * P + inside + own);
-    const int8_t *B_at = found_now(op.B + b * op.B_stride + g * N);
-    const int8_t *C_at = found_now(op.C + b * op.C_stride + g * N);
+    steps[threadIdx.x] = ssd_step(op, ssd_head(warp.A_log, warp.dt_bias), static_cast<int8_t>(threadIdx.x));
+    const int8_t *dt_at = found_now(op.dt + b * op.dt_stride + warp.h);
+    const int8_t *x_at = found_now(op.x + b * op.x_stride + warp.h * P + warp.inside + warp.own);
+    const int8_t *B_at = found_now(op.B + b * op.B_stride + warp.g * N);
+    const int8_t *C_at = found_now(op.C + b * op.C_stride + warp.g * N);
     Stored *out = found_now(static_cast<Stored *>(op.state_out) + row * N);
     __syncthreads();
 
     wait_for_inputs();
-    if (p_0 >= P) return;
+    if (warp.p_0 >= P) return;
     const int8_t dt = *dt_at, x_code = *x_at;
     const auto B = read_entries<WHOLE, N_LANE>(B_at, first, N), C = read_entries<WHOLE, N_LANE>(C_at, first, N);
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) states.held[r] = read_entries<WHOLE, N_LANE>(state + row_of(r) * N, first, N);
-
+    for (int r = 0; r < ROWS; r++) {
+        states.held[r] = read_entries<WHOLE, N_LANE>(state + warp.row(r) * N, first, N);
+    }
     const SSDStep step = steps[static_cast<uint8_t>(dt)];
     const float x = dequantized(x_code, x_scale), own_input = step.step * x;
-    float input[ROWS], next[ROWS][N_LANE], partial[ROWS * N_LANE];
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) input[r] = __shfl_sync(ALL_LANES, own_input, r * LANES);
+    float next[ROWS][N_LANE], read[ROWS * N_LANE];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
+        const float input = __shfl_sync(ALL_LANES, own_input, r * warp.LANES);
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
-            next[r][k] = next_state(states.load(r, k), step.decay, input[r], dequantized(B.at[k], B_scale));
-            partial[r * N_LANE + k] = next[r][k] * dequantized(C.at[k], C_scale);
+            next[r][k] = next_state(states.load(r, k), step.decay, input, dequantized(B.at[k], warp.B_scale));
+            read[r * N_LANE + k] = next[r][k] * dequantized(C.at[k], warp.C_scale);
         }
     }
     states.store(next);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        if (WHOLE || p_0 + r < P) write_entries<WHOLE>(out + r * N, states.held[r], first, N);
+        if (WHOLE || r <= warp.last) write_entries<WHOLE>(out + r * N, states.held[r], first, N);
     }
-    float sum = lane_sums(partial);
-#pragma unroll
-    for (int half = N_LANE / 2; half > 0; half /= 2) {
-        sum = sum + __shfl_xor_sync(ALL_LANES, sum, half * (LANES / N_LANE));
-    }
-    if (lane % LANES == 0 && p_0 + lane / LANES < P) op.y[row + lane / LANES] = sum + D * x;
+    const float sum = row_sums<ROWS, N_LANE>(read);
+    const int r = warp.lane / warp.LANES;
+    if (warp.lane % warp.LANES == 0 && r <= warp.last) op.y[row + r] = sum + warp.D * x;
 }
 
 }  // namespace quamba

@@ -26,10 +26,11 @@ __device__ __forceinline__ void prefetch_into_L2(const void *address) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
 }
 
-// `address`, found here: the compiler would find it where it is used, behind a wait.
+// `address` in global memory, found here: the compiler would find it where it is used, behind a wait.
 template <class T>
 __device__ __forceinline__ T *found_now(T *address) {
     asm volatile("" : "+l"(address));
+    __builtin_assume(__isGlobal(address));
     return address;
 }
 
