@@ -12,6 +12,7 @@ SHAPES = {
     "decode": letters(B=3, L=1, D=64, V=48),
     "odd_sizes": letters(B=2, L=7, D=37, V=13),
     "one_token": letters(B=1, L=1, D=768, V=100),
+    "D_257": letters(B=1, L=1, D=257, V=9),
     "D_2560": letters(B=1, L=1, D=2560, V=67),
     "eight_tokens": letters(B=8, L=1, D=520, V=33),
     "L_65": letters(B=1, L=65, D=40, V=24),
