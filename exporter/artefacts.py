@@ -29,3 +29,9 @@ def require_graph(path: Path, manifest: Manifest) -> Path:
             code=ExitCode.INCOMPATIBLE,
         )
     return path / "model.onnx"
+
+
+def engine_name(manifest: Manifest, provider: str | None) -> str:
+    """What people call the engine that runs an export/ or bundle/; provider: ONNX Runtime's, None for cpu."""
+    name = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}[manifest.backend]
+    return f"{name}, CUDA" if provider == "cuda" else name

@@ -1,4 +1,4 @@
-"""Prefill and decode speed of a bundle on this CPU, beside the PyTorch models it comes from.
+"""Prefill and decode speed of a bundle on this machine, beside the PyTorch models it comes from.
 
 Everyone runs on the same number of threads in turns, round after round, so that a machine whose speed drifts
 slows all of them alike; the medians are compared.
@@ -17,10 +17,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from quamba_export.exporter.artefacts import engine_name
 from quamba_export.exporter.console import Advance, progress
 from quamba_export.runtime.bundle import open_bundle
 from quamba_export.runtime.engine import prefill
 from quamba_export.runtime.manifest import read_manifest
+from quamba_export.runtime.ort_placement import Placement, place_nodes
+from quamba_export.runtime.ort_session import Provider
 from quamba_export.runtime.vnni_probe import cpu_name
 
 Ids = NDArray[np.int64]
@@ -60,6 +63,7 @@ class Benchmark:
     new_tokens: int
     rounds: int
     speeds: list[Speed]
+    placements: list[Placement]  # with provider cuda: where the nodes of a decode step ran
 
 
 def bench_bundle(
@@ -71,10 +75,16 @@ def bench_bundle(
     prompt_tokens: int,
     new_tokens: int,
     rounds: int,
+    provider: Provider | None = None,
 ) -> Benchmark:
-    """Speed of the bundle or export at `path`; with `against`, of its checkpoint in PyTorch as well."""
+    """Speed of the bundle or export at `path`; with `against`, of its checkpoint in PyTorch as well.
+
+    provider: of ONNX Runtime, see open_bundle; where it left nodes to the CPU, the result says which.
+    """
     manifest = read_manifest(path)
-    contestants: list[Contestant] = [BundleContestant(path, threads)]
+    in_cuda = provider == "cuda" and manifest.backend == "onnxruntime"  # else there is one place only
+    placed = place_nodes(path, manifest, "cuda", threads) if in_cuda else []
+    contestants: list[Contestant] = [BundleContestant(path, threads, provider)]
     if against is not None:
         from quamba_export.exporter.bench_models import torch_contestants
 
@@ -89,7 +99,7 @@ def bench_bundle(
             rounds=rounds,
             advance=bar.advance,
         )
-    return Benchmark(str(path), cpu_name(), threads, prompt_tokens, new_tokens, rounds, speeds)
+    return Benchmark(str(path), cpu_name(), threads, prompt_tokens, new_tokens, rounds, speeds, placed)
 
 
 def benchmark(
@@ -141,9 +151,9 @@ def seconds(call: Callable[[], None]) -> float:
 class BundleContestant:
     """The bundle on the engine that the device runs."""
 
-    def __init__(self, path: Path, threads: int) -> None:
-        opened = open_bundle(path, threads=threads)
-        self.name = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}[opened.manifest.backend]
+    def __init__(self, path: Path, threads: int, provider: Provider | None) -> None:
+        opened = open_bundle(path, threads=threads, provider=provider)
+        self.name = engine_name(opened.manifest, provider)
         self.engine = opened.engine
         self.states: Any = None
 

@@ -1,4 +1,7 @@
-"""`compare`: an export or bundle, its checkpoint and its calibration, as three models side by side."""
+"""`compare`: an export or bundle, its checkpoint and its calibration, as three models side by side.
+
+With a TensorRT bundle of the same export, four.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,12 @@ from quamba_export.calib.quantized_model import QuantizedModel
 from quamba_export.calib.rewrites import rewrite
 from quamba_export.exporter.artefacts import require_graph
 from quamba_export.exporter.compare import DEFAULT_MIN_SNR_DB, PairComparison, compare_runners
-from quamba_export.exporter.compare_runners import FloatRunner, OnnxRunner, ReferenceRunner
+from quamba_export.exporter.compare_runners import EngineRunner, FloatRunner, OnnxRunner, ReferenceRunner
 from quamba_export.exporter.console import progress
 from quamba_export.exporter.onnx_session import ssm_state_dtype
+from quamba_export.runtime.bundle import open_model
 from quamba_export.runtime.errors import ExitCode, QuambaError
-from quamba_export.runtime.manifest import read_manifest
+from quamba_export.runtime.manifest import Manifest, read_manifest
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Comparison:
     path: str
     against: str
     calibration: str
+    bundle: str | None  # the TensorRT bundle
     window: int
     tokens: int
     min_snr_db: float
@@ -43,16 +48,20 @@ def compare_models(
     data: str,
     *,
     calibration_path: Path | None = None,
+    bundle: Path | None = None,
     window: int = 256,
     max_tokens: int = 2048,
     min_snr_db: float = DEFAULT_MIN_SNR_DB,
 ) -> Comparison:
     """Compare the float model after the exact rewrites, quantized PyTorch, and the ONNX graph of `path`.
 
-    Raises QuambaError: exit 4 where the three do not belong together, 3 for too little text.
+    bundle: TensorRT engines built from that graph, the fourth. Raises QuambaError: exit 2 for a bundle
+    without engines, 3 for too little text, 4 where the models do not belong together, 5 where the engines do
+    not run here.
     """
     manifest = read_manifest(path)
     graph = require_graph(path, manifest)
+    engines = [] if bundle is None else [engine_runner(bundle, path, manifest)]
     calibration_path = calibration_path or path.parent / "calibration"
     checkpoint, calibration = load_checkpoint(against), read_calibration(calibration_path)
     check_same("checkpoint", against, checkpoint.digest, manifest.sources["checkpoint"])
@@ -69,12 +78,44 @@ def compare_models(
         FloatRunner(rewrite(checkpoint, calibration)),
         ReferenceRunner(reference),
         OnnxRunner(graph, manifest.states),
+        *engines,
     ]
     tokens = len(batches) * window
     with progress(f"compare {path}", tokens) as bar:
         scales = partial(site_scale, reference)
         pairs = compare_runners(runners, batches, scales, min_snr_db=min_snr_db, advance=bar.advance)
-    return Comparison(str(path), against, str(calibration_path), window, tokens, min_snr_db, pairs)
+    return Comparison(
+        path=str(path),
+        against=against,
+        calibration=str(calibration_path),
+        bundle=None if bundle is None else str(bundle),
+        window=window,
+        tokens=tokens,
+        min_snr_db=min_snr_db,
+        pairs=pairs,
+    )
+
+
+def engine_runner(bundle: Path, path: Path, manifest: Manifest) -> EngineRunner:
+    """The engines of a TensorRT bundle that was built from the export `path`, or from that of the bundle."""
+    found = read_manifest(bundle)
+    if found.backend != "tensorrt":
+        raise QuambaError(
+            f"{bundle} holds no TensorRT engines",
+            found=f"a {found.kind} for backend {found.backend}",
+            allowed="a bundle made with `quamba-export build --target h200` or another GPU",
+            code=ExitCode.USAGE,
+        )
+    export = manifest.digest if manifest.kind == "export" else manifest.sources["export"]
+    if found.sources["export"] != export:
+        raise QuambaError(
+            f"{bundle} was built from another export than {path}",
+            found=f"digest {str(found.sources['export'])[:12]}",
+            allowed=f"digest {str(export)[:12]}",
+            fix=f"quamba-export build EXPORT --target {found.target} -o {bundle}",
+            code=ExitCode.INTEGRITY,
+        )
+    return EngineRunner("tensorrt", lambda: open_model(bundle)[1])
 
 
 def site_scale(model: QuantizedModel, site: str) -> NDArray[np.float32]:

@@ -18,11 +18,13 @@ from polygraphy.backend.base import BaseRunner
 from polygraphy.common import TensorMetadata
 
 from quamba_export.exporter.onnx_session import open_session, zero_states
+from quamba_export.runtime.engine import prefill
 
 if TYPE_CHECKING:
     from quamba_export.calib.float_model import FloatMamba
     from quamba_export.calib.quantized_model import QuantizedModel
     from quamba_export.calib.states import States
+    from quamba_export.runtime.engine import Engine
     from quamba_export.runtime.manifest import StateTensor
 
 Arrays = dict[str, NDArray[Any]]
@@ -91,6 +93,32 @@ class OnnxRunner(SiteRunner):
         return {site_of_state(name): array for name, array in outputs.items()}
 
 
+class EngineRunner(SiteRunner):
+    """The engine that a device runs: every layer's states after prefill, and the logits of every token.
+
+    States and the last token's logits come from the prompt as a whole, as a device reads it. A TensorRT
+    engine gives the other tokens' logits token by token; so both of its plans take part.
+    """
+
+    def __init__(self, name: str, open_engine: Callable[[], Engine]) -> None:
+        """open_engine is called when Polygraphy activates the runner, and not before."""
+        super().__init__(name=name)
+        self.open_engine = open_engine
+
+    def activate_impl(self) -> None:
+        self.engine = self.open_engine()
+
+    def deactivate_impl(self) -> None:
+        del self.engine
+
+    def sites(self, input_ids: NDArray[np.int64]) -> Arrays:
+        batch, length = input_ids.shape
+        logits, _ = self.engine.run(input_ids, self.engine.zero_states(batch), num_logits=length)
+        last, states = prefill(self.engine, input_ids)
+        outputs: Arrays = {site_of_state(name): np.array(states[name]) for name in states}
+        return outputs | {"logits": np.concatenate([logits[:, :-1], last], axis=1)}
+
+
 def observed(run: Callable[[Callable[[str, torch.Tensor], None]], tuple[torch.Tensor, States]]) -> Arrays:
     """Outputs of a PyTorch model as numpy arrays: what it shows an observer, then its states and logits."""
     outputs: Arrays = {}
@@ -120,6 +148,7 @@ def with_site_outputs(model_path: Path) -> bytes:
 
 
 def site_of_state(name: str) -> str:
-    """present_ssm_states.3 -> layers.3.ssm_state; any other name as it is."""
-    stem, _, layer = name.partition("_states.")
-    return f"layers.{layer}.{stem.removeprefix('present_')}_state" if stem.startswith("present_") else name
+    """past_ssm_states.3 and present_ssm_states.3 -> layers.3.ssm_state; any other name as it is."""
+    when, _, rest = name.partition("_")
+    kind, _, layer = rest.partition("_states.")
+    return f"layers.{layer}.{kind}_state" if when in ("past", "present") and layer else name

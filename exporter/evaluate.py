@@ -30,6 +30,7 @@ class Evaluation:
 
     path: str
     kind: str
+    engine: str
     qformat: str
     ssm_state_dtype: str
     mode: Mode
@@ -135,6 +136,7 @@ def evaluate(
     return Evaluation(
         path=model.path,
         kind=model.kind,
+        engine=model.engine,
         qformat=model.qformat,
         ssm_state_dtype=model.ssm_state_dtype,
         mode=mode,

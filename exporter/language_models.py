@@ -13,9 +13,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quamba_export.exporter.artefacts import artefact_kind
+from quamba_export.exporter.artefacts import artefact_kind, engine_name
 from quamba_export.runtime.engine import Engine
-from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.ort_session import Provider
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -28,6 +29,7 @@ ModelKind = Literal["checkpoint", "reference", "export", "bundle"]
 class LanguageModel:
     """A model ready to be scored.
 
+    engine:  what computes: PyTorch, ONNX Runtime, TensorRT.
     forward: (input_ids (B, L), states or None) -> (logits (B, L, V) fp32, states after the last token).
     states:  what is stored between two calls, whatever type that is; None is the state before any token.
     """
@@ -39,6 +41,7 @@ class LanguageModel:
     vocab_size: int
     eos_token_id: int
     tokenizer_path: Path
+    engine: str
     forward: Forward
 
 
@@ -48,10 +51,12 @@ def open_language_model(
     calibration: Path | None = None,
     qformat: str = "w8a8",
     ssm_state_dtype: SsmStateDtype = "float16",
+    provider: Provider | None = None,
 ) -> LanguageModel:
     """Open `source`; with `calibration`, a checkpoint becomes its quantized PyTorch reference.
 
-    Raises QuambaError where `source` is none of the four, or has no tokenizer.
+    provider: of an export or bundle in ONNX Runtime, see open_bundle. Raises QuambaError where `source` is
+    none of the four, or has no tokenizer, or has no use for a provider (exit 2).
     """
     kind = artefact_kind(Path(source))
     if kind == "calibration":
@@ -62,7 +67,14 @@ def open_language_model(
             fix=f"name the checkpoint and add `--calibration {source}`",
         )
     if kind != "checkpoint":
-        return open_graph(Path(source), kind)
+        return open_graph(Path(source), kind, provider)
+    if provider is not None:
+        raise QuambaError(
+            f"{source} does not run in ONNX Runtime, so it has no provider to choose",
+            found=f"--provider {provider} for a checkpoint",
+            allowed="an export/ or bundle/",
+            code=ExitCode.USAGE,
+        )
     if calibration is None:
         return open_checkpoint(source)
     return open_reference(source, calibration, qformat, ssm_state_dtype)
@@ -82,6 +94,7 @@ def open_checkpoint(source: str) -> LanguageModel:
         vocab_size=checkpoint.config.vocab_size,
         eos_token_id=checkpoint.eos_token_id,
         tokenizer_path=require_tokenizer(checkpoint.tokenizer_path, source),
+        engine="PyTorch",
         forward=torch_forward(FloatMamba.from_checkpoint(checkpoint)),
     )
 
@@ -106,16 +119,17 @@ def open_reference(
         vocab_size=checkpoint.config.vocab_size,
         eos_token_id=checkpoint.eos_token_id,
         tokenizer_path=require_tokenizer(checkpoint.tokenizer_path, source),
+        engine="PyTorch",
         forward=torch_forward(model),
     )
 
 
-def open_graph(path: Path, kind: ModelKind) -> LanguageModel:
+def open_graph(path: Path, kind: ModelKind, provider: Provider | None = None) -> LanguageModel:
     """An export/ or bundle/ on the engine that a device runs it with."""
     from quamba_export.exporter.onnx_session import ssm_state_dtype
     from quamba_export.runtime.bundle import open_model
 
-    manifest, engine = open_model(path)
+    manifest, engine = open_model(path, provider=provider)
     return LanguageModel(
         path=str(path),
         kind=kind,
@@ -124,6 +138,7 @@ def open_graph(path: Path, kind: ModelKind) -> LanguageModel:
         vocab_size=manifest.vocab_size,
         eos_token_id=manifest.eos_token_id,
         tokenizer_path=require_tokenizer(path / "tokenizer.json", str(path)),
+        engine=engine_name(manifest, provider),
         forward=engine_forward(engine),
     )
 

@@ -33,3 +33,10 @@ SsmStateDtype = Annotated[
 Output = Annotated[
     Path, typer.Option("-o", "--out", help="The directory to write; it appears when it is whole.")
 ]
+ProviderOption = Annotated[
+    Literal["cpu", "cuda"] | None,
+    typer.Option(
+        "--provider",
+        help="ONNX Runtime's execution provider, cpu where none is named; cuda needs onnxruntime-gpu.",
+    ),
+]

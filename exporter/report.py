@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from quamba_export.exporter.charts import megabytes
 from quamba_export.exporter.console import to_jsonable
+from quamba_export.exporter.model_columns import model_columns
 from quamba_export.exporter.report_data import CLOSE, Run
 from quamba_export.exporter.report_views import headline, pair_views, percent, view_of
 
@@ -29,7 +30,8 @@ def write_report(runs: list[Run], out: Path) -> Path:
 def write_comparison_page(comparison: Comparison, out: Path) -> Path:
     """The comparison of one model as a page of its own."""
     facts = to_jsonable(comparison)
-    return write_page("comparison.html", out, comparison=facts, pairs=pair_views(facts))
+    values = {"comparison": facts, "pairs": pair_views(facts), "columns": model_columns(facts)}
+    return write_page("comparison.html", out, **values)
 
 
 def write_page(template: str, out: Path, **values: Any) -> Path:

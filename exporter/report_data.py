@@ -118,7 +118,7 @@ def label_of(facts: Facts) -> str:
     """What a person calls an evaluated model."""
     if facts["kind"] == "checkpoint":
         return "float32"
-    where = "PyTorch reference" if facts["kind"] == "reference" else "ONNX Runtime"
+    where = "PyTorch reference" if facts["kind"] == "reference" else facts["engine"]
     return f"{facts['qformat'].upper()}, {where}"
 
 

@@ -9,13 +9,13 @@ from typing import Any
 from markupsafe import Markup
 
 from quamba_export.exporter.charts import Band, Bar, heatmap, megabytes, small_multiples, stacked_bars
+from quamba_export.exporter.model_columns import STATES, layer_sites, model_columns
 from quamba_export.exporter.report_data import CLOSE, Facts, Run
 
 FULL_COLOUR_DB, NO_COLOUR_DB = 10.0, 45.0  # signal to noise: at 10 dB a third of the signal is lost
 FULL_COLOUR_SHARE, NO_COLOUR_SHARE = 1e-2, 1e-6  # clipped values
 MOST_COLUMNS = 24  # a deeper model shows every k-th layer
 NARROW = 8  # up to so many layers two heat maps stand side by side
-STATES = ("conv_state", "ssm_state")
 
 
 def view_of(run: Run) -> dict[str, Any]:
@@ -30,6 +30,7 @@ def view_of(run: Run) -> dict[str, Any]:
         "widest": max((abs(score.change or 0) for score in run.scores), default=0) or 1,
         "pairs": pair_views(run.comparison) if run.comparison else [],
         "comparison": run.comparison,
+        "columns": model_columns(run.comparison) if run.comparison else [],
         "scales": scale_chart(run.calibration) if run.calibration else None,
         "clipping": clipping_chart(run.calibration) if run.calibration else None,
         "sizes": size_chart(run),
@@ -110,7 +111,7 @@ def pair_views(comparison: Facts) -> list[dict[str, Any]]:
 
 
 def pair_view(pair: Facts) -> dict[str, Any]:
-    sites = [site for site in pair["sites"] if site["site"].startswith("layers.")]
+    sites = layer_sites(pair)
     codes = [site for site in sites if site["differing_codes"] is not None]
     return {
         **pair,

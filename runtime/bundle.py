@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from quamba_export.runtime.decoder import HostDecoder
 from quamba_export.runtime.engine import Engine
 from quamba_export.runtime.engine_ort import OrtEngine
-from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.generate import Generation, Limits, Piece, generate, stream
 from quamba_export.runtime.manifest import Manifest, read_manifest
+from quamba_export.runtime.ort_session import Provider
 from quamba_export.runtime.sampling import Sampling
 from quamba_export.runtime.vnni_probe import probe_int8_products
 
@@ -59,26 +60,36 @@ class Bundle:
         return generate(HostDecoder(self.engine, sampling), self.tokenizer, ids, limits)
 
 
-def open_bundle(path: Path | str, *, threads: int = 0) -> Bundle:
-    """Open a bundle/ or export/ directory. threads: of the CPU engine, 0 for one a physical core.
+def open_bundle(path: Path | str, *, threads: int = 0, provider: Provider | None = None) -> Bundle:
+    """Open a bundle/ or export/ directory.
 
-    Raises QuambaError: exit 3 for a directory that is neither or lacks a tokenizer, 4 where a file is not the
+    threads: of ONNX Runtime on the CPU, 0 for one a physical core; provider: ONNX Runtime's, None for the
+    CPU's, and for a TensorRT bundle, which has none. Raises QuambaError: exit 2 for a provider that the
+    bundle has no use for, 3 for a directory that is neither or lacks a tokenizer, 4 where a file is not the
     one that the manifest names, 5 for one that this machine cannot run.
     """
     path = Path(path)
-    manifest, engine = open_model(path, threads=threads)
+    manifest, engine = open_model(path, threads=threads, provider=provider)
     warning = probe_int8_products().warning if manifest.backend == "onnxruntime" else None
     return Bundle(path, manifest, engine, open_tokenizer(path, manifest), (warning,) if warning else ())
 
 
-def open_model(path: Path, *, threads: int = 0) -> tuple[Manifest, Engine]:
+def open_model(path: Path, *, threads: int = 0, provider: Provider | None = None) -> tuple[Manifest, Engine]:
     """The engine that the manifest names, the directory verified before; see open_bundle."""
     manifest = read_manifest(path)
     if manifest.backend == "tensorrt":
+        if provider is not None:
+            raise QuambaError(
+                f"{path} does not run in ONNX Runtime, so it has no provider to choose",
+                found=f"--provider {provider} for a bundle with TensorRT engines",
+                allowed="an export/, or a bundle/ made with `build --target cpu`",
+                code=ExitCode.USAGE,
+            )
         from quamba_export.runtime.engine_tensorrt import open_engine
 
         return manifest, open_engine(path, manifest)
-    return manifest, OrtEngine(path / "model.onnx", manifest.states, manifest.vocab_size, threads=threads)
+    model, states, vocab_size = path / "model.onnx", manifest.states, manifest.vocab_size
+    return manifest, OrtEngine(model, states, vocab_size, threads=threads, provider=provider or "cpu")
 
 
 def open_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:

@@ -1,12 +1,15 @@
-"""The little of CUDA that an engine needs, over cuda-python: memory, one stream, captured graphs.
+"""The little of CUDA that an engine needs: memory, one stream, captured graphs.
 
-Every call is checked. Memory belongs to the object that stands for it and is given back with that object.
+Through cuda-python, or through pycuda and then without graphs, as the environment variable
+QUAMBA_CUDA_BACKEND says. Every call is checked. Memory belongs to the object that stands for it and is given
+back with that object.
 """
 
 from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -16,25 +19,16 @@ from numpy.typing import NDArray
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+BACKEND, BACKENDS = "QUAMBA_CUDA_BACKEND", ("cuda-python", "pycuda")
 
 
 class Cuda:
     """The current device, one stream of it that blocks on no other, and what is allocated there."""
 
     def __init__(self) -> None:
-        try:
-            runtime = importlib.import_module("cuda.bindings.runtime")
-        except ImportError as error:
-            raise QuambaError(
-                "a TensorRT bundle needs cuda-python",
-                found=str(error),
-                allowed="cuda-python 12.6 or later",
-                fix="pip install 'quamba-export[runtime-gpu]'",
-                code=ExitCode.INCOMPATIBLE,
-            ) from error
-        self.api: Any = runtime
+        self.api: Any = runtime_api()
         self.device: int = self.call("cudaGetDevice")
-        self.stream: int = int(self.call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking))
+        self.stream: int = int(self.call("cudaStreamCreateWithFlags", self.api.cudaStreamNonBlocking))
 
     def call(self, name: str, *arguments: Any) -> Any:
         """A function of the runtime API; its result, or results.
@@ -72,6 +66,11 @@ class Cuda:
         free, total = self.call("cudaMemGetInfo")
         return int(free), int(total)
 
+    @property
+    def has_graphs(self) -> bool:
+        """Whether `capture` can be called."""
+        return hasattr(self.api, "cudaGraphLaunch")
+
     def allocate(self, nbytes: int) -> DeviceMemory:
         return DeviceMemory(self, int(self.call("cudaMalloc", nbytes)), nbytes)
 
@@ -105,6 +104,35 @@ class Cuda:
             return Graph(self, self.call("cudaGraphInstantiate", graph, 0))
         finally:
             self.call("cudaGraphDestroy", graph)
+
+
+def runtime_api() -> Any:
+    """CUDA's runtime API in the backend that is asked for, cuda-python's where none is.
+
+    Raises QuambaError: exit 2 for a backend that there is not, 5 for one that is not installed.
+    """
+    backend = os.environ.get(BACKEND, BACKENDS[0])
+    if backend not in BACKENDS:
+        raise QuambaError(
+            f"{BACKEND} names no CUDA backend",
+            found=backend,
+            allowed=", ".join(BACKENDS),
+            code=ExitCode.USAGE,
+        )
+    if backend == "pycuda":
+        from quamba_export.runtime.cuda_pycuda import PycudaRuntime
+
+        return PycudaRuntime()
+    try:
+        return importlib.import_module("cuda.bindings.runtime")
+    except ImportError as error:
+        raise QuambaError(
+            "a TensorRT bundle needs cuda-python",
+            found=str(error),
+            allowed="cuda-python 12.6 or later",
+            fix="pip install 'quamba-export[runtime-gpu]'",
+            code=ExitCode.INCOMPATIBLE,
+        ) from error
 
 
 class DeviceMemory:

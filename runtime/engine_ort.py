@@ -1,13 +1,8 @@
-"""The engine on plain ONNX Runtime: one session, states in two sets of buffers that take turns.
-
-A run reads one set and writes the other, both bound once (IO binding), so a decode step copies and allocates
-no state. ONNX Runtime does not promise that an input may share memory with an output, hence two sets, not
-one.
-"""
+"""The engine on plain ONNX Runtime: one session, states in tensors bound to it (ort_states.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +12,25 @@ from numpy.typing import NDArray
 from quamba_export.runtime.engine import Ids, Logits, States, batch_of_states, checked_batch
 from quamba_export.runtime.errors import QuambaError
 from quamba_export.runtime.manifest import StateTensor
-from quamba_export.runtime.ort_session import import_onnxruntime, session_options
+from quamba_export.runtime.ort_session import (
+    Provider,
+    check_active,
+    execution_providers,
+    import_onnxruntime,
+    session_options,
+)
+from quamba_export.runtime.ort_states import OrtStates, StateBuffers
 from quamba_export.runtime.vnni_probe import probe_int8_products
 
-REFUSALS = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+REFUSALS = (
+    "EPFail",
+    "Fail",
+    "InvalidArgument",
+    "InvalidGraph",
+    "InvalidProtobuf",
+    "NoSuchFile",
+    "NotImplemented",
+)
 ONNX_DTYPE = {
     "tensor(int8)": "int8",
     "tensor(float16)": "float16",
@@ -29,124 +39,35 @@ ONNX_DTYPE = {
 }
 
 
-class OrtStates(States):
-    """States in host memory. `buffers` is None once a run has consumed them."""
-
-    def __init__(self, buffers: StateBuffers) -> None:
-        self.batch = buffers.batch
-        self._buffers: StateBuffers | None = buffers
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        return self._current().front[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._current().front)
-
-    def __len__(self) -> int:
-        return len(self._current().front)
-
-    def fork(self) -> OrtStates:
-        return OrtStates(StateBuffers({name: array.copy() for name, array in self.items()}))
-
-    def take(self) -> StateBuffers:
-        """The buffers, to be written to; these states cannot be used again."""
-        buffers, self._buffers = self._current(), None
-        return buffers
-
-    def _current(self) -> StateBuffers:
-        if self._buffers is None:
-            raise RuntimeError(
-                "these states were consumed by Engine.run: use those it returned, or fork() first"
-            )
-        return self._buffers
-
-
-class StateBuffers:
-    """Two sets of state arrays, the arrays of a call, and the two bindings that join them to a session.
-
-    All are bound once and again only when a call's shape changes: binding costs 5 to 9 us a tensor.
-    """
-
-    def __init__(self, front: dict[str, NDArray[Any]]) -> None:
-        self.front = front
-        self.back: dict[str, NDArray[Any]] = {}
-        self.batch = next(iter(front.values())).shape[0]
-        self.bindings: list[Any] = []  # [0] reads front and writes back, [1] the other way
-        self.ids = np.empty((self.batch, 0), dtype=np.int64)  # (B, L)
-        self.logits = np.empty((self.batch, 0, 0), dtype=np.float32)  # (B, num_logits, V)
-        self.count = np.array(0, dtype=np.int64)
-
-    def bind(self, session: Any, table: tuple[StateTensor, ...]) -> None:
-        """Make the second set and the bindings, at the first run."""
-        if not self.bindings:
-            self.back = {name: np.empty_like(array) for name, array in self.front.items()}
-            self.bindings = [
-                bind_states(session, table, self.front, self.back),
-                bind_states(session, table, self.back, self.front),
-            ]
-
-    def bind_call(self, length: int, num_logits: int, vocab_size: int) -> None:
-        """Make arrays for a call of this shape, unless the last one had it."""
-        if self.ids.shape[1] == length and self.logits.shape[1] == num_logits:
-            return
-        self.ids = np.empty((self.batch, length), dtype=np.int64)
-        self.logits = np.empty((self.batch, num_logits, vocab_size), dtype=np.float32)
-        self.count = np.array(num_logits, dtype=np.int64)
-        for binding in self.bindings:
-            bind_array(binding.bind_input, "input_ids", self.ids)
-            bind_array(binding.bind_input, "num_logits_to_keep", self.count)
-            bind_array(binding.bind_output, "logits", self.logits)
-
-    def take_logits(self) -> Logits:
-        """The logits of the last run, the caller's own: one position is copied, more are given away."""
-        if self.logits.shape[1] == 1:
-            return self.logits.copy()
-        logits, self.logits = self.logits, np.empty((self.batch, 0, 0), dtype=np.float32)
-        return logits
-
-    def swap(self) -> None:
-        """Make what the last run wrote the current states."""
-        self.front, self.back = self.back, self.front
-        self.bindings.reverse()
-
-
-def bind_array(bind: Any, name: str, array: NDArray[Any]) -> None:
-    """Bind a graph input or output to an array's memory; whoever binds keeps the array alive."""
-    bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-
-
-def bind_states(
-    session: Any,
-    table: tuple[StateTensor, ...],
-    source: dict[str, NDArray[Any]],
-    target: dict[str, NDArray[Any]],
-) -> Any:
-    binding = session.io_binding()
-    for state in table:
-        bind_array(binding.bind_input, state.past, source[state.past])
-        bind_array(binding.bind_output, state.present, target[state.past])
-    return binding
-
-
 class OrtEngine:
-    """`model.onnx` of an export or CPU bundle in ONNX Runtime's CPU provider. Implements `Engine`."""
+    """`model.onnx` of an export or CPU bundle in ONNX Runtime, on the CPU or in CUDA. Implements `Engine`."""
 
     def __init__(
-        self, model_path: Path | str, states: tuple[StateTensor, ...], vocab_size: int, *, threads: int = 0
+        self,
+        model_path: Path | str,
+        states: tuple[StateTensor, ...],
+        vocab_size: int,
+        *,
+        threads: int = 0,
+        provider: Provider = "cpu",
+        profile: Path | None = None,
     ) -> None:
-        """states: the manifest's table. Raises QuambaError where the file does not load or does not fit."""
-        self.vocab_size, self.states = vocab_size, states
-        self._session = open_session(Path(model_path), threads)
-        check_graph(self._session, states, vocab_size, Path(model_path).name)
+        """states: the manifest's table. profile: how the files that record every node's runs are to begin.
+
+        Raises QuambaError where the file does not load or does not fit, or the provider is not to be had.
+        """
+        self.vocab_size, self.states, self.provider = vocab_size, states, provider
+        self.session = open_session(Path(model_path), threads, provider, profile)
+        check_graph(self.session, states, vocab_size, Path(model_path).name)
 
     def zero_states(self, batch: int) -> OrtStates:
         shape = (checked_batch(batch),)
         zeros = {state.past: np.zeros(shape + state.shape, state.dtype) for state in self.states}
-        return OrtStates(StateBuffers(zeros))
+        return OrtStates(StateBuffers(zeros, self.provider))
 
     def load_states(self, arrays: Mapping[str, NDArray[Any]]) -> OrtStates:
         checked_batch(batch_of_states(arrays, self.states))
-        return OrtStates(StateBuffers({s.past: np.array(arrays[s.past], order="C") for s in self.states}))
+        return OrtStates(StateBuffers({s.past: arrays[s.past] for s in self.states}, self.provider))
 
     def run(self, input_ids: Ids, states: States, num_logits: int = 1) -> tuple[Logits, OrtStates]:
         if not isinstance(states, OrtStates):
@@ -154,28 +75,33 @@ class OrtEngine:
         if input_ids.shape[0] != states.batch:
             raise ValueError(f"{input_ids.shape[0]} sequences of ids for the states of {states.batch}")
         buffers = states.take()
-        buffers.bind(self._session, self.states)
+        buffers.bind(self.session, self.states)
         buffers.bind_call(input_ids.shape[1], num_logits, self.vocab_size)
-        buffers.ids[:] = input_ids
-        self._session.run_with_iobinding(buffers.bindings[0])
-        buffers.swap()
+        buffers.run(self.session, input_ids)
         return buffers.take_logits(), OrtStates(buffers)
 
 
-def open_session(model_path: Path, threads: int) -> Any:
-    """A CPU session. Raises QuambaError (exit 3) for a file that ONNX Runtime refuses, with its own words."""
+def open_session(model_path: Path, threads: int, provider: Provider, profile: Path | None) -> Any:
+    """A session. Raises QuambaError (exit 3) for a file that ONNX Runtime refuses, with its own words."""
     onnxruntime = import_onnxruntime()
     native = onnxruntime.capi.onnxruntime_pybind11_state
     refusals = tuple(getattr(native, name) for name in REFUSALS)
     options = session_options(threads, wide_products=not probe_int8_products().exact_by_default)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    providers = execution_providers(provider)
     try:
-        return onnxruntime.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(model_path), options, providers=providers, enable_fallback=0
+        )
     except refusals as error:
         raise QuambaError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {model_path}",
             found=str(error).splitlines()[0],
             fix="make it anew with `quamba-export export`, or install a newer onnxruntime",
         ) from error
+    check_active(session, provider)
+    return session
 
 
 def check_graph(session: Any, states: tuple[StateTensor, ...], vocab_size: int, name: str) -> None:

@@ -186,7 +186,7 @@ class TrtEngine:
     def _step(self, memory: StateMemory, ids: Ids) -> None:
         """One token: TensorRT wants one plain run after a change of shapes, then a capture is allowed."""
         memory.host_ids.array[: ids.size] = ids.ravel()
-        if memory.step is None and self._bound is memory:
+        if memory.step is None and self._bound is memory and self._cuda.has_graphs:
             memory.step = self._cuda.capture(lambda: memory.queue(self._decode, 1))
         if memory.step is not None:
             memory.step.launch()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from contextlib import redirect_stdout
+from typing import Any, Literal
 
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 MAX_THREADS = 1024
+Provider = Literal["cpu", "cuda"]
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def import_onnxruntime() -> Any:
@@ -37,3 +41,40 @@ def session_options(threads: int, *, wide_products: bool) -> Any:
     options.add_session_config_entry("session.x64quantprecision", str(int(wide_products)))
     options.add_session_config_entry("optimization.disable_specified_optimizers", "MatmulTransposeFusion")
     return options
+
+
+def execution_providers(provider: Provider) -> list[Any]:
+    """What InferenceSession is to run nodes with, the wanted provider first.
+
+    CUDA multiplies fp32 as fp32, not as TF32: it is to give the CPU's numbers. Raises QuambaError (exit 5)
+    where the installed onnxruntime was built without the provider.
+    """
+    onnxruntime, name = import_onnxruntime(), PROVIDERS[provider]
+    available = onnxruntime.get_available_providers()
+    if name not in available:
+        raise QuambaError(
+            f"onnxruntime {onnxruntime.__version__} has no {name}",
+            found=", ".join(available),
+            allowed=f"an onnxruntime built with {name}",
+            fix="pip uninstall onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]' (both are one module)",
+            code=ExitCode.INCOMPATIBLE,
+        )
+    if provider == "cpu":
+        return [name]
+    if hasattr(onnxruntime, "preload_dlls"):  # since 1.21: finds CUDA and cuDNN in NVIDIA's wheels
+        with redirect_stdout(sys.stderr):  # where it complains of what it does not find
+            onnxruntime.preload_dlls()
+    return [(name, {"use_tf32": "0"}), PROVIDERS["cpu"]]
+
+
+def check_active(session: Any, provider: Provider) -> None:
+    """Refuse (exit 5) a session that ONNX Runtime quietly made without the provider it was asked for."""
+    active = session.get_providers()
+    if PROVIDERS[provider] not in active:
+        raise QuambaError(
+            f"ONNX Runtime could not start {PROVIDERS[provider]}; its reason is on stderr",
+            found=", ".join(active),
+            allowed=PROVIDERS[provider],
+            fix="see `nvidia-smi`, and that CUDA and cuDNN are those of this onnxruntime-gpu",
+            code=ExitCode.INCOMPATIBLE,
+        )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quamba_export.exporter.console import emit
-from quamba_export.exporter.options import CalibrationPath, Json
+from quamba_export.exporter.options import CalibrationPath, Json, ProviderOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def bench(
-    path: Annotated[Path, typer.Argument(help="A bundle/ made for CPU, or an export/ directory.")],
+    path: Annotated[Path, typer.Argument(help="A bundle/ or export/ directory.")],
     against: Annotated[
         str | None, typer.Option(help="Its checkpoint: times PyTorch and transformers in the same run.")
     ] = None,
@@ -26,9 +26,12 @@ def bench(
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 512,
     new_tokens: Annotated[int, typer.Option(min=1, help="Tokens written after it.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds; one more warms up.")] = 5,
+    provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
     """Time prefill and decode at batch 1; with --against also of PyTorch and transformers.
+
+    With --provider cuda it also counts the nodes that ONNX Runtime left on the CPU.
 
     Example: quamba-export bench bundle/ --against CHECKPOINT --calibration calibration/
     """
@@ -42,6 +45,7 @@ def bench(
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         rounds=rounds,
+        provider=provider,
     )
     emit(result, as_json, lambda console: show(result, console))
 
@@ -63,3 +67,6 @@ def show(result: Benchmark, console: Console) -> None:
         table.add_row(speed.name, *figures)
     console.print(table)
     console.print(f"medians of {result.rounds} rounds on {result.cpu}")
+    for placement in result.placements:
+        ops = ", ".join(f"{count} {op}" for op, count in placement.ops.items())
+        console.print(f"{placement.provider}: {placement.nodes} nodes of a decode step ({ops})")

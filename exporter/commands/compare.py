@@ -21,6 +21,9 @@ def compare(
     against: Annotated[str, typer.Option(help="The checkpoint it was made from.")],
     data: Data,
     calibration: CalibrationPath = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="A TensorRT bundle/ built from it, as a fourth model.")
+    ] = None,
     window: Annotated[
         int, typer.Option(min=1, help="Tokens a window; every site of one is in memory.")
     ] = 256,
@@ -31,9 +34,10 @@ def compare(
     html: Annotated[Path | None, typer.Option(help="Also write the comparison as a page of its own.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare float, quantized PyTorch and ONNX Runtime per layer and state, through Polygraphy.
+    """Compare float, quantized PyTorch, ONNX Runtime and TensorRT per layer and state, through Polygraphy.
 
     Without --calibration, the folder `calibration` beside PATH is taken; digests are checked either way.
+    TensorRT takes part with --bundle, on the GPU it was built for.
 
     Example: quamba-export compare export/ --against CHECKPOINT --data validation.txt --html compare.html
     """
@@ -44,6 +48,7 @@ def compare(
         against,
         data,
         calibration_path=calibration,
+        bundle=bundle,
         window=window,
         max_tokens=max_tokens,
         min_snr_db=min_snr_db,

@@ -13,6 +13,7 @@ from quamba_export.exporter.options import (
     Data,
     Json,
     MaxTokens,
+    ProviderOption,
     Window,
 )
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -39,6 +40,7 @@ def evaluate(
     ssm_state_dtype: Annotated[
         Literal["float16", "float32", "int8"] | None, typer.Option(help="With --calibration, as in export.")
     ] = None,
+    provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
     """Perplexity and bits a byte; with --against, KL divergence and top-1 agreement.
@@ -58,6 +60,7 @@ def evaluate(
         calibration=calibration,
         qformat=qformat or "w8a8",
         ssm_state_dtype=ssm_state_dtype or "float16",
+        provider=provider,
     )
     other = open_language_model(against) if against else None
     stream = token_stream(data, model.tokenizer_path, model.eos_token_id, limit=max_tokens)
@@ -81,7 +84,9 @@ def check_reference_flags(path: str, given: list[str]) -> None:
 
 
 def show(result: Evaluation, console: Console) -> None:
-    details = f"{result.kind}, {result.qformat}, {result.ssm_state_dtype} state, {result.mode}"
+    details = (
+        f"{result.kind}, {result.engine}, {result.qformat}, {result.ssm_state_dtype} state, {result.mode}"
+    )
     console.print(f"[bold]{result.path}[/] ({details})")
     console.print(f"  perplexity      {result.perplexity:.4f}   ({result.nats_per_token:.5f} nats a token)")
     if result.bits_per_byte is not None:

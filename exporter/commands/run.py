@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quamba_export.exporter.console import emit
-from quamba_export.exporter.options import Json
+from quamba_export.exporter.options import Json, ProviderOption
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def run(
     seed: Annotated[int, typer.Option(help="The same seed draws the same text.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text. May be repeated.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: one a physical core.")] = 0,
+    provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
     """Continue a prompt, token by token; what it cost goes to stderr.
@@ -61,7 +62,7 @@ def run(
 
     text = read_prompt(prompt, prompt_file)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-    opened = open_bundle(bundle, threads=threads)
+    opened = open_bundle(bundle, threads=threads, provider=provider)
     limits = Limits(max_new_tokens, tuple(stop or ()), opened.manifest.eos_token_id)
     for warning in opened.warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -1,7 +1,6 @@
 // C ABI of InputProjectionStep; the struct is made from op.py.
 #include <cuda_runtime.h>
 
-#include "../RMSNormQuantize/kernel.cuh"
 #include "../common/int8_linear_launch.cuh"
 #include "contracts.h"
 #include "kernel.cuh"
@@ -24,13 +23,12 @@ inline ProjectionStepEnd projection_step_end(const QuambaInputProjectionStep &op
 }
 
 // Several tokens: their codes come from a kernel of its own, so that not every block norms all of them.
-inline cudaError_t launch_normed(const QuambaInputProjectionStep &op, int8_t *codes, const Gpu &gpu,
-                                 cudaStream_t stream) {
+inline int launch_normed(const QuambaInputProjectionStep &op, int8_t *codes, cudaStream_t stream) {
     QuambaRMSNormQuantize norm = {};
     norm.size = {op.size.B, op.size.L, op.size.D};
     norm.epsilon = op.epsilon, norm.out_scale = op.norm_scale;
     norm.x = op.x, norm.x_stride = op.x_stride, norm.y = codes;
-    return launch_overlapped(rms_norm_quantize, dim3(unsigned(op.size.B)), NORM_THREADS, 0, 1, gpu, stream, norm);
+    return quamba_RMSNormQuantize_launch(&norm, nullptr, stream);
 }
 
 }  // namespace quamba
@@ -65,6 +63,6 @@ extern "C" int quamba_InputProjectionStep_launch(const QuambaInputProjectionStep
         const quamba::NormedToken token = {op->x, op->epsilon, op->norm_scale, aligned};
         return quamba::launch_gemv(product, token, end, gpu, stream);
     }
-    error = quamba::launch_normed(*op, codes, gpu, stream);
-    return error == cudaSuccess ? quamba::launch_int8_linear(product, end, gpu, stream) : error;
+    const int status = quamba::launch_normed(*op, codes, stream);
+    return status == 0 ? quamba::launch_int8_linear(product, end, gpu, stream) : status;
 }

@@ -76,27 +76,42 @@ struct SSDScan {
 
     const QuambaQuantizedSSDScan &op;
     const SSDStep *steps;  // null: found here
-    bool whole_words;      // B, C and x may be copied four codes at a time
+    int piece_bytes;       // B, C and x may be copied 16, 4 or 1 codes at a time
     int64_t b;
     int h, g, p_0, lane, warp;
 
-    __device__ SSDScan(const QuambaQuantizedSSDScan &op, const SSDStep *steps, bool whole_words)
-        : op(op), steps(steps), whole_words(whole_words), b(blockIdx.z), h(blockIdx.y),
+    __device__ SSDScan(const QuambaQuantizedSSDScan &op, const SSDStep *steps, int piece_bytes)
+        : op(op), steps(steps), piece_bytes(piece_bytes), b(blockIdx.z), h(blockIdx.y),
           g(h / int(op.size.H / op.size.G)), p_0(blockIdx.x * BLOCK_ROWS), lane(threadIdx.x % 32),
           warp(threadIdx.x / 32) {}
 
     __device__ __forceinline__ int channel(int row) const { return min(p_0 + row, int(op.size.P) - 1); }
 
-    // `count` rows of `width` codes, `stride` apart, into rows of PITCH.
+    // `count` rows of `width` codes, `stride` apart, into rows of PITCH, BYTES at a time.
+    template <int BYTES, int PITCH>
+    __device__ __forceinline__ void copy_pieces(int8_t (*to)[PITCH], const int8_t *from, int64_t stride,
+                                                int width, int count) const {
+        constexpr int PIECES = PITCH / BYTES, ROWS_AT_ONCE = SSD_THREADS / PIECES;
+        static_assert(ROWS_AT_ONCE > 0, "a row is more pieces than the block has threads");
+        const int first = threadIdx.x / PIECES, at = threadIdx.x % PIECES * BYTES;
+        if (at >= width) return;
+        from += first * stride + at;
+        for (int t = first; t < count; t += ROWS_AT_ONCE, from += ROWS_AT_ONCE * stride) {
+            if constexpr (BYTES == 16) {
+                copy_async(shared_address(&to[t][at]), from, 16);
+            } else {
+                copy_word_async(&to[t][at], from);
+            }
+        }
+    }
+
     template <int PITCH>
     __device__ __forceinline__ void copy_rows(int8_t (*to)[PITCH], const int8_t *from, int64_t stride,
                                               int width, int count) const {
-        if (whole_words) {
-            constexpr int WORDS = PITCH / 4;
-            for (int i = threadIdx.x; i < count * WORDS; i += SSD_THREADS) {
-                const int t = i / WORDS, at = i % WORDS * 4;
-                if (at < width) copy_word_async(&to[t][at], from + t * stride + at);
-            }
+        if (PITCH % 16 == 0 && piece_bytes == 16) {
+            copy_pieces<PITCH % 16 == 0 ? 16 : 4>(to, from, stride, width, count);
+        } else if (piece_bytes >= 4) {
+            copy_pieces<4>(to, from, stride, width, count);
         } else {
             for (int i = threadIdx.x; i < count * PITCH; i += SSD_THREADS) {
                 const int t = i / PITCH, at = i % PITCH;
@@ -166,10 +181,10 @@ struct SSDScan {
                 float read[N_LANE];
 #pragma unroll
                 for (int k = 0; k < N_LANE; k++) {
-                    const float next = next_state(state[r][k], decay, inputs.at[r], B.at[k]);
-                    read[k] = next * C.at[k];
-                    state[r][k] = State<Stored>::rounded(next, scale[r][k]);
+                    state[r][k] = next_state(state[r][k], decay, inputs.at[r], B.at[k]);
+                    read[k] = state[r][k] * C.at[k];
                 }
+                round_states<Stored>(state[r], scale[r]);
                 partial[i * ROWS + r] = in_lane_sum(read);
             }
         }
@@ -188,11 +203,11 @@ struct SSDScan {
 
 template <class Stored, int N_LANE, int ROWS, int TILE>
 __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan op, const SSDStep *steps,
-                                                        bool whole_words) {
+                                                        int piece_bytes) {
     using Scan = SSDScan<Stored, N_LANE, ROWS, TILE>;
     extern __shared__ float4 bytes[];
     typename Scan::Shared &shared = *reinterpret_cast<typename Scan::Shared *>(bytes);
-    const Scan scan(op, steps, whole_words);
+    const Scan scan(op, steps, piece_bytes);
     const int P = int(op.size.P), N = int(op.size.N);
 
     Stored held[ROWS][N_LANE];

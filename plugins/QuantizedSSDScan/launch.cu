@@ -4,13 +4,13 @@
 
 namespace quamba {
 
-// Whether every row of B, C and x begins on four bytes and is made of whole words.
-inline bool whole_words(const QuambaQuantizedSSDScan &op) {
+// 16 or 4 where every row of B, C and x begins on as many bytes and is made of whole pieces, else 1.
+inline int piece_bytes(const QuambaQuantizedSSDScan &op) {
     const auto address = [](const int8_t *pointer) { return reinterpret_cast<uintptr_t>(pointer); };
     const uintptr_t all = address(op.x) | address(op.B) | address(op.C) | uintptr_t(op.size.N) |
                           uintptr_t(op.size.P) | uintptr_t(op.x_stride) | uintptr_t(op.B_stride) |
                           uintptr_t(op.C_stride);
-    return all % 4 == 0;
+    return all % 16 == 0 ? 16 : all % 4 == 0 ? 4 : 1;
 }
 
 constexpr int SSD_STEPS_FROM = 8;  // tokens from which on the steps are found in a kernel of their own
@@ -30,7 +30,7 @@ cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, SSDStep *steps, const 
     return launch_overlapped(ssd_scan<Stored, N_LANE, ROWS, TILE>,
                              dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)), SSD_THREADS,
                              sizeof(typename Scan::Shared), 1, gpu, stream, op,
-                             static_cast<const SSDStep *>(steps), whole_words(op));
+                             static_cast<const SSDStep *>(steps), piece_bytes(op));
 }
 
 // More rows a warp share the reads of B and C; fewer give more warps where rows are few.

@@ -45,6 +45,21 @@ struct State<__half> {
     static __device__ __forceinline__ __half store(float h, float) { return __float2half_rn(h); }
 };
 
+// Every entry behind a token becomes the value that its stored dtype has.
+template <class Stored, int COUNT>
+__device__ __forceinline__ void round_states(float (&h)[COUNT], const float (&scale)[COUNT]) {
+    if constexpr (sizeof(Stored) == 2 && COUNT % 2 == 0) {  // __half: one conversion for two
+#pragma unroll
+        for (int k = 0; k < COUNT; k += 2) {
+            const float2 rounded = __half22float2(__floats2half2_rn(h[k], h[k + 1]));
+            h[k] = rounded.x, h[k + 1] = rounded.y;
+        }
+    } else {
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) h[k] = State<Stored>::rounded(h[k], scale[k]);
+    }
+}
+
 #endif  // __CUDACC__
 
 }  // namespace quamba

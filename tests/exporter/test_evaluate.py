@@ -30,7 +30,8 @@ def tokenizer_path(tmp_path: Path) -> Path:
 
 
 def model_of(forward: Forward, tokenizer_path: Path, vocab_size: int = V) -> LanguageModel:
-    return LanguageModel("fake", "checkpoint", "fp32", "float32", vocab_size, 0, tokenizer_path, forward)
+    facts = "fake", "checkpoint", "fp32", "float32", vocab_size, 0, tokenizer_path, "PyTorch"
+    return LanguageModel(*facts, forward)
 
 
 def uniform(input_ids: NDArray[np.int64], states: Any) -> tuple[NDArray[np.float32], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from tiny_flow import Flow, run_json
 
 from quamba_export.exporter.charts import Band, Bar, heatmap, small_multiples, stacked_bars
+from quamba_export.exporter.model_columns import lowest_snr
 from quamba_export.exporter.report import write_report
 from quamba_export.exporter.report_data import read_runs
 from quamba_export.runtime.errors import QuambaError
@@ -21,6 +23,7 @@ def evaluation(perplexity: float, **changes: Any) -> dict[str, Any]:
     facts = {
         "path": "m",
         "kind": "bundle",
+        "engine": "ONNX Runtime",
         "qformat": "w8a8",
         "ssm_state_dtype": "float16",
         "mode": "prefill",
@@ -162,3 +165,22 @@ def test_charts_hold_a_mark_for_every_value() -> None:
     )
     assert "4.00 MB" in bars
     assert bars.count("<rect") == 3
+
+
+def test_an_engine_is_called_by_its_name(tmp_path: Path) -> None:
+    engines = {"eval_a": "ONNX Runtime, CUDA", "eval_c": "TensorRT"}
+    scored = {name: evaluation(10.0, engine=engine) for name, engine in engines.items()}
+    write_run(tmp_path / "m", eval_b=FLOAT, **scored)
+    (run,) = read_runs([tmp_path / "m"])
+    labels = [score.label for score in run.scores]
+    assert labels == ["float32", "W8A8, ONNX Runtime, CUDA", "W8A8, TensorRT"]
+
+
+def test_the_lowest_snr_is_that_of_a_state_that_differs() -> None:
+    def pair(*snrs: float | None, max_abs: float = 1.0) -> dict[str, Any]:
+        sites = [{"site": "layers.0.ssm_state", "snr_db": snr, "max_abs": max_abs} for snr in snrs]
+        return {"sites": [*sites, {"site": "layers.0.x", "snr_db": -3.0, "max_abs": 1.0}]}
+
+    assert lowest_snr(pair(30.0, 20.0), "ssm_state") == 20.0
+    assert lowest_snr(pair(30.0, None), "ssm_state") == -math.inf  # nothing where float has zeros
+    assert lowest_snr(pair(None, max_abs=0.0), "ssm_state") is None
