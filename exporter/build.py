@@ -4,14 +4,16 @@ manifest of digests.
 
 from __future__ import annotations
 
+import platform
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from quamba_export.calib.output_directory import written_directory
 from quamba_export.exporter.artefacts import artefact_kind
 from quamba_export.exporter.console import say
+from quamba_export.exporter.prepare_device import LIBRARY, prepare_for_device, prepared_library
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -26,6 +28,7 @@ class Build:
     bundle: str
     target: str
     backend: str
+    kind: str  # "bundle", or "export": one that `build` on the device makes the bundle of
     files: dict[str, int]  # bytes by name
     size: int  # bytes of all files
 
@@ -38,6 +41,8 @@ class EngineChoices:
     max_batch: int | None = None
     prefill_length: int | None = None
     timing_cache: Path | None = None
+    version_compatible: bool = False
+    jetpack: int | None = None
 
 
 DEFAULTS = EngineChoices()
@@ -46,8 +51,10 @@ DEFAULTS = EngineChoices()
 def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoices = DEFAULTS) -> Build:
     """Make a bundle of export/ for a target; TensorRT engines are built on the GPU of this machine.
 
-    Raises QuambaError: exit 5 for an unknown target or a machine that is not it, 4 for a changed export, 3
-    for what is no export, 9 for engines that compute something else.
+    For a Jetson on another machine: an export/ with the plugin library, of which `build` there makes the
+    bundle. Raises QuambaError: exit 2 for a choice that this build has no use for, 5 for an unknown target or
+    a machine that is not it, 4 for a changed export, 3 for what is no export, 9 for engines that compute
+    something else.
     """
     target = load_target(target_name)
     if artefact_kind(export) != "export":
@@ -57,11 +64,17 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
             allowed="a directory that `quamba-export export` wrote",
             fix="quamba-export export CHECKPOINT --calibration calibration/ -o export/",
         )
+    elsewhere = target.jetpack > 0 and platform.machine() != "aarch64"
+    _check_choices(choices, target, elsewhere)
+    if elsewhere:
+        release = choices.jetpack or target.jetpack
+        return _built(out, target, prepare_for_device(export, target, release, out, choices.plugins))
     source = read_manifest(export)
+    choices = replace(choices, plugins=choices.plugins or prepared_library(export, source, target))
     with written_directory(out, "bundle") as folder:
         plans = target.backend == "tensorrt"
         for name in source.files:
-            if not (plans and name.startswith("model.onnx")):
+            if not name.startswith(("model.onnx", LIBRARY) if plans else LIBRARY):
                 shutil.copyfile(export / name, folder / name)
         record = write_engines(export, source, target, folder, choices) if plans else None
         manifest = manifest_for(
@@ -73,8 +86,26 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
             engine=record,
         )
         write_manifest(manifest, folder)
+    return _built(out, target, manifest)
+
+
+def _check_choices(choices: EngineChoices, target: Target, elsewhere: bool) -> None:
+    given = {field.name for field in fields(choices) if getattr(choices, field.name) is not None}
+    useless = given - ({"plugins", "jetpack"} if elsewhere else given - {"jetpack"})
+    if useless:
+        where = "here only the plugins are made" if elsewhere else "the plugins are made for this machine"
+        raise QuambaError(
+            f"this build for {target.name} has no use for --{min(useless).replace('_', '-')}",
+            found=where,
+            allowed="--jetpack and --plugins" if elsewhere else "--jetpack on a machine that is no Jetson",
+            fix="give it to `quamba-export build` on the device" if elsewhere else "leave it out",
+            code=ExitCode.USAGE,
+        )
+
+
+def _built(out: Path, target: Target, manifest: Manifest) -> Build:
     files = {name: entry.size for name, entry in manifest.files.items()}
-    return Build(str(out), target.name, target.backend, files, sum(files.values()))
+    return Build(str(out), target.name, target.backend, manifest.kind, files, sum(files.values()))
 
 
 def write_engines(
@@ -89,9 +120,9 @@ def write_engines(
     from quamba_export.exporter.plugin_library import plugin_library
     from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
     from quamba_export.runtime.engine_tensorrt import PLUGINS, load_engine
-    from quamba_export.runtime.tensorrt_library import import_tensorrt
+    from quamba_export.runtime.tensorrt_library import import_builder
 
-    import_tensorrt()
+    import_builder()
     cuda = Cuda()
     if cuda.sm != target.sm:
         raise QuambaError(
@@ -106,7 +137,7 @@ def write_engines(
     profiles = profiles_for(
         choices.max_batch or target.max_batch, choices.prefill_length or target.prefill_length
     )
-    options = BuildOptions(library, choices.timing_cache)
+    options = BuildOptions(library, choices.timing_cache, choices.version_compatible)
     record = engines_from_export(export, folder, profiles, options)
     before, _ = cuda.memory()
     engine = load_engine(folder, record, source.states, source.vocab_size, cuda)

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from quamba_export.runtime.engine import Engine, Ids, Logits, States
 
-PROMPT, STEPS = 100, 64
-PIECES = (37, 1, 1, 61)  # of the prompt
 LOGIT_BOUND = 1e-3  # fp32 sums in another order
 
 
@@ -34,36 +32,37 @@ class Finding:
     state: str = ""
 
 
-def compare(engine: Engine, reference: Engine, ids: Ids) -> Iterator[Finding]:
-    """The prompt as a whole and in pieces, then the rest of ids (B, PROMPT + STEPS) token by token."""
-    batch, prompt = ids.shape[0], ids[:, :PROMPT]
-    wanted, after = reference.run(prompt, reference.zero_states(batch))
-    found, states = engine.run(prompt, engine.zero_states(batch))
-    yield from compare_call(f"batch {batch}, prompt of {PROMPT}", (found, states), (wanted, after))
-    states, start = engine.zero_states(batch), 0
-    for length in PIECES:
-        found, states = engine.run(prompt[:, start : start + length], states)
+def compare(engine: Engine, reference: Engine, ids: Ids, prompt: int) -> Iterator[Finding]:
+    """The first `prompt` of ids (B, L) as a whole and in pieces, then the rest token by token."""
+    batch, first, steps = ids.shape[0], ids[:, :prompt], ids.shape[1] - prompt
+    wanted, after = reference.run(first, reference.zero_states(batch))
+    found, states = engine.run(first, engine.zero_states(batch))
+    yield from compare_call(f"batch {batch}, prompt of {prompt}", (found, states), (wanted, after))
+    states, start, pieces = engine.zero_states(batch), 0, pieces_of(prompt)
+    for length in pieces:
+        found, states = engine.run(first[:, start : start + length], states)
         start += length
-    yield from compare_call(f"batch {batch}, pieces {PIECES}", (found, states), (wanted, after))
-    yield from compare_steps(engine, reference, ids, states, after)
-    several, _ = engine.run(prompt, engine.zero_states(batch), 3)
-    wanted, _ = reference.run(prompt, reference.zero_states(batch), 3)
-    yield compare_logits(f"batch {batch}, 3 logits of the prompt", several, wanted)
+    yield from compare_call(f"batch {batch}, pieces {pieces}", (found, states), (wanted, after))
+    rows, wanted_rows = list[Logits](), list[Logits]()
+    for t in range(prompt, ids.shape[1]):
+        found, states = engine.run(ids[:, t : t + 1], states)
+        wanted, after = reference.run(ids[:, t : t + 1], after)
+        rows.append(found)
+        wanted_rows.append(wanted)
+    several = np.concatenate(rows, axis=1), np.concatenate(wanted_rows, axis=1)
+    yield from compare_call(f"batch {batch}, {steps} steps", (several[0], states), (several[1], after))
 
 
-def compare_steps(
-    engine: Engine, reference: Engine, ids: Ids, states: States, after: States
-) -> Iterator[Finding]:
-    """Decode ids (B, PROMPT + STEPS) from PROMPT on, with the states of both behind the prompt."""
-    batch, found, wanted = ids.shape[0], list[Logits](), list[Logits]()
-    for t in range(PROMPT, PROMPT + STEPS):
-        logits, states = engine.run(ids[:, t : t + 1], states)
-        found.append(logits)
-        logits, after = reference.run(ids[:, t : t + 1], after)
-        wanted.append(logits)
-    yield compare_states(f"batch {batch}, after {STEPS} steps: states", states, after)
-    several = np.concatenate(found, axis=1), np.concatenate(wanted, axis=1)
-    yield compare_logits(f"batch {batch}, {STEPS} steps: logits", *several)
+def pieces_of(prompt: int) -> tuple[int, int, int, int]:
+    """Lengths of the pieces: two of some length, and between them two single tokens."""
+    return prompt * 3 // 8, 1, 1, prompt - prompt * 3 // 8 - 2
+
+
+def compare_positions(engine: Engine, reference: Engine, ids: Ids) -> Finding:
+    """The logits of the last three tokens of ids (B, L)."""
+    found, _ = engine.run(ids, engine.zero_states(len(ids)), 3)
+    wanted, _ = reference.run(ids, reference.zero_states(len(ids)), 3)
+    return compare_logits(f"batch {len(ids)}, 3 logits of the prompt", found, wanted)
 
 
 def compare_call(what: str, found: tuple[Logits, States], wanted: tuple[Logits, States]) -> Iterator[Finding]:

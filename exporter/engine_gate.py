@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from quamba_export.exporter.console import say
-from quamba_export.exporter.engine_comparison import PROMPT, STEPS, Finding, compare
+from quamba_export.exporter.engine_comparison import Finding, compare
 from quamba_export.runtime.bundle import open_tokenizer
 from quamba_export.runtime.engine import Engine, Ids
 from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest
 
-BATCHES = (1, 3)
+FEEDS = ((1, 100, 32), (3, 24, 8))  # sequences, tokens of the prompt, of each after it: minutes at 2.7b
 SHIFT = 50  # tokens between the beginnings of a batch's sequences
 PROBE = """\
 The lighthouse keeper kept two books. In the first one he wrote down what the regulations asked for: the
@@ -44,11 +44,9 @@ def check_engine(engine: Engine, export: Path, manifest: Manifest, max_batch: in
     """
     reference = OrtEngine(export / "model.onnx", manifest.states, manifest.vocab_size)
     tokens = probe_ids(export, manifest)
-    for batch in BATCHES:
-        if batch > max_batch:
-            continue
-        rows = [tokens[row * SHIFT : row * SHIFT + PROMPT + STEPS] for row in range(batch)]
-        for finding in compare(engine, reference, np.stack(rows)):
+    for batch, prompt, steps in FEEDS:
+        rows = [tokens[row * SHIFT : row * SHIFT + prompt + steps] for row in range(min(batch, max_batch))]
+        for finding in compare(engine, reference, np.stack(rows), prompt):
             say(f"gate: {finding.what}: {finding.found}")
             if not finding.good:
                 raise refusal(finding)
@@ -56,7 +54,7 @@ def check_engine(engine: Engine, export: Path, manifest: Manifest, max_batch: in
 
 def probe_ids(export: Path, manifest: Manifest) -> Ids:
     """Ids (n,) for the largest batch: PROBE in the export's tokenizer, then random ones where it is short."""
-    wanted = (max(BATCHES) - 1) * SHIFT + PROMPT + STEPS
+    wanted = max((batch - 1) * SHIFT + prompt + steps for batch, prompt, steps in FEEDS)
     read = "tokenizer.json" in manifest.files
     text = open_tokenizer(export, manifest).encode(PROBE, add_special_tokens=False).ids if read else []
     drawn = np.random.default_rng(0).integers(0, manifest.vocab_size, wanted)

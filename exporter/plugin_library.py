@@ -1,7 +1,8 @@
-"""libquamba_plugins.so for this machine: finds the compilers and TensorRT's headers, builds once, keeps it.
+"""libquamba_plugins.so: finds the compilers and TensorRT's headers, builds once, keeps it.
 
-The library goes to `$XDG_CACHE_HOME/quamba-export/plugins/<digest>/`, the digest being over everything that
-decides its bytes: contracts, sources, compilers, headers, architectures.
+For this machine; exporter/cross_build.py has the toolchains for another one. The library goes to
+`$XDG_CACHE_HOME/quamba-export/plugins/<digest>/`, the digest being over everything that decides its bytes:
+contracts, sources, compilers, headers, architectures.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from quamba_export.exporter.kept_folder import kept_folder
 from quamba_export.plugins.common.c_header import header
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -32,48 +34,58 @@ HEADER_PLACES = (
     "/usr/local/tensorrt/include",
 )
 HEADERS_CRATE = 'trtx-sys = { version = "=0.5.0", default-features = false }'  # TensorRT 10.16, Apache-2.0
-TESTED_HEADERS = ((10, 3), (11, 0))  # from, below
+TESTED_HEADERS = ((10, 3), (12, 0))  # from, below
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """Paths of the tools of one build; `headers` holds NvInfer.h."""
+    """The tools of one build. headers: the folder of NvInfer.h; options: what CMake is told of the rest."""
 
-    nvcc: Path
+    compiler: Path  # of the kernels
     cmake: Path
     ninja: Path
     headers: Path
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:
         """What of the tools decides the library's bytes."""
-        nvcc = subprocess.run([self.nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+        version = subprocess.run([self.compiler, "--version"], capture_output=True, text=True, check=True)
         major, minor = tensorrt_version(self.headers)
-        return f"{nvcc}TensorRT {major}.{minor}"
+        options = "".join(f"{name}={value}\n" for name, value in sorted(self.options.items()))
+        return f"{version.stdout}{options}TensorRT {major}.{minor}"
 
 
 def plugin_library(
-    architectures: Sequence[int] = ARCHITECTURES, *, headers: Path | None = None, cache: Path | None = None
+    architectures: Sequence[int] = ARCHITECTURES,
+    *,
+    headers: Path | None = None,
+    cache: Path | None = None,
+    tools: Toolchain | None = None,
 ) -> Path:
     """Path of the library for these GPU architectures (sm_90 is 90), built where the cache has none.
 
-    headers: folder of TensorRT's NvInfer.h, by default the system's, else a public copy that cargo fetches.
-    Raises QuambaError where a tool is missing or the build fails.
+    headers: folder of TensorRT's NvInfer.h, by default the system's, else a public copy that cargo fetches;
+    tools: by default those for this machine. Raises QuambaError where a tool is missing or the build fails.
     """
-    cache = cache or _cache_folder()
-    tools = Toolchain(find_nvcc(), find_tool("cmake"), find_tool("ninja"), headers or find_headers(cache))
-    contracts = header()
-    digest = _digest(contracts, tools.describe(), ",".join(map(str, architectures)))
-    library = cache / digest / NAME
-    if not library.exists():
-        _build(tools, contracts, architectures, library)
-    return library
+    cache = (cache or cache_folder()).resolve()
+    tools = tools or native_toolchain(headers or find_headers(cache))
+    digest = _digest(header(), tools.describe(), ",".join(map(str, architectures)))
+    return kept_folder(cache / digest, lambda new: _build(tools, architectures, new)) / NAME
+
+
+def native_toolchain(headers: Path) -> Toolchain:
+    """For this machine, with nvcc. Raises QuambaError where a tool is missing."""
+    nvcc = find_nvcc()
+    return Toolchain(
+        nvcc, find_tool("cmake"), find_tool("ninja"), headers, {"CMAKE_CUDA_COMPILER": str(nvcc)}
+    )
 
 
 def find_tool(name: str) -> Path:
     """A program beside this Python (pip installs it there) or on PATH."""
     found = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
     if found is None:
-        raise _missing(
+        raise missing_tool(
             name, f"nothing of that name beside {sys.executable} or on PATH", f"pip install {name}"
         )
     return Path(found)
@@ -88,7 +100,7 @@ def find_nvcc() -> Path:
     for candidate in (*([Path(on_path)] if on_path else []), Path("/usr/local/cuda/bin/nvcc"), *wheels):
         if candidate.exists():
             return candidate
-    raise _missing("nvcc", "none in $CUDACXX, PATH, /usr/local/cuda", "pip install 'quamba-export[cuda]'")
+    raise missing_tool("nvcc", "none in $CUDACXX, PATH, /usr/local/cuda", "pip install 'quamba-export[cuda]'")
 
 
 def find_headers(cache: Path) -> Path:
@@ -98,11 +110,8 @@ def find_headers(cache: Path) -> Path:
         if (Path(place) / "NvInfer.h").exists():
             return Path(place)
     if named:
-        raise _missing("NvInfer.h", f"none in TENSORRT_INCLUDE={named}", "name the folder that holds it")
-    fetched = cache / "tensorrt-headers"
-    if not (fetched / "NvInfer.h").exists():
-        _fetch_headers(fetched)
-    return fetched
+        raise missing_tool("NvInfer.h", f"none in TENSORRT_INCLUDE={named}", "name the folder that holds it")
+    return kept_folder(cache / "tensorrt-headers", _fetch_headers)
 
 
 def tensorrt_version(headers: Path) -> tuple[int, int]:
@@ -114,52 +123,59 @@ def tensorrt_version(headers: Path) -> tuple[int, int]:
         raise QuambaError(
             f"TensorRT headers in {headers} are of another version",
             found=f"{version[0]}.{version[1]}",
-            allowed="10.3 or later, below 11",
+            allowed="10.3 or later, below 12",
             fix="name a folder with other headers in TENSORRT_INCLUDE",
             code=ExitCode.INCOMPATIBLE,
         )
     return version
 
 
-def _fetch_headers(target: Path) -> None:
+def _fetch_headers(new: Path) -> None:
     cargo = shutil.which("cargo")
     if cargo is None:
-        raise _missing(
+        raise missing_tool(
             "NvInfer.h", f"none in {', '.join(HEADER_PLACES)}", "install TensorRT, or cargo to fetch it"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as work:
-        package = '[package]\nname = "headers"\nversion = "0.0.0"\nedition = "2021"\n[dependencies]\n'
-        (Path(work) / "src").mkdir()
-        (Path(work) / "src/lib.rs").touch()
-        (Path(work) / "Cargo.toml").write_text(f"{package}{HEADERS_CRATE}\n", encoding="utf-8")
-        _run([cargo, "vendor", "--quiet"], Path(work), "cannot fetch TensorRT's headers")
-        found = sorted(Path(work).glob("vendor/trtx-sys/TensorRT-Headers/TRT-Enterprise-*"))
-        found[0].rename(target)
-
-
-def _build(tools: Toolchain, contracts: str, architectures: Sequence[int], library: Path) -> None:
-    library.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        (work / "contracts.h").write_text(contracts, encoding="utf-8")
-        real = [f"{architecture}-real" for architecture in architectures[:-1]]
-        options = {
-            "CMAKE_BUILD_TYPE": "Release",
-            "CMAKE_MAKE_PROGRAM": tools.ninja,
-            "CMAKE_CUDA_COMPILER": tools.nvcc,
-            "CMAKE_CUDA_ARCHITECTURES": ";".join([*real, str(architectures[-1])]),
-            "CONTRACTS": work,
-            "TENSORRT_INCLUDE": tools.headers,
-        }
-        defined = [f"-D{name}={value}" for name, value in options.items()]
-        configure = [str(tools.cmake), "-S", str(SOURCES), "-B", str(work / "build"), "-G", "Ninja", *defined]
-        _run(configure, work, "cannot configure the plugin library")
-        _run([str(tools.cmake), "--build", str(work / "build")], work, "cannot compile the plugin library")
-        os.replace(work / "build" / NAME, library)
+        package = '[package]\nname = "headers"\nversion = "0.0.0"\nedition = "2021"\n[dependencies]\n'
+        (work / "src").mkdir()
+        (work / "src/lib.rs").touch()
+        (work / "Cargo.toml").write_text(f"{package}{HEADERS_CRATE}\n", encoding="utf-8")
+        run_tool([cargo, "vendor", "--quiet"], work, "cannot fetch TensorRT's headers")
+        found = sorted(work.glob("vendor/trtx-sys/TensorRT-Headers/TRT-Enterprise-*"))
+        shutil.copytree(found[0], new, dirs_exist_ok=True)
 
 
-def _run(command: list[str], folder: Path, what: str) -> None:
+def configured(tools: Toolchain, architectures: Sequence[int], work: Path) -> Path:
+    """A build folder in `work` from which CMake makes the library. Raises QuambaError where it refuses."""
+    (work / "contracts.h").write_text(header(), encoding="utf-8")
+    real = [f"{architecture}-real" for architecture in architectures[:-1]]
+    options = {
+        "CMAKE_BUILD_TYPE": "Release",
+        "CMAKE_EXPORT_COMPILE_COMMANDS": "ON",
+        "CMAKE_MAKE_PROGRAM": tools.ninja,
+        "CMAKE_CUDA_ARCHITECTURES": ";".join([*real, str(architectures[-1])]),
+        "CONTRACTS": work,
+        "TENSORRT_INCLUDE": tools.headers,
+        **tools.options,
+    }
+    defined = [f"-D{name}={value}" for name, value in options.items()]
+    build = work / "build"
+    command = [str(tools.cmake), "-S", str(SOURCES), "-B", str(build), "-G", "Ninja", *defined]
+    run_tool(command, work, "cannot configure the plugin library")
+    return build
+
+
+def _build(tools: Toolchain, architectures: Sequence[int], new: Path) -> None:
+    with tempfile.TemporaryDirectory() as work:
+        build = configured(tools, architectures, Path(work))
+        run_tool([str(tools.cmake), "--build", str(build)], build, "cannot compile the plugin library")
+        shutil.copyfile(build / NAME, new / NAME)
+
+
+def run_tool(command: list[str], folder: Path, what: str) -> None:
+    """Run it in `folder`. Raises QuambaError (exit 5), `what` being its message, where it fails."""
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode != 0:
         raise QuambaError(
@@ -181,12 +197,14 @@ def _digest(*texts: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where libraries and what they are made with are kept."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "quamba-export" / "plugins"
 
 
-def _missing(name: str, found: str, fix: str) -> QuambaError:
+def missing_tool(name: str, found: str, fix: str) -> QuambaError:
+    """The refusal that says what is missing and how to get it."""
     return QuambaError(
         f"cannot build the TensorRT plugins without {name}",
         found=found,

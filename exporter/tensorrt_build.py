@@ -25,7 +25,7 @@ from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import WEIGHTS
-from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins, logger
+from quamba_export.runtime.tensorrt_library import import_builder, load_plugins, logger
 
 WORKSPACE_BYTES = 4 << 30
 
@@ -56,10 +56,15 @@ def profiles_for(max_batch: int, prefill_length: int) -> tuple[Profile, Profile]
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How engines are built. timing_cache: a file instead of the one in the user's cache folder."""
+    """How engines are built.
+
+    timing_cache: a file instead of the one in the user's cache folder. version_compatible: for later
+    TensorRTs of this major version too, and their lean runtimes; a plan may be slower.
+    """
 
     plugins: Path
     timing_cache: Path | None = None
+    version_compatible: bool = False
     verbose: bool = False
 
 
@@ -92,7 +97,8 @@ def engines_from_export(
         path.write_bytes(engine_from_graph(graph, profile, options, cache))
         say(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB, {time.perf_counter() - start:.1f} s")
     return EngineRecord(
-        tensorrt=import_tensorrt().__version__,
+        tensorrt=import_builder().__version__,
+        version_compatible=options.version_compatible,
         sm=cuda.sm,
         contracts=contracts,
         max_batch=prefill.max_batch,
@@ -106,7 +112,7 @@ def engine_from_graph(
     graph: onnx.ModelProto, profile: Profile, options: BuildOptions, cache: TimingCache
 ) -> bytes:
     """Build one plan of a graph that tensorrt_graph gave, its plugins loaded; raises as above."""
-    trt, (log, messages) = import_tensorrt(), logger()
+    trt, (log, messages) = import_builder(), logger()
     messages.take_errors()
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -129,9 +135,10 @@ def _timing_cache(options: BuildOptions, cuda: Cuda) -> TimingCache:
     key = cache_key(
         gpu=cuda.name,
         sm=cuda.sm,
-        tensorrt=import_tensorrt().__version__,
+        tensorrt=import_builder().__version__,
         plugins=options.plugins.read_bytes(),
-        settings=f"strongly typed, aliased I/O, no TF32, workspace {WORKSPACE_BYTES}",
+        settings=f"strongly typed, aliased I/O, no TF32, workspace {WORKSPACE_BYTES}"
+        f"{', version-compatible' if options.version_compatible else ''}",
     )
     return TimingCache(options.timing_cache or default_path(key), key)
 
@@ -150,6 +157,9 @@ def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:
     config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.clear_flag(trt.BuilderFlag.TF32)  # the head's products in fp32, as the graph says
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)  # a plan holds no code for the host
     if options.verbose:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     return config
@@ -169,7 +179,7 @@ def _shapes(builder: Any, network: Any, profile: Profile) -> Any:
 
 def _refused(what: str, reasons: str) -> QuambaError:
     return QuambaError(
-        f"TensorRT {import_tensorrt().__version__} cannot {what}",
+        f"TensorRT {import_builder().__version__} cannot {what}",
         found=reasons[-4000:] or "no reason given",
         allowed="a graph that `quamba-export export` of this release wrote",
         fix="TensorRT 10.3 or later; or --target cpu",

@@ -1,9 +1,11 @@
 """One model in TensorRT against ONNX Runtime on the CPU: states, logits, and times.
 
-    python -m quamba_export.exporter.tensorrt_check export/ --plugins libquamba_plugins.so
+    python -m quamba_export.exporter.tensorrt_check export/ [--plugins libquamba_plugins.so]
+    python -m quamba_export.exporter.tensorrt_check export/ --bundle bundle/
 
-Builds both engines, feeds real text as a whole, in pieces and
-token by token, for one sequence and for three, and prints TTFT and TPOT. Exit 9 where anything differs.
+Builds both engines, or takes those of a bundle, in whatever TensorRT is installed here, the lean runtime too.
+Feeds real text as a whole, in pieces and token by token, for one sequence and for three, and prints TTFT and
+TPOT. Exit 9 where anything differs.
 """
 
 from __future__ import annotations
@@ -19,17 +21,18 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from quamba_export.exporter.engine_comparison import PROMPT, STEPS, Finding, compare
+from quamba_export.exporter.engine_comparison import compare, compare_positions
+from quamba_export.exporter.plugin_library import plugin_library
 from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
 from quamba_export.runtime.bundle import open_tokenizer
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine import Engine, Ids, prefill
 from quamba_export.runtime.engine_ort import OrtEngine
-from quamba_export.runtime.engine_tensorrt import TrtEngine, load_engine
+from quamba_export.runtime.engine_tensorrt import TrtEngine, load_engine, open_engine
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import Manifest, StateTensor, read_manifest
 
-MAX_BATCH, CHUNK = 4, 512
+PROMPT, STEPS, MAX_BATCH, CHUNK = 100, 64, 4, 512
 GREEDY_PROMPT, GREEDY_STEPS, GREEDY_SHARE = 48, 256, 0.95
 TEXT = Path(__file__).resolve().parent.parent / "embedded" / "validation.txt"
 
@@ -40,7 +43,11 @@ class Report:
 
     failures: list[str] = field(default_factory=list)
 
-    def show(self, finding: Finding) -> None:
+    def compare(self, engine: Engine, reference: Engine, ids: Ids) -> None:
+        """Feed ids (B, PROMPT + STEPS) to both."""
+        for finding in compare(engine, reference, ids, PROMPT):
+            self.line(finding.what, finding.good, finding.found)
+        finding = compare_positions(engine, reference, ids[:, :PROMPT])
         self.line(finding.what, finding.good, finding.found)
 
     def line(self, what: str, good: bool, detail: str) -> None:
@@ -51,19 +58,25 @@ class Report:
 
 def main(
     export: Annotated[Path, typer.Argument(help="An export/ directory.")],
-    plugins: Annotated[Path, typer.Option(help="libquamba_plugins.so.")],
+    plugins: Annotated[Path | None, typer.Option(help="libquamba_plugins.so; made here if left out.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="A bundle made of it, to check instead of building.")
+    ] = None,
     text: Annotated[Path, typer.Option(help="Text to feed.")] = TEXT,
     prompts: Annotated[int, typer.Option(help="Prompts to continue greedily for 256 steps with both.")] = 0,
 ) -> None:
     """Build, compare, time."""
     manifest, report = read_manifest(export), Report()
-    engine = open_engine(export, manifest.states, manifest.vocab_size, BuildOptions(plugins), MAX_BATCH)
+    if bundle is not None:
+        engine = open_engine(bundle, read_manifest(bundle))
+    else:
+        options = BuildOptions(plugins or plugin_library([Cuda().sm]))
+        engine = built_engine(export, manifest.states, manifest.vocab_size, options, MAX_BATCH)
     reference = OrtEngine(export / "model.onnx", manifest.states, manifest.vocab_size)
     tokens = read_tokens(export, manifest, text)
     for batch in (1, 3):
         ids = np.stack([tokens[row * 50 : row * 50 + PROMPT + STEPS] for row in range(batch)])
-        for finding in compare(engine, reference, ids):
-            report.show(finding)
+        report.compare(engine, reference, ids)
     if prompts:
         compare_greedy(engine, reference, tokens, prompts, report)
     show_times(engine, tokens)
@@ -71,7 +84,7 @@ def main(
         raise typer.Exit(ExitCode.NUMERIC)
 
 
-def open_engine(
+def built_engine(
     export: Path, states: tuple[StateTensor, ...], vocab_size: int, options: BuildOptions, max_batch: int
 ) -> TrtEngine:
     """Both engines of export/, built and loaded; nothing of them stays on the disk."""

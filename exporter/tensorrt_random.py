@@ -16,16 +16,10 @@ import numpy as np
 import typer
 
 from quamba_export.calib.quantized_model import QuantizedModel
-from quamba_export.exporter.engine_comparison import PROMPT, STEPS, compare
 from quamba_export.exporter.onnx_export import onnx_from_model, state_table, write_model
 from quamba_export.exporter.random_models import random_model
 from quamba_export.exporter.tensorrt_build import BuildOptions
-from quamba_export.exporter.tensorrt_check import (
-    CHUNK,
-    Report,
-    open_engine,
-    show_times,
-)
+from quamba_export.exporter.tensorrt_check import CHUNK, PROMPT, STEPS, Report, built_engine, show_times
 from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import StateTensor
@@ -59,13 +53,12 @@ def measure(model: QuantizedModel, plugins: Path, compare_below: int, report: Re
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_model(onnx_from_model(model), folder)
-        engine = open_engine(folder, states, config.vocab_size, BuildOptions(plugins), 1)
+        engine = built_engine(folder, states, config.vocab_size, BuildOptions(plugins), 1)
         ids = np.random.default_rng(0).integers(0, config.vocab_size, (1, CHUNK))
         show_times(engine, ids[0])
         if millions < compare_below:
             reference = OrtEngine(folder / "model.onnx", states, config.vocab_size)
-            for finding in compare(engine, reference, ids[:, : PROMPT + STEPS]):
-                report.show(finding)
+            report.compare(engine, reference, ids[:, : PROMPT + STEPS])
 
 
 if __name__ == "__main__":

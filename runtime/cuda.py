@@ -42,7 +42,9 @@ class Cuda:
                 f"CUDA: {name} failed",
                 found=str(getattr(status, "name", status)),
                 allowed="cudaSuccess",
-                fix="a smaller batch" if code is ExitCode.OUT_OF_SPACE else "see the driver: nvidia-smi",
+                fix="a smaller batch, or end what else uses the GPU"
+                if code is ExitCode.OUT_OF_SPACE
+                else "see the driver: nvidia-smi",
                 code=code,
             )
         return tuple(results) if len(results) > 1 else results[0] if results else None

@@ -73,6 +73,13 @@ class PycudaRuntime:
     def cudaDeviceGetAttribute(self, which: int, device: int) -> tuple[Any, ...]:
         return self._status(lambda: self._device.compute_capability()[which])
 
+    def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
+        return self._status(lambda: SimpleNamespace(name=self._device.name().encode()))
+
+    def cudaMemGetInfo(self) -> tuple[Any, ...]:
+        status, *found = self._status(self._driver.mem_get_info)
+        return (status, *found[0]) if found else (status,)
+
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[Any, ...]:
         def create() -> int:
             stream = self._driver.Stream(flags)

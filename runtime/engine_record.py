@@ -1,4 +1,4 @@
-"""What a TensorRT bundle's manifest says of its plans and of the weights that they share."""
+"""What a manifest says of TensorRT: a bundle's of its plans and their weights, an export's of its plugins."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class WeightTensor:
 class EngineRecord:
     """What the plans of a TensorRT bundle were built with and for."""
 
-    tensorrt: str  # its version, all four numbers
+    tensorrt: str  # its version, as the Python module gives it
+    version_compatible: bool  # whether later TensorRTs of its major version run the plans, the lean ones too
     sm: int  # compute capability of the GPU, 90 for 9.0
     contracts: str  # of the plugin library: `quamba_plugins_version()`
     max_batch: int
@@ -46,6 +47,7 @@ def parse_engine(fields: Fields, weight_bytes: int) -> EngineRecord:
     """weight_bytes: size of weights.bin."""
     record = EngineRecord(
         tensorrt=fields.text("tensorrt"),
+        version_compatible=fields.boolean("version_compatible"),
         sm=fields.integer("sm", 50, 999),
         contracts=fields.text("contracts"),
         max_batch=fields.integer("max_batch", 1, MAX_SIZE),
@@ -58,11 +60,12 @@ def parse_engine(fields: Fields, weight_bytes: int) -> EngineRecord:
 
 
 def parse_weights(fields: Fields, weight_bytes: int) -> tuple[WeightTensor, ...]:
-    """The table of weights.bin: every name once, every tensor within the file."""
+    """The table of weights.bin: not empty, every name once, every tensor within the file."""
     weights = tuple(parse_weight(entry, weight_bytes) for entry in fields.objects("weights"))
     names = [weight.name for weight in weights]
-    if len(set(names)) != len(names):
-        raise fields.error("weights", f"{len(names) - len(set(names))} names twice", "every weight once")
+    if not names or len(set(names)) != len(names):
+        found = f"{len(names) - len(set(names))} names twice" if names else "none"
+        raise fields.error("weights", found, "one weight or more, each once")
     return weights
 
 
@@ -79,3 +82,22 @@ def parse_weight(fields: Fields, weight_bytes: int) -> WeightTensor:
         raise fields.error("offset", found, allowed)
     fields.end()
     return weight
+
+
+@dataclass(frozen=True)
+class PreparedRecord:
+    """What the plugin library in an export was compiled for, on another machine."""
+
+    target: str
+    sm: int  # compute capability of the GPU, 87 for 8.7
+    jetpack: int
+
+
+def parse_prepared(fields: Fields) -> PreparedRecord:
+    record = PreparedRecord(
+        target=fields.text("target"),
+        sm=fields.integer("sm", 50, 999),
+        jetpack=fields.integer("jetpack", 1, 99),
+    )
+    fields.end()
+    return record

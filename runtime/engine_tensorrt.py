@@ -10,6 +10,7 @@ B batch, L length, V vocabulary (padded).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import WEIGHTS
 from quamba_export.runtime.manifest import Manifest, StateTensor
-from quamba_export.runtime.tensorrt_library import import_tensorrt, load_plugins
+from quamba_export.runtime.tensorrt_library import import_tensorrt, is_lean, load_plugins
 from quamba_export.runtime.tensorrt_plan import Plan
 
 DECODE, PREFILL, PLUGINS = "decode.engine", "prefill.engine", "libquamba_plugins.so"
@@ -220,7 +221,8 @@ def open_engine(folder: Path, manifest: Manifest) -> TrtEngine:
     if manifest.engine is None:
         raise ValueError("a manifest without an engine record")
     record, cuda = manifest.engine, Cuda()
-    check_machine(record, import_tensorrt().__version__, cuda.sm)
+    trt = import_tensorrt()
+    check_machine(record, trt.__version__, cuda.sm, lean=is_lean(trt))
     check_contracts(record, load_plugins(folder / PLUGINS))
     return load_engine(folder, record, manifest.states, manifest.vocab_size, cuda)
 
@@ -234,20 +236,33 @@ def load_engine(
     return TrtEngine(decode, prefill, weights, cuda, record, states, vocab_size)
 
 
-def check_machine(record: EngineRecord, tensorrt: str, sm: int) -> None:
-    """A plan runs in the TensorRT and on the kind of GPU that built it."""
-    for what, built, here in (
-        ("TensorRT", record.tensorrt, tensorrt),
-        ("GPU", f"sm_{record.sm}", f"sm_{sm}"),
+def check_machine(record: EngineRecord, tensorrt: str, sm: int, *, lean: bool) -> None:
+    """A plan runs on the kind of GPU that built it, and in the TensorRT that did.
+
+    A version-compatible one also runs in later TensorRTs of that major version, and in the lean runtime.
+    """
+    if record.version_compatible:
+        here, built = version_of(tensorrt), version_of(record.tensorrt)
+        runs, allowed = built <= here and built[0] == here[0], f"{record.tensorrt} or a later {built[0]}"
+    else:
+        runs, allowed = tensorrt == record.tensorrt and not lean, f"{record.tensorrt}, not its lean runtime"
+    for what, good, found, wanted in (
+        ("TensorRT", runs, f"{tensorrt}{', the lean runtime' if lean else ''}", allowed),
+        ("GPU", record.sm == sm, f"sm_{sm}", f"sm_{record.sm}"),
     ):
-        if built != here:
+        if not good:
             raise QuambaError(
                 f"this bundle was built for another {what}",
-                found=f"{what} {here} here",
-                allowed=f"{what} {built}",
+                found=f"{what} {found} here",
+                allowed=f"{what} {wanted}",
                 fix="build it on this machine: `quamba-export build export/ --target ... -o bundle/`",
                 code=ExitCode.INCOMPATIBLE,
             )
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """Major, minor and patch: (10, 6, 0) of "10.6.0.post1"."""
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
 
 def check_contracts(record: EngineRecord, contracts: str) -> None:

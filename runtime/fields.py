@@ -74,6 +74,10 @@ class Fields:
             raise self.error(key, str(value), allowed)
         return value
 
+    def boolean(self, key: str) -> bool:
+        value: bool = self.get(key, bool, "true or false")
+        return value
+
     def version(self, key: str, current: int) -> None:
         """This release's schema version and no other."""
         value = self.get(key, int, f"{current}, the version this release reads")

@@ -119,7 +119,7 @@ def check_names(folder: Path, manifest_name: str, listed: Mapping[str, object]) 
                 found=repr(name),
                 allowed=", ".join(MAX_BYTES),
             )
-    models = MODEL_FILES[any(name in listed for name in MODEL_FILES[1])]
+    models = MODEL_FILES[any(name.endswith(".engine") for name in listed)]
     if missing := [name for name in (*models, "config.json") if name not in listed]:
         raise integrity_error(f"the manifest of {folder} does not list {missing[0]}", found=", ".join(listed))
     present = {entry.name for entry in os.scandir(folder)} - {manifest_name}

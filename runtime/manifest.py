@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from quamba_export.runtime.engine_record import EngineRecord, parse_engine
+from quamba_export.runtime.engine_record import EngineRecord, PreparedRecord, parse_engine, parse_prepared
 from quamba_export.runtime.fields import Fields
 from quamba_export.runtime.folder_check import (
     MANIFEST_NAMES,
@@ -79,6 +79,7 @@ class Manifest:
     files: Mapping[str, FileEntry]
     sources: Mapping[str, str | None]  # sha256 by "checkpoint", "calibration" (null for float), "export"
     engine: EngineRecord | None = None  # of a bundle whose backend is "tensorrt"
+    prepared: PreparedRecord | None = None  # of an export that holds a plugin library
     digest: str = ""  # sha256 of the manifest file itself; identifies everything above
 
     @property
@@ -129,6 +130,8 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
     if manifest.backend == "tensorrt":
         size = manifest.files[WEIGHTS].size if WEIGHTS in manifest.files else 0
         manifest = replace(manifest, engine=parse_engine(fields.object("engine"), size))
+    if not bundle and "libquamba_plugins.so" in manifest.files:
+        manifest = replace(manifest, prepared=parse_prepared(fields.object("prepared")))
     fields.end()
     return manifest
 
@@ -231,7 +234,7 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
     """Check that `read_manifest` will take it, write `manifest.json` atomically, return its path."""
     path = Path(folder) / "manifest.json"
     record = {"schema_version": SCHEMA_VERSION, **asdict(manifest)}
-    del record["digest"]
+    del record["digest"], record["prepared"]
     if manifest.engine is None:
         del record["engine"]
     content = (json.dumps(record, indent=2) + "\n").encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -11,15 +12,20 @@ from typing import Any
 
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
-MODULES = ("tensorrt", "tensorrt_bindings")  # the second is the wheel of the bindings alone
+# TensorRT itself, then the lean runtime, which builds nothing; *_bindings: the wheels of the bindings alone
+MODULES = ("tensorrt", "tensorrt_bindings", "tensorrt_lean", "tensorrt_lean_bindings")
+CHOICE = "QUAMBA_TENSORRT"  # environment variable: the module to take where several are installed
 INSTALL = "install TensorRT: `pip install tensorrt-cu12`, JetPack's own on a Jetson"
 
 
 @cache
 def import_tensorrt() -> Any:
-    """The Python module. Raises QuambaError (exit 5) where there is none."""
-    failures = []
-    for name in MODULES:
+    """The Python module: $QUAMBA_TENSORRT, else the first of MODULES that loads.
+
+    Raises QuambaError (exit 5) where there is none.
+    """
+    failures, chosen = [], os.environ.get(CHOICE)
+    for name in (chosen,) if chosen else MODULES:
         try:
             return importlib.import_module(name)
         except (ImportError, OSError) as error:
@@ -31,6 +37,25 @@ def import_tensorrt() -> Any:
         fix=INSTALL,
         code=ExitCode.INCOMPATIBLE,
     )
+
+
+def import_builder() -> Any:
+    """The Python module of a TensorRT that builds engines. Raises QuambaError (exit 5) where it does not."""
+    trt = import_tensorrt()
+    if is_lean(trt):
+        raise QuambaError(
+            "the lean runtime of TensorRT builds no engines",
+            found=f"{trt.__name__} {trt.__version__}",
+            allowed="TensorRT 10.3 or later",
+            fix=INSTALL,
+            code=ExitCode.INCOMPATIBLE,
+        )
+    return trt
+
+
+def is_lean(trt: Any) -> bool:
+    """Whether the module is the lean runtime, which runs version-compatible plans only."""
+    return "lean" in str(trt.__name__)
 
 
 class Messages:

@@ -20,6 +20,7 @@ class Target:
     sm: int = 0  # compute capability of the GPU, 90 for 9.0; this and the rest of a "tensorrt" one only
     max_batch: int = 0  # sequences
     prefill_length: int = 0  # tokens of the longest call of the prefill engine
+    jetpack: int = 0  # of a Jetson, whose plugin library may be compiled elsewhere: the release it has
 
 
 def target_names() -> list[str]:
@@ -44,12 +45,12 @@ def load_target(name: str) -> Target:
         )
     table = tomllib.loads(files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8"))
     plans = table.get("backend") == "tensorrt"
-    expected = {field.name for field in fields(Target) if plans or field.default is MISSING}
-    if set(table) != expected:
+    expected = {field.name for field in fields(Target) if plans or field.default is MISSING} - {"jetpack"}
+    if set(table) - ({"jetpack"} if plans else set()) != expected:
         raise QuambaError(
             f"targets/{name}.toml does not describe a target",
             found=f"keys {sorted(table)}",
-            allowed=f"exactly {sorted(expected)}",
+            allowed=f"exactly {sorted(expected)}, and jetpack of a Jetson",
             fix="correct the file's keys",
         )
     return Target(**table)

@@ -51,6 +51,9 @@ class Device:
     def compute_capability(self) -> tuple[int, int]:
         return 8, 7
 
+    def name(self) -> str:
+        return "Fake Orin"
+
 
 class FakePycuda:
     """Stands for pycuda.driver, and for pycuda.autoprimaryctx; FakePlan takes it for the device."""
@@ -65,6 +68,9 @@ class FakePycuda:
 
     def submit(self, work: Work) -> None:
         work()
+
+    def mem_get_info(self) -> tuple[int, int]:
+        return self.memory - sum(self.allocated.values()), self.memory
 
     def mem_alloc(self, nbytes: int) -> Allocation:
         if nbytes > self.memory - sum(self.allocated.values()):

@@ -25,18 +25,31 @@ def build(
     timing_cache: Annotated[
         Path | None, typer.Option(help="File of tactics timed before, instead of the user's own cache.")
     ] = None,
+    version_compatible: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="Engines for later TensorRTs too, also lean ones."),
+    ] = False,
     plugins: Annotated[Path | None, typer.Option(help="libquamba_plugins.so; made here if left out.")] = None,
+    jetpack: Annotated[int | None, typer.Option(min=6, max=7, help="Of an Orin, made elsewhere.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a bundle/ that the runtime loads: model, tokenizer and a manifest of digests.
 
-    For a GPU target run it on that device: TensorRT builds its engines there.
+    For a GPU target run it on that device: TensorRT builds its engines there. For an Orin on another machine
+    this compiles the plugins and writes an export/ that holds them, which `build` on the Orin finishes.
 
     Example: quamba-export build export/ --target cpu -o bundle/
     """
     from quamba_export.exporter.build import EngineChoices, build_bundle
 
-    choices = EngineChoices(plugins, max_batch, prefill_length, timing_cache)
+    choices = EngineChoices(
+        plugins=plugins,
+        max_batch=max_batch,
+        prefill_length=prefill_length,
+        timing_cache=timing_cache,
+        version_compatible=version_compatible,
+        jetpack=jetpack,
+    )
     result = build_bundle(export, target, out, choices)
     emit(result, as_json, lambda console: show(result, console))
 
@@ -45,3 +58,8 @@ def show(result: Build, console: Console) -> None:
     console.print(f"[bold]{result.bundle}[/] for {result.target} ({result.backend})")
     for name, size in result.files.items():
         console.print(f"  {size:>12,} bytes  {name}")
+    if result.kind == "export":
+        name, target = Path(result.bundle).name, result.target
+        console.print(
+            f"copy it to the device, and there: quamba-export build {name} --target {target} -o bundle"
+        )

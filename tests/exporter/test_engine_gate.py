@@ -16,7 +16,7 @@ from tiny_flow import Flow
 
 from quamba_export.exporter.build import EngineChoices, build_bundle
 from quamba_export.exporter.engine_comparison import compare_logits, compare_states
-from quamba_export.exporter.engine_gate import BATCHES, PROBE, check_engine, probe_ids
+from quamba_export.exporter.engine_gate import FEEDS, PROBE, check_engine, probe_ids
 from quamba_export.runtime.engine import Ids, Logits, States
 from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.engine_record import EngineRecord
@@ -55,16 +55,16 @@ class FaultyEngine:
 def test_an_engine_that_computes_the_export_passes(flow: Flow, capsys: pytest.CaptureFixture[str]) -> None:
     check_engine(engine_of(flow.export), flow.export, read_manifest(flow.export), 4)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 7 * len(BATCHES)
+    assert len(lines) == 6 * len(FEEDS)
     assert "gate: batch 1, pieces (37, 1, 1, 61): states: 4/4 equal" in lines
-    assert any("batch 3, 64 steps: logits" in line and "same argmax 192/192" in line for line in lines)
+    assert any("batch 3, 8 steps: logits" in line and "same argmax 24/24" in line for line in lines)
 
 
 @pytest.mark.parametrize(
     ("name", "lengths", "batch", "where", "found"),
     [
         ("past_ssm_states.0", range(2, 999), 0, "layer 0 (past_ssm_states.0)", "batch 1, prompt of 100"),
-        ("past_conv_states.1", range(2, 999), 3, "layer 1 (past_conv_states.1)", "batch 3, prompt of 100"),
+        ("past_conv_states.1", range(2, 999), 3, "layer 1 (past_conv_states.1)", "batch 3, prompt of 24"),
         ("past_ssm_states.1", range(1, 2), 0, "layer 1 (past_ssm_states.1)", "pieces (37, 1, 1, 61)"),
         ("logits", range(1, 999), 0, "the head (all states are equal)", "prompt of 100: logits"),
     ],
@@ -80,10 +80,12 @@ def test_nonsense_in_a_layer_is_refused_by_its_name(
 def test_a_bundle_that_fails_is_not_written(
     monkeypatch: pytest.MonkeyPatch, flow: Flow, tmp_path: Path
 ) -> None:
-    record = EngineRecord("10.6.0", 90, "c0ffee", max_batch=2, prefill_length=512, weights=(), device_bytes=0)
+    record = EngineRecord(
+        "10.6.0", False, 90, "c0ffee", max_batch=2, prefill_length=512, weights=(), device_bytes=0
+    )
     engine = FaultyEngine(engine_of(flow.export), "past_ssm_states.1", range(1, 999))
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda())
-    monkeypatch.setattr("quamba_export.runtime.tensorrt_library.import_tensorrt", lambda: None)
+    monkeypatch.setattr("quamba_export.runtime.tensorrt_library.import_builder", lambda: None)
     build = "quamba_export.exporter.tensorrt_build.engines_from_export"
     monkeypatch.setattr(build, lambda *arguments: record)
     monkeypatch.setattr("quamba_export.runtime.engine_tensorrt.load_engine", lambda *arguments: engine)
@@ -96,7 +98,7 @@ def test_a_bundle_that_fails_is_not_written(
 def test_the_probe_is_real_text_and_long_enough(flow: Flow) -> None:
     manifest = read_manifest(flow.export)
     ids = probe_ids(flow.export, manifest)
-    assert len(ids) == 264
+    assert len(ids) == 132
     assert 0 <= ids.min() <= ids.max() < manifest.vocab_size
     assert len(PROBE.split()) > 200
 

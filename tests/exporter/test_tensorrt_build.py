@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,18 +20,20 @@ from tiny_flow import Flow
 
 from quamba_export.exporter import tensorrt_build
 from quamba_export.exporter.artefacts import require_graph
-from quamba_export.exporter.build import build_bundle
+from quamba_export.exporter.build import EngineChoices, build_bundle
 from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
 from quamba_export.exporter.timing_cache import TimingCache
+from quamba_export.runtime.cuda import Cuda
+from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import manifest_for, read_manifest, write_manifest
-from quamba_export.runtime.tensorrt_library import Messages, import_tensorrt
+from quamba_export.runtime.tensorrt_library import Messages, import_builder, import_tensorrt
 from quamba_export.targets.target import load_target
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float16", (2, 2), 256))
 RECORD = EngineRecord(
-    "10.6.0", 90, "c0ffee", max_batch=4, prefill_length=512, weights=TABLE, device_bytes=1 << 30
+    "10.6.0", False, 90, "c0ffee", max_batch=4, prefill_length=512, weights=TABLE, device_bytes=1 << 30
 )
 
 
@@ -87,7 +91,7 @@ def test_an_engine_record_is_whole(bundle: Path, key: str) -> None:
         ("shape", [2, 3], "bytes 256 to 268"),
         ("shape", [0, 2], "integers from 1"),
         ("dtype", "float64", "'int8' or 'float16'"),
-        ("name", "a.weight", "every weight once"),
+        ("name", "a.weight", "each once"),
     ],
 )
 def test_a_weight_outside_its_file_is_refused(bundle: Path, key: str, value: object, text: str) -> None:
@@ -96,6 +100,15 @@ def test_a_weight_outside_its_file_is_refused(bundle: Path, key: str, value: obj
     record["engine"]["weights"][1][key] = value
     path.write_text(json.dumps(record))
     with refused("is not allowed", text):
+        read_manifest(bundle)
+
+
+def test_a_table_without_weights_is_refused(bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    record = json.loads(path.read_text())
+    record["engine"]["weights"] = []
+    path.write_text(json.dumps(record))
+    with refused("'weights' is not allowed", "found: none", "one weight or more"):
         read_manifest(bundle)
 
 
@@ -117,7 +130,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRT:
     """A builder without a GPU, and a cache folder of its own."""
     fake, messages = FakeTensorRT(), Messages()
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda())
-    monkeypatch.setattr(tensorrt_build, "import_tensorrt", lambda: fake)
+    monkeypatch.setattr(tensorrt_build, "import_builder", lambda: fake)
     monkeypatch.setattr(tensorrt_build, "logger", lambda: (None, messages))
     monkeypatch.setattr(tensorrt_build, "load_plugins", lambda library: "c0ffee")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -147,6 +160,17 @@ def test_both_plans_take_the_weights_of_one_file(flow: Flow, tensorrt: FakeTenso
     assert (tmp_path / "bundle/weights.bin").stat().st_size == record.weights[-1].end
 
 
+def test_version_compatible_plans_hold_no_lean_runtime(
+    flow: Flow, tensorrt: FakeTensorRT, tmp_path: Path
+) -> None:
+    record = build(flow, tmp_path / "bundle", version_compatible=True)
+    assert record.version_compatible
+    plan = json.loads((tmp_path / "bundle/decode.engine").read_bytes())
+    assert plan["flags"] == ["EXCLUDE_LEAN_RUNTIME", "VERSION_COMPATIBLE"]
+    build(flow, tmp_path / "other")
+    assert len(list((tmp_path / "cache/quamba-export/timing").iterdir())) == 2
+
+
 def test_tactics_are_kept_for_the_next_plan_and_build(
     flow: Flow, tensorrt: FakeTensorRT, tmp_path: Path
 ) -> None:
@@ -172,6 +196,32 @@ def test_tactics_that_tensorrt_refuses_are_left_out(
     assert "is not used: TensorRT refuses it" in capsys.readouterr().err
 
 
+def test_a_bundle_is_written_whole(
+    monkeypatch: pytest.MonkeyPatch, flow: Flow, tensorrt: FakeTensorRT, tmp_path: Path
+) -> None:
+    """Everything but the engine itself, in whose place ONNX Runtime takes some memory of the GPU."""
+
+    def load_engine(
+        folder: Path, record: EngineRecord, states: Any, vocab_size: int, cuda: Cuda
+    ) -> OrtEngine:
+        cuda.api.free_bytes -= 3 << 20
+        return OrtEngine(flow.export / "model.onnx", states, vocab_size)
+
+    monkeypatch.setattr("quamba_export.runtime.tensorrt_library.import_builder", lambda: tensorrt)
+    monkeypatch.setattr("quamba_export.runtime.engine_tensorrt.load_engine", load_engine)
+    (tmp_path / "plugins.so").write_bytes(b"plugins")
+    choices = EngineChoices(tmp_path / "plugins.so", max_batch=2, version_compatible=True)
+    result = build_bundle(flow.export, "h200", tmp_path / "bundle", choices)
+    manifest = read_manifest(tmp_path / "bundle")
+    assert set(result.files) >= {"weights.bin", "decode.engine", "prefill.engine", "libquamba_plugins.so"}
+    assert "model.onnx.data" not in result.files
+    assert manifest.engine is not None
+    assert (manifest.engine.max_batch, manifest.engine.prefill_length) == (2, 512)
+    assert manifest.engine.device_bytes == 3 << 20
+    assert manifest.engine.weights[-1].end == manifest.files["weights.bin"].size
+    assert manifest.engine.version_compatible
+
+
 def test_a_build_that_cannot_fit_ends_before_it_starts(
     monkeypatch: pytest.MonkeyPatch, flow: Flow, tensorrt: FakeTensorRT, tmp_path: Path
 ) -> None:
@@ -183,18 +233,47 @@ def test_a_build_that_cannot_fit_ends_before_it_starts(
 
 def test_engines_are_built_on_the_target_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda(sm=87))
-    monkeypatch.setattr("quamba_export.runtime.tensorrt_library.import_tensorrt", lambda: None)
+    monkeypatch.setattr("quamba_export.runtime.tensorrt_library.import_builder", lambda: None)
     export = write_fake_export(tmp_path / "export")
     with refused("h200 cannot be built on this machine", "found: a GPU of sm_87", "allowed: sm_90", code=5):
         build_bundle(export, "h200", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_machine_without_tensorrt_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(f"No module named {name!r}")
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """The TensorRT modules of a machine, none at first."""
+    modules: dict[str, Any] = {}
 
-    monkeypatch.setattr(importlib, "import_module", missing)
+    def import_module(name: str) -> Any:
+        if name not in modules:
+            raise ImportError(f"No module named {name!r}")
+        return modules[name]
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    monkeypatch.delenv("QUAMBA_TENSORRT", raising=False)
     import_tensorrt.cache_clear()
-    with refused("TensorRT is not installed", "tensorrt_bindings", "pip install tensorrt-cu12", code=5):
+    yield modules
+    import_tensorrt.cache_clear()
+
+
+def test_a_machine_without_tensorrt_is_told_how_to_get_it(installed: dict[str, Any]) -> None:
+    with refused("TensorRT is not installed", "tensorrt_lean_bindings", "pip install tensorrt-cu12", code=5):
         import_tensorrt()
+
+
+def test_the_lean_runtime_is_found_and_builds_nothing(
+    installed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lean = SimpleNamespace(__name__="tensorrt_lean_bindings", __version__="10.16.1")
+    installed["tensorrt_lean_bindings"] = lean
+    assert import_tensorrt() is lean
+    with refused("lean runtime", "builds no engines", "tensorrt_lean_bindings 10.16.1", code=5):
+        import_builder()
+    whole = SimpleNamespace(__name__="tensorrt_bindings", __version__="10.6.0")
+    installed["tensorrt_bindings"] = whole
+    import_tensorrt.cache_clear()
+    assert import_builder() is whole
+    import_tensorrt.cache_clear()
+    monkeypatch.setenv("QUAMBA_TENSORRT", "tensorrt_lean_bindings")
+    assert import_tensorrt() is lean

@@ -200,7 +200,24 @@ def test_weights_may_be_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(found["logits"], expected["logits"][:, -1:], rtol=0, atol=1e-5)
 
 
-def test_the_weights_lie_aligned_in_one_file_in_the_dtype_of_their_input(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CONFIGS)
+def test_both_plans_take_the_same_weights(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(tensorrt_weights, "LARGE_BYTES", 1)
+    exported = onnx_from_model(quantized(CONFIGS[name]))
+    prefill, decode = (
+        tensorrt_graph(exported, weights_as_inputs=True, steps=steps) for steps in (False, True)
+    )
+    tables = [
+        {(w.name, w.dtype, w.shape) for w in tensorrt_weights.weight_table(graph, exported)}
+        for graph in (prefill, decode)
+    ]
+    assert tables[0] == tables[1]
+
+
+def test_the_weights_lie_aligned_in_one_file_in_the_dtype_of_their_input(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tensorrt_weights, "LARGE_BYTES", 1)
     exported = onnx_from_model(quantized(MAMBA1))
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in exported.graph.initializer}
     graph = tensorrt_graph(exported, weights_as_inputs=True)

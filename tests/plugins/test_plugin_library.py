@@ -1,115 +1,135 @@
-"""libquamba_plugins.so in TensorRT's own plugin registry, with no GPU: listed, created, refused in words."""
+"""libquamba_plugins.so in TensorRT's own plugin registry, with no GPU: listed, created, refused in words.
+
+Of this machine, and for a Jetson: its library runs under qemu, in the registry of TensorRT for its CPU.
+"""
 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import json
+import shlex
 import subprocess
-import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from plugin_registry import (
+    CACHE,
+    Field,
+    Registry,
+    device_code,
+    jetson_registry,
+    native_registry,
+    native_tools,
+    skipping_what_is_missing,
+)
 
-from quamba_export.exporter.plugin_library import find_headers, find_nvcc, find_tool, plugin_library
+from quamba_export.exporter.cross_build import cross_toolchain
+from quamba_export.exporter.plugin_library import ARCHITECTURES, Toolchain, configured
 from quamba_export.plugins.common.c_header import contracts_digest, header, letters, strided
 from quamba_export.plugins.common.contract import OpSpec
 from quamba_export.plugins.common.registry import get_op, op_names
-from quamba_export.runtime.errors import QuambaError
 from tests.gpu.kernel_library import struct_type
 
-ROOT = Path(__file__).resolve().parents[2]
 SPECS = [get_op(name).spec for name in op_names()]
-Field = tuple[str, str, list[float]]
 
-pytestmark = pytest.mark.xdist_group("plugin_library")  # one process builds it
+
+@dataclass(frozen=True)
+class Build:
+    """One way to compile the library. code: what it holds of every kernel."""
+
+    registry: Callable[[Path], Registry]
+    tools: Callable[[], Toolchain]
+    code: list[tuple[str, int]]
+
+
+EVERY_GPU = [*(("elf", n) for n in ARCHITECTURES), ("ptx", ARCHITECTURES[-1])]
+BUILDS = {
+    "one GPU": Build(lambda folder: native_registry([90], folder), native_tools, [("elf", 90), ("ptx", 90)]),
+    "every GPU": Build(lambda folder: native_registry([*ARCHITECTURES], folder), native_tools, EVERY_GPU),
+    "JetPack 6": Build(
+        lambda folder: jetson_registry(6, folder), lambda: cross_toolchain(6, CACHE), [("elf", 87)]
+    ),
+    "JetPack 7": Build(
+        lambda folder: jetson_registry(7, folder),
+        lambda: cross_toolchain(7, CACHE),
+        [("elf", 87), ("ptx", 87)],
+    ),
+}
+
+
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    """One process compiles each; but for the first it takes from half a minute to four."""
+    slow = [] if name == "one GPU" else [pytest.mark.slow]
+    return [pytest.mark.xdist_group(f"plugin library for {name}"), *slow]
+
+
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=marks(name)) for name in BUILDS])
+def build(request: pytest.FixtureRequest) -> Build:
+    return BUILDS[request.param]
 
 
 @pytest.fixture(scope="module")
-def library() -> Path:
-    """For one architecture, kept in build/ for the next run."""
-    cache = ROOT / "build" / "plugins"
-    try:
-        find_nvcc(), find_tool("cmake"), find_tool("ninja"), find_headers(cache)
-    except QuambaError as missing:
-        pytest.skip(f"{missing.message}: {missing.fix}")
-    return plugin_library([90], cache=cache)
-
-
-def ask(library: Path, requests: list[tuple[str, list[Field]]]) -> dict[str, object]:
-    """What registry_process.py answers."""
-    libraries = importlib.util.find_spec("tensorrt_lean_libs")
-    if libraries is None or libraries.origin is None:
-        pytest.skip("no tensorrt_lean_libs: pip install tensorrt-lean-cu12-libs tensorrt-lean-cu12-bindings")
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("registry_process.py"), library],
-        input=json.dumps(requests),
-        env={"LD_LIBRARY_PATH": str(Path(libraries.origin).parent)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    answers: dict[str, object] = json.loads(done.stdout)
-    return answers
+def registry(build: Build, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    with skipping_what_is_missing():
+        return build.registry(tmp_path_factory.mktemp("registry"))
 
 
 def good(spec: OpSpec) -> list[Field]:
     return [(a.name, "FLOAT32" if a.type == "float" else "INT32", [1]) for a in spec.attrs]
 
 
-def errors(library: Path, requests: list[tuple[OpSpec, list[Field]]]) -> list[str]:
-    answer = ask(library, [(spec.name, fields) for spec, fields in requests])["errors"]
-    assert isinstance(answer, list)
-    return answer
+def errors(registry: Registry, requests: list[tuple[OpSpec, list[Field]]]) -> list[str]:
+    return registry.ask([(spec.name, fields) for spec, fields in requests]).errors
 
 
-def refused(library: Path, requests: list[tuple[OpSpec, list[Field]]], *parts: str) -> None:
-    for (spec, _), message in zip(requests, errors(library, requests), strict=True):
+def refused(registry: Registry, requests: list[tuple[OpSpec, list[Field]]], *parts: str) -> None:
+    for (spec, _), message in zip(requests, errors(registry, requests), strict=True):
         assert message.startswith(f"node: {spec.name}: "), message
         for part in ("found", "allowed", f"plugins/{spec.name}/README.md", *parts):
             assert part in message
 
 
-def test_the_registry_lists_every_op_with_its_fields(library: Path) -> None:
+def test_the_registry_lists_every_op_with_its_fields(registry: Registry) -> None:
     expected = {
-        spec.name: [
+        spec.name: (
             "1",
-            [[name, kind] for name, kind, _ in good(spec)] + [["row_offsets", "INT32"], ["sizes", "INT32"]],
-        ]
+            [(name, kind) for name, kind, _ in good(spec)] + [("row_offsets", "INT32"), ("sizes", "INT32")],
+        )
         for spec in SPECS
     }
-    assert ask(library, [])["creators"] == expected
+    assert registry.ask([]).creators == expected
 
 
-def test_every_plugin_is_created_from_its_fields(library: Path) -> None:
+def test_every_plugin_is_created_from_its_fields(registry: Registry) -> None:
     calls = [(spec, good(spec)) for spec in SPECS]
     for spec in SPECS:
         rows: list[float] = [3 if strided(t) else -1 for t in spec.inputs]
         sizes: list[float] = [4] * len(letters(spec))
         calls.append((spec, [*good(spec), ("row_offsets", "INT32", rows), ("sizes", "INT64", sizes)]))
-    assert errors(library, calls) == [""] * len(calls)
+    assert errors(registry, calls) == [""] * len(calls)
 
 
-def test_a_missing_attribute_is_named(library: Path) -> None:
+def test_a_missing_attribute_is_named(registry: Registry) -> None:
     for_each = [(spec, i) for spec in SPECS for i in range(len(spec.attrs))]
     calls = [(spec, [f for k, f in enumerate(good(spec)) if k != i]) for spec, i in for_each]
-    for (spec, i), message in zip(for_each, errors(library, calls), strict=True):
+    for (spec, i), message in zip(for_each, errors(registry, calls), strict=True):
         assert "missing attribute" in message
         assert f"'{spec.attrs[i].name}'" in message
 
 
-def test_an_unknown_field_is_named(library: Path) -> None:
+def test_an_unknown_field_is_named(registry: Registry) -> None:
     refused(
-        library,
+        registry,
         [(s, [*good(s), ("scale_of_x", "FLOAT32", [1])]) for s in SPECS],
         "unknown field",
         "scale_of_x",
     )
 
 
-def test_a_field_given_twice_is_refused(library: Path) -> None:
-    refused(library, [(s, [*good(s), good(s)[0]]) for s in SPECS if s.attrs], "twice")
+def test_a_field_given_twice_is_refused(registry: Registry) -> None:
+    refused(registry, [(s, [*good(s), good(s)[0]]) for s in SPECS if s.attrs], "twice")
 
 
 def with_value(spec: OpSpec, name: str, kind: str, values: list[float]) -> list[Field]:
@@ -117,42 +137,67 @@ def with_value(spec: OpSpec, name: str, kind: str, values: list[float]) -> list[
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1.0, 1e-44])
-def test_a_value_that_is_no_scale_is_refused(library: Path, value: float) -> None:
+def test_a_value_that_is_no_scale_is_refused(registry: Registry, value: float) -> None:
     calls = [
         (spec, with_value(spec, attr.name, "FLOAT32", [value]))
         for spec in SPECS
         for attr in spec.attrs
         if attr.type == "float" and attr.values == "positive"
     ]
-    refused(library, calls, "is out of range")
+    refused(registry, calls, "is out of range")
 
 
-def test_a_wrong_type_is_refused(library: Path) -> None:
+def test_a_wrong_type_is_refused(registry: Registry) -> None:
     other = {"float": "INT32", "int": "FLOAT32"}
     calls = [(s, with_value(s, a.name, other[a.type], [1])) for s in SPECS for a in s.attrs]
-    refused(library, calls, "has the wrong type")
+    refused(registry, calls, "has the wrong type")
 
 
-def test_a_wrong_length_is_refused(library: Path) -> None:
+def test_a_wrong_length_is_refused(registry: Registry) -> None:
     kinds = {"float": "FLOAT32", "int": "INT32"}
     calls = [(s, with_value(s, a.name, kinds[a.type], [1, 1])) for s in SPECS for a in s.attrs]
     calls += [(s, [*good(s), ("sizes", "INT32", [1])]) for s in SPECS]
-    refused(library, calls, "has the wrong length")
+    refused(registry, calls, "has the wrong length")
 
 
-def test_row_offsets_are_for_rows_only(library: Path) -> None:
+def test_row_offsets_are_for_rows_only(registry: Registry) -> None:
     calls: list[tuple[OpSpec, list[Field]]] = [
         (s, [*good(s), ("row_offsets", "INT32", [0] * len(s.inputs))])
         for s in SPECS
         if not all(strided(t) for t in s.inputs)
     ]
-    refused(library, calls, "'row_offsets'", "-1, as its shape is")
+    refused(registry, calls, "'row_offsets'", "-1, as its shape is")
 
 
-def test_the_library_names_its_contracts(library: Path) -> None:
-    version = ctypes.CDLL(str(library)).quamba_plugins_version
-    version.restype = ctypes.c_char_p
-    assert version().decode() == contracts_digest()
+def test_the_library_names_its_contracts(registry: Registry) -> None:
+    assert registry.ask([]).contracts == contracts_digest()
+
+
+def test_every_kernel_is_compiled_for_every_gpu(build: Build, registry: Registry) -> None:
+    files = device_code(registry.library)
+    assert len(files) >= len(SPECS)
+    assert all(code == build.code for code in files), files
+
+
+def test_no_path_of_the_machine_that_compiled_it_is_searched(registry: Registry) -> None:
+    read = subprocess.run(["readelf", "-d", registry.library], capture_output=True, text=True, check=True)
+    assert "PATH" not in read.stdout
+
+
+def test_no_product_and_sum_become_one(build: Build, tmp_path: Path) -> None:
+    """RMSNormQuantize has sums of products in fp64, and no fma in its source."""
+    with skipping_what_is_missing():
+        folder = configured(build.tools(), [87], tmp_path)
+    commands = json.loads((folder / "compile_commands.json").read_text())
+    command = next(c["command"] for c in commands if c["file"].endswith("/RMSNormQuantize/launch.cu"))
+    words = shlex.split(command.replace("[compute_87,sm_87]", "compute_87"))
+    to_ptx = ["-S", "--cuda-device-only"] if "-xcuda" in words else ["-ptx"]
+    words[words.index("-c") : words.index("-c") + 1] = to_ptx
+    words[words.index("-o") + 1] = "kernel.ptx"
+    subprocess.run(words, cwd=tmp_path, check=True)
+    ptx = (tmp_path / "kernel.ptx").read_text()
+    assert "mul.rn.f64" in ptx or "mul.f64" in ptx
+    assert "fma.rn.f" not in ptx
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)

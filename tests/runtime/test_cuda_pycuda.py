@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +14,16 @@ from refusals import refused
 from tiny_recurrent import NumpyEngine, V, state_table
 
 from quamba_export.runtime.cuda import BACKEND, Cuda
+from quamba_export.runtime.device_weights import DeviceWeights
 from quamba_export.runtime.engine import prefill
+from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
 from quamba_export.runtime.engine_tensorrt import TrtEngine
 from quamba_export.runtime.errors import ExitCode
-from quamba_export.runtime.manifest import EngineRecord
 
-RECORD = EngineRecord("10.3.0", 87, "c0ffee", max_batch=4, prefill_length=8)
+TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0),)
+RECORD = EngineRecord(
+    "10.3.0", False, 87, "c0ffee", max_batch=4, prefill_length=8, weights=TABLE, device_bytes=1 << 20
+)
 
 
 @pytest.fixture
@@ -30,13 +35,16 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> FakePycuda:
     return fake
 
 
-def make_engine(driver: FakePycuda) -> tuple[TrtEngine, FakePlan]:
+def make_engine(driver: FakePycuda, folder: Path) -> tuple[TrtEngine, FakePlan]:
+    cuda, path = Cuda(), folder / "weights.bin"
+    path.write_bytes(bytes(range(15)))
+    weights = DeviceWeights(path, TABLE, cuda)
     plans = FakePlan(driver, 1), FakePlan(driver, RECORD.prefill_length)  # type: ignore[arg-type]
-    return TrtEngine(*plans, Cuda(), RECORD, state_table(), V), plans[0]  # type: ignore[arg-type]
+    return TrtEngine(*plans, weights, cuda, RECORD, state_table(), V), plans[0]  # type: ignore[arg-type]
 
 
-def test_prompt_steps_forks_and_loaded_states_are_the_model_s(driver: FakePycuda) -> None:
-    engine, decode = make_engine(driver)
+def test_prompt_steps_forks_and_loaded_states_are_the_model_s(driver: FakePycuda, tmp_path: Path) -> None:
+    engine, decode = make_engine(driver, tmp_path)
     reference, ids = NumpyEngine(), np.random.default_rng(0).integers(0, V, (3, 25))
     (found, states), (wanted, after) = prefill(engine, ids[:, :19]), prefill(reference, ids[:, :19])
     np.testing.assert_array_equal(found, wanted)
@@ -53,10 +61,11 @@ def test_prompt_steps_forks_and_loaded_states_are_the_model_s(driver: FakePycuda
 def test_it_has_no_graphs_and_tells_the_device(driver: FakePycuda) -> None:
     cuda = Cuda()
     assert (cuda.has_graphs, cuda.sm, cuda.stream) == (False, 87, 7)
+    assert (cuda.name, cuda.memory()) == ("Fake Orin", (1 << 24, 1 << 24))
 
 
-def test_all_memory_is_given_back(driver: FakePycuda) -> None:
-    engine, _ = make_engine(driver)
+def test_all_memory_is_given_back(driver: FakePycuda, tmp_path: Path) -> None:
+    engine, _ = make_engine(driver, tmp_path)
     _, states = prefill(engine, np.ones((2, 9), np.int64))
     cuda = engine._cuda
     assert driver.allocated

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from quamba_export.runtime.errors import ExitCode
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float32", (2, 2), 256))
 RECORD = EngineRecord(
-    "10.6.0", 90, "c0ffee", max_batch=4, prefill_length=8, weights=TABLE, device_bytes=1 << 30
+    "10.6.0", False, 90, "c0ffee", max_batch=4, prefill_length=8, weights=TABLE, device_bytes=1 << 30
 )
 
 
@@ -216,11 +217,27 @@ def test_missing_memory_is_refused_in_words(engine: TrtEngine, api: FakeCuda) ->
 
 
 def test_another_machine_is_refused_with_both_versions() -> None:
-    check_machine(RECORD, "10.6.0", 90)
+    check_machine(RECORD, "10.6.0", 90, lean=False)
     with refused("another TensorRT", "found: TensorRT 10.3.0", "allowed: TensorRT 10.6.0", "build", code=5):
-        check_machine(RECORD, "10.3.0", 90)
+        check_machine(RECORD, "10.3.0", 90, lean=False)
+    with refused("another TensorRT", "found: TensorRT 10.7.0", "allowed: TensorRT 10.6.0", code=5):
+        check_machine(RECORD, "10.7.0", 90, lean=False)
+    with refused("another TensorRT", "10.6.0, the lean runtime here", "not its lean runtime", code=5):
+        check_machine(RECORD, "10.6.0", 90, lean=True)
     with refused("another GPU", "found: GPU sm_87", "allowed: GPU sm_90", "quamba-export build", code=5):
-        check_machine(RECORD, "10.6.0", 87)
+        check_machine(RECORD, "10.6.0", 87, lean=False)
+
+
+def test_a_version_compatible_bundle_runs_in_later_versions() -> None:
+    record = replace(RECORD, version_compatible=True)
+    for version in ("10.6.0", "10.6.0.post1", "10.6.1", "10.16.1.11"):
+        check_machine(record, version, 90, lean=False)
+        check_machine(record, version, 90, lean=True)
+    for version in ("10.5.9", "11.0.0", "9.9.9"):
+        with refused("another TensorRT", f"found: TensorRT {version}", "10.6.0 or a later 10", code=5):
+            check_machine(record, version, 90, lean=True)
+    with refused("another GPU", code=5):
+        check_machine(record, "10.16.1", 89, lean=True)
 
 
 def test_another_plugin_library_is_refused() -> None:

@@ -1,0 +1,159 @@
+"""`build --target orin` elsewhere: an export/ with its plugins, which `build` on the Orin finishes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import platform
+from pathlib import Path
+
+import pytest
+from fake_export import FILES, write_fake_export
+from plugin_registry import CACHE, skipping_what_is_missing
+from refusals import refused
+from typer.testing import CliRunner
+
+from quamba_export.exporter import prepare_device
+from quamba_export.exporter.build import EngineChoices, build_bundle
+from quamba_export.exporter.cli import app
+from quamba_export.exporter.cross_build import cross_library, cross_toolchain
+from quamba_export.runtime.engine_record import EngineRecord, PreparedRecord
+from quamba_export.runtime.errors import ExitCode
+from quamba_export.runtime.manifest import Manifest, read_manifest
+from quamba_export.targets.target import Target
+
+LIBRARY = "libquamba_plugins.so"
+
+
+@pytest.fixture(autouse=True)
+def desktop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    return write_fake_export(tmp_path / "export")
+
+
+@pytest.fixture
+def prepared(export: Path, tmp_path: Path) -> Path:
+    """For an Orin, with a library that was compiled before."""
+    library = tmp_path / "compiled.so"
+    library.write_bytes(b"aarch64")
+    build_bundle(export, "orin", tmp_path / "prepared", EngineChoices(plugins=library))
+    return tmp_path / "prepared"
+
+
+def test_it_is_the_export_with_the_library_and_says_for_what(export: Path, prepared: Path) -> None:
+    manifest = read_manifest(prepared)
+    assert (manifest.kind, manifest.prepared) == ("export", PreparedRecord("orin", 87, 6))
+    assert set(manifest.files) == {*FILES, LIBRARY}
+    record, source = (json.loads((path / "export.json").read_text()) for path in (prepared, export))
+    assert {name: record[name] for name in source if name != "files"} == {
+        name: source[name] for name in source if name != "files"
+    }
+
+
+def test_a_build_on_the_device_takes_that_library(
+    monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path
+) -> None:
+    def write_engines(
+        export: Path, source: Manifest, target: Target, folder: Path, choices: EngineChoices
+    ) -> EngineRecord:
+        assert choices.plugins is not None
+        for name in ("decode.engine", "prefill.engine", "weights.bin"):
+            (folder / name).touch()
+        (folder / LIBRARY).write_bytes(choices.plugins.read_bytes())
+        return EngineRecord("10.3.0", target.sm, "c0ffee", 1, 1, weights=(), device_bytes=0)
+
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr("quamba_export.exporter.build.write_engines", write_engines)
+    build_bundle(prepared, "orin-nano", tmp_path / "bundle")
+    manifest = read_manifest(tmp_path / "bundle")
+    assert (tmp_path / "bundle" / LIBRARY).read_bytes() == b"aarch64"
+    assert (manifest.target, manifest.prepared) == ("orin-nano", None)
+
+
+def test_the_cpu_bundle_of_it_is_that_of_the_export(prepared: Path, tmp_path: Path) -> None:
+    build_bundle(prepared, "cpu", tmp_path / "bundle")
+    assert set(read_manifest(tmp_path / "bundle").files) == set(FILES)
+
+
+def test_another_gpu_is_refused_its_library(prepared: Path, tmp_path: Path) -> None:
+    with refused("are not for h200", "compiled for orin, sm_87", "allowed: sm_90", code=5):
+        build_bundle(prepared, "h200", tmp_path / "bundle")
+
+
+def test_a_changed_library_is_refused(prepared: Path, tmp_path: Path) -> None:
+    (prepared / LIBRARY).write_bytes(b"AARCH64")
+    with refused(f"{LIBRARY} has changed", code=ExitCode.INTEGRITY):
+        build_bundle(prepared, "orin", tmp_path / "again")
+
+
+@pytest.mark.parametrize("key", ["target", "sm", "jetpack", "prepared"])
+def test_the_record_is_whole(prepared: Path, key: str) -> None:
+    path = prepared / "export.json"
+    path.write_text(path.read_text().replace(f'"{key}":', f'"_{key}":'))
+    with refused("export.json", "is not allowed"):
+        read_manifest(prepared)
+
+
+@pytest.mark.parametrize(
+    ("target", "choices", "option"),
+    [
+        ("orin", EngineChoices(max_batch=2), "--max-batch"),
+        ("orin", EngineChoices(prefill_length=64), "--prefill-length"),
+        ("orin", EngineChoices(timing_cache=Path("timing")), "--timing-cache"),
+        ("h200", EngineChoices(jetpack=6), "--jetpack"),
+        ("cpu", EngineChoices(jetpack=7), "--jetpack"),
+    ],
+)
+def test_a_choice_without_use_is_refused(
+    export: Path, tmp_path: Path, target: str, choices: EngineChoices, option: str
+) -> None:
+    with refused(f"has no use for {option}", code=ExitCode.USAGE):
+        build_bundle(export, target, tmp_path / "out", choices)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "jetpack",
+    [pytest.param(n, marks=pytest.mark.xdist_group(f"plugin library for JetPack {n}")) for n in (6, 7)],
+)
+def test_the_command_compiles_for_the_jetson(
+    monkeypatch: pytest.MonkeyPatch, export: Path, tmp_path: Path, jetpack: int
+) -> None:
+    with skipping_what_is_missing():
+        cross_toolchain(jetpack, CACHE)
+    monkeypatch.setattr(prepare_device, "cross_library", functools.partial(cross_library, cache=CACHE))
+    out = tmp_path / "prepared"
+    result = CliRunner().invoke(
+        app, ["build", str(export), "--target", "orin", "-o", str(out), "--jetpack", str(jetpack)]
+    )
+    assert result.exit_code == 0, result.output
+    assert "quamba-export build prepared --target orin" in result.output
+    header = (out / LIBRARY).read_bytes()[:20]
+    assert header[:4] == b"\x7fELF"
+    assert int.from_bytes(header[18:20], "little") == 183  # EM_AARCH64
+
+
+@pytest.mark.parametrize(("machine", "jetpack"), [("riscv64", 6), ("x86_64", 5)])
+def test_what_cannot_be_cross_compiled_is_refused(
+    monkeypatch: pytest.MonkeyPatch, machine: str, jetpack: int
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    with refused(f"for JetPack {jetpack}", f"this machine is {machine}", "JetPack 6 (CUDA 12.6)", code=5):
+        cross_toolchain(jetpack, CACHE)
+
+
+@pytest.mark.parametrize(
+    ("jetpack", "name", "package"),
+    [(6, "clang", "clang-19"), (7, "aarch64-linux-gnu-g++", "g++-aarch64-linux-gnu")],
+)
+def test_a_missing_compiler_is_named_with_its_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, jetpack: int, name: str, package: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDACXX", "nvcc")
+    with refused(f"without {name}", f"apt-get install {package}", code=5):
+        cross_toolchain(jetpack, CACHE)
