@@ -47,6 +47,14 @@ __device__ __forceinline__ int4 load_from_block(uint32_t address, int rank) {
     return v;
 }
 
+__device__ __forceinline__ unsigned long long load_wide_from_block(uint32_t address, int rank) {
+    unsigned long long v{};
+#if __CUDA_ARCH__ >= 900
+    asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(v) : "r"(address_in_block(address, rank)) : "memory");
+#endif
+    return v;
+}
+
 #endif  // __CUDACC__
 
 }  // namespace quamba

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from op_cases import Case, step
+from op_cases import Case, head, step
 from op_cases.drawing import draw
 
 LENGTHS = (1, 1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65)
@@ -107,6 +107,16 @@ def _step(random: np.random.Generator, name: str) -> Case:
     return step.case_of(name, sizes, begin)
 
 
+def _head(random: np.random.Generator, name: str) -> Case:
+    sizes = {
+        "B": _pick(random, 1, 1, 1, 2, 4, 5, 8, 9, 64),
+        "L": _pick(random, 1, 1, 1, 1, 3),
+        "D": _pick(random, int(random.integers(1, 700)), 8 * int(random.integers(1, 400)), 768, 2560),
+        "V": _pick(random, int(random.integers(1, 100)), int(random.integers(1, 9000))),
+    }
+    return head.case_of(name, sizes)
+
+
 def _selective(random: np.random.Generator, name: str) -> Case:
     sizes = {
         "B": _pick(random, 1, 2),
@@ -158,6 +168,7 @@ DRAWN = {
     "QuantizedLinear": lambda random, name: _linear("QuantizedLinear", random, name),
     "QuantizedSSDScan": _ssd,
     "QuantizedSelectiveScan": _selective,
+    "RMSNormLinear": _head,
     "RMSNormQuantize": _rms_norm,
     "RequantizedLinear": lambda random, name: _linear("RequantizedLinear", random, name),
 }
