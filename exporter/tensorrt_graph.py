@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from quamba_export.exporter.head_fusion import fuse_head
 from quamba_export.exporter.step_fusion import fuse_steps
-from quamba_export.exporter.tensorrt_weights import head_as_gemm, weight_inputs
+from quamba_export.exporter.tensorrt_weights import weight_inputs
 from quamba_export.plugins.common.c_header import letters
 from quamba_export.plugins.common.contract import OpSpec
 from quamba_export.plugins.common.registry import get_op
@@ -53,24 +54,22 @@ def tensorrt_graph(
     appearance (0: read from the shapes).
     logits: (B, 1, V) of the last position or (B, L, V) of all; the input num_logits_to_keep is gone.
     weights_as_inputs: large constants and both tables become graph inputs of their own names (see
-    tensorrt_weights.py); for logits "last" only.
+    tensorrt_weights.py).
 
-    steps: for calls of one token: norm, in_proj and convolution of a layer are one plugin (step_fusion.py).
+    steps: for calls of one token: norm, in_proj and convolution of a layer are one plugin (step_fusion.py),
+    and no position is chosen. Final norm and head are one plugin always (head_fusion.py).
 
     Raises QuambaError where the graph is not one that `quamba-export export` wrote.
     """
-    if weights_as_inputs and logits == "all":
-        raise ValueError("a graph with its weights as inputs gives the logits of the last position")
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes = _keep_logits([_copy(node) for node in model.graph.node], logits)
+    nodes = _keep_logits([_copy(node) for node in model.graph.node], "all" if steps else logits)
+    nodes = fuse_head(nodes, constants)
     nodes, rows = fuse_steps(nodes, constants) if steps else (nodes, {})
     nodes = _read_rows(nodes, constants, {name: Part(row, at, (n,)) for name, (row, at, n) in rows.items()})
     outputs = {value.name for value in model.graph.output}
     nodes = _without_dead(nodes, outputs)
     if logits == "last":
         constants["last_position"] = numpy_helper.from_array(np.array([-1], np.int64), "last_position")
-    if weights_as_inputs:
-        nodes = head_as_gemm(nodes, constants)
     used = {name for node in nodes for name in node.input}
     made = {name for node in nodes for name in node.output}
     kept = {name: tensor for name, tensor in constants.items() if name in used}

@@ -1,7 +1,7 @@
 """Prompts in, one token a sequence and step out: the part of generation that an engine may take over.
 
-`HostDecoder` chooses tokens on the host from any engine's logits. An engine that samples where its logits are
-gives a decoder of its own with the same two methods.
+`HostDecoder` samples on the host from any engine's logits; where the likeliest token is wanted it asks the
+engine, which may choose it without showing logits. An engine that samples gives a decoder of its own.
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ class HostDecoder:
         if self._states is None:
             raise RuntimeError("step() before start()")
         ids = np.array(self._tokens, dtype=np.int64)[:, None]  # (B, 1)
+        if self.sampling.greedy:
+            tokens, self._states = self.engine.next_tokens(ids, self._states)
+            self._tokens = tokens.tolist()
+            return self._tokens
         logits, self._states = self.engine.run(ids, self._states)
         return self._choose(logits)
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import StateTensor
+from quamba_export.runtime.sampling import likeliest
 
 CHUNK = 512  # tokens a call in prefill: memory stays that of one chunk, whatever the prompt's length
 MAX_BATCH = 4096
@@ -38,7 +39,10 @@ class States(Mapping[str, NDArray[Any]]):
 
 
 class Engine(Protocol):
-    """Something that runs the model: ONNX Runtime on a CPU, TensorRT on a GPU, or numpy in a test."""
+    """Something that runs the model: ONNX Runtime on a CPU, TensorRT on a GPU, or numpy in a test.
+
+    Classes that derive from this one choose the likeliest token on the host unless they say otherwise.
+    """
 
     vocab_size: int
 
@@ -57,6 +61,15 @@ class Engine(Protocol):
         the last token; consumes `states`.
         """
         ...
+
+    def next_tokens(self, input_ids: Ids, states: States) -> tuple[Ids, States]:
+        """`run`, and of the last position's logits the likeliest token of every sequence, (B,).
+
+        An engine may choose where its logits are, so that they need not come to the host. Raises QuambaError
+        (exit 9) where the largest logit of a sequence is not finite.
+        """
+        logits, after = self.run(input_ids, states)
+        return likeliest(logits[:, -1]), after
 
 
 def prefill(

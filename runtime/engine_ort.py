@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quamba_export.runtime.engine import Ids, Logits, States, batch_of_states, checked_batch
+from quamba_export.runtime.engine import Engine, Ids, Logits, States, batch_of_states, checked_batch
 from quamba_export.runtime.errors import QuambaError
 from quamba_export.runtime.manifest import StateTensor
 from quamba_export.runtime.ort_session import (
@@ -39,7 +39,7 @@ ONNX_DTYPE = {
 }
 
 
-class OrtEngine:
+class OrtEngine(Engine):
     """`model.onnx` of an export or CPU bundle in ONNX Runtime, on the CPU or in CUDA. Implements `Engine`."""
 
     def __init__(

@@ -3,7 +3,8 @@
 Both plans read one copy of the weights, which they take as inputs. A state's input and output are the same
 memory, so nothing of a state is copied or allocated in a run. A decode step (ids to the device, the plan,
 logits to pinned host memory) is captured in a CUDA graph the second time that it runs with the same states,
-and launched from then on.
+and launched from then on. A greedy one chooses the token on the device, where the next step reads it as its
+id: 8 bytes a sequence come to the host, logits never.
 
 B batch, L length, V vocabulary (padded).
 """
@@ -11,21 +12,24 @@ B batch, L length, V vocabulary (padded).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quamba_export.runtime.cuda import Cuda, DeviceMemory, Graph
+from quamba_export.runtime.cuda import Cuda
+from quamba_export.runtime.device_argmax import Argmax, argmax_of
 from quamba_export.runtime.device_weights import DeviceWeights
-from quamba_export.runtime.engine import Ids, Logits, States, batch_of_states
+from quamba_export.runtime.engine import Engine, Ids, Logits, States, batch_of_states
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import WEIGHTS
 from quamba_export.runtime.manifest import Manifest, StateTensor
-from quamba_export.runtime.tensorrt_library import import_tensorrt, is_lean, load_plugins
+from quamba_export.runtime.sampling import likeliest
+from quamba_export.runtime.state_memory import StateMemory, Step
+from quamba_export.runtime.tensorrt_library import import_tensorrt, is_lean, load_plugins, plugin_functions
 from quamba_export.runtime.tensorrt_plan import Plan
 
 DECODE, PREFILL, PLUGINS = "decode.engine", "prefill.engine", "libquamba_plugins.so"
@@ -67,54 +71,8 @@ class TrtStates(States):
         return self._memory
 
 
-class StateMemory:
-    """The tensors of B sequences on the device, with the ids and logits of a call and the captured step."""
-
-    def __init__(
-        self, cuda: Cuda, table: tuple[StateTensor, ...], batch: int, vocab_size: int, longest: int
-    ) -> None:
-        """longest: tokens of the longest call."""
-        self._cuda, self.table, self.batch = cuda, table, batch
-        self.tensors: dict[str, DeviceMemory] = {s.past: cuda.allocate(batch * s.nbytes) for s in table}
-        self.host_ids = cuda.pinned((batch * longest,), np.int64)
-        self.host_logits = cuda.pinned((batch, 1, vocab_size), np.float32)
-        self.ids = cuda.allocate(self.host_ids.nbytes)
-        self.logits = cuda.allocate(self.host_logits.nbytes)
-        self.step: Graph | None = None
-
-    def clear(self) -> None:
-        for memory in self.tensors.values():
-            self._cuda.clear(memory)
-
-    def read(self, name: str) -> NDArray[Any]:
-        (state,) = (state for state in self.table if state.past == name)
-        array = np.empty((self.batch, *state.shape), state.dtype)
-        self._cuda.copy(array.ctypes.data, self.tensors[name].address, array.nbytes)
-        self._cuda.synchronize()
-        return array
-
-    def write(self, name: str, array: NDArray[Any]) -> None:
-        array = np.ascontiguousarray(array)
-        self._cuda.copy(self.tensors[name].address, array.ctypes.data, array.nbytes)
-        self._cuda.synchronize()
-
-    def bind(self, plan: Plan, length: int) -> None:
-        """Bind a plan to this memory for calls of `length` tokens."""
-        shapes = {s.past: (self.batch, *s.shape) for s in self.table}
-        addresses = {s.past: self.tensors[s.past].address for s in self.table}
-        addresses |= {s.present: self.tensors[s.past].address for s in self.table}
-        addresses |= {"input_ids": self.ids.address, "logits": self.logits.address}
-        plan.bind({"input_ids": (self.batch, length), **shapes}, addresses)
-
-    def queue(self, plan: Plan, length: int) -> None:
-        """Put a whole call on the stream: ids in, the plan, logits out."""
-        self._cuda.copy(self.ids.address, self.host_ids.address, self.batch * length * 8)
-        plan.queue()
-        self._cuda.copy(self.host_logits.address, self.logits.address, self.host_logits.nbytes)
-
-
-class TrtEngine:
-    """A bundle's two plans on one GPU. Implements `Engine`; not for use by several threads at once."""
+class TrtEngine(Engine):
+    """A bundle's two plans on one GPU; not for use by several threads at once."""
 
     def __init__(
         self,
@@ -125,9 +83,11 @@ class TrtEngine:
         record: EngineRecord,
         states: tuple[StateTensor, ...],
         vocab_size: int,
+        argmax: Argmax,
     ) -> None:
         self.vocab_size, self.states, self.record = vocab_size, states, record
         self._decode, self._prefill, self._weights, self._cuda = decode, prefill, weights, cuda
+        self._argmax = argmax
         for plan in (decode, prefill):
             plan.bind_weights(record.weights, weights.addresses)
         self._bound: StateMemory | None = None  # whose tensors the decode plan is bound to
@@ -158,15 +118,29 @@ class TrtEngine:
 
     def run(self, input_ids: Ids, states: States, num_logits: int = 1) -> tuple[Logits, TrtStates]:
         """See `Engine.run`; all but the first of several logits are taken token by token."""
-        if not isinstance(states, TrtStates):
-            raise TypeError(f"states of another engine: {type(states).__name__}")
-        if input_ids.shape[0] != states.batch:
-            raise ValueError(f"{input_ids.shape[0]} sequences of ids for the states of {states.batch}")
-        memory, length = states.take(), input_ids.shape[1]
+        memory, length = taken(states, input_ids), input_ids.shape[1]
         first = length - num_logits + 1  # tokens up to the first position whose logits are wanted
         logits = [self._advance(memory, input_ids[:, :first])]
         logits += [self._advance(memory, input_ids[:, t : t + 1]) for t in range(first, length)]
         return np.concatenate(logits, axis=1), TrtStates(memory, self)
+
+    def next_tokens(self, input_ids: Ids, states: States) -> tuple[Ids, States]:
+        """See `Engine.next_tokens`; several tokens are fed by `run`, whose logits come to the host."""
+        if input_ids.shape[1] > 1:
+            return super().next_tokens(input_ids, states)
+        memory = taken(states, input_ids)
+        if memory.chosen is None or not np.array_equal(memory.chosen, input_ids[:, 0]):
+            memory.take_ids(input_ids)
+            memory.queue_ids(1)
+        memory.chosen = None  # until the step is over
+        self._launch(memory, "greedy", lambda: memory.queue_greedy(self._decode, self._argmax))
+        tokens: Ids = memory.host_tokens.array.copy()
+        if (tokens < 0).any():  # some logits are not finite: they are fetched to say so
+            memory.queue_logits()
+            self._cuda.synchronize()
+            return likeliest(memory.host_logits.array[:, 0]), TrtStates(memory, self)
+        memory.chosen = tokens.copy()
+        return tokens, TrtStates(memory, self)
 
     def _advance(self, memory: StateMemory, ids: Ids) -> Logits:
         """Feed ids (B, L); the logits of the last position (B, 1, V)."""
@@ -179,21 +153,24 @@ class TrtEngine:
         return logits
 
     def _chunk(self, memory: StateMemory, ids: Ids) -> None:
-        memory.host_ids.array[: ids.size] = ids.ravel()
+        memory.take_ids(ids)
         memory.bind(self._prefill, ids.shape[1])
         memory.queue(self._prefill, ids.shape[1])
         self._cuda.synchronize()
 
     def _step(self, memory: StateMemory, ids: Ids) -> None:
+        memory.take_ids(ids)
+        self._launch(memory, "logits", lambda: memory.queue(self._decode, 1))
+
+    def _launch(self, memory: StateMemory, step: Step, queue: Callable[[], None]) -> None:
         """One token: TensorRT wants one plain run after a change of shapes, then a capture is allowed."""
-        memory.host_ids.array[: ids.size] = ids.ravel()
-        if memory.step is None and self._bound is memory and self._cuda.has_graphs:
-            memory.step = self._cuda.capture(lambda: memory.queue(self._decode, 1))
-        if memory.step is not None:
-            memory.step.launch()
+        if step not in memory.steps and self._bound is memory and self._cuda.has_graphs:
+            memory.steps[step] = self._cuda.capture(queue)
+        if step in memory.steps:
+            memory.steps[step].launch()
         else:
             memory.bind(self._decode, 1)
-            memory.queue(self._decode, 1)
+            queue()
             self._bound = memory
         self._cuda.synchronize()
 
@@ -211,6 +188,15 @@ class TrtEngine:
             return spare
         longest = self.record.prefill_length
         return StateMemory(self._cuda, self.states, batch, self.vocab_size, longest)
+
+
+def taken(states: States, input_ids: Ids) -> StateMemory:
+    """The memory of states that are consumed with input_ids (B, L)."""
+    if not isinstance(states, TrtStates):
+        raise TypeError(f"states of another engine: {type(states).__name__}")
+    if input_ids.shape[0] != states.batch:
+        raise ValueError(f"{input_ids.shape[0]} sequences of ids for the states of {states.batch}")
+    return states.take()
 
 
 def open_engine(folder: Path, manifest: Manifest) -> TrtEngine:
@@ -233,7 +219,8 @@ def load_engine(
     """The engine of the plans and weights in `folder`, whose plugins are loaded."""
     weights = DeviceWeights(folder / WEIGHTS, record.weights, cuda)
     decode, prefill = Plan(folder / DECODE, cuda), Plan(folder / PREFILL, cuda)
-    return TrtEngine(decode, prefill, weights, cuda, record, states, vocab_size)
+    argmax = argmax_of(plugin_functions(), cuda)
+    return TrtEngine(decode, prefill, weights, cuda, record, states, vocab_size, argmax)
 
 
 def check_machine(record: EngineRecord, tensorrt: str, sm: int, *, lean: bool) -> None:

@@ -32,6 +32,11 @@ class Sampling:
     )
     seed: int = 0  # row i of a batch draws from the stream (seed, i)
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the next token is the likeliest one, whatever came before."""
+        return self.temperature == 0.0 and self.repetition_penalty == 1.0
+
     def __post_init__(self) -> None:
         if self.temperature != 0.0:  # below 1e-6, fp32 logits would overflow
             require("temperature", self.temperature, 1e-6, 1e3, allowed="0, or 1e-06 to 1000")
@@ -63,14 +68,7 @@ class Sampler:
 
     def choose(self, logits: NDArray[np.float32]) -> int:
         """The next token's id from logits (V,). Raises QuambaError (exit 9) if the largest is not finite."""
-        peak = logits.max()  # NaN wins over every number
-        if not np.isfinite(peak):
-            raise QuambaError(
-                "the model's logits are not finite",
-                found=f"{np.isnan(logits).sum()} NaN and {np.isposinf(logits).sum()} inf of {logits.size}",
-                fix="look for the first layer that is wrong with `quamba-export compare`",
-                code=ExitCode.NUMERIC,
-            )
+        check_finite(logits)
         if self.sampling.repetition_penalty != 1.0:
             logits = penalized(logits, self._seen, self.sampling.repetition_penalty)
         token = int(logits.argmax()) if self.sampling.temperature == 0.0 else self._draw(logits)
@@ -82,6 +80,28 @@ class Sampler:
         cumulative = probabilities.cumsum(dtype=np.float64)
         drawn = cumulative.searchsorted(self._random.random() * cumulative[-1], side="right")
         return int(tokens[min(int(drawn), len(tokens) - 1)])
+
+
+def likeliest(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The token of the largest logit of each row, logits (B, V) -> (B,); the lowest id where several are.
+
+    Raises QuambaError (exit 9) if the largest of a row is not finite.
+    """
+    for row in logits:
+        check_finite(row)
+    tokens: NDArray[np.int64] = logits.argmax(-1).astype(np.int64, copy=False)
+    return tokens
+
+
+def check_finite(logits: NDArray[np.float32]) -> None:
+    """Raise QuambaError (exit 9) if the largest of logits (V,) is not finite: NaN wins over every number."""
+    if not np.isfinite(logits.max()):
+        raise QuambaError(
+            "the model's logits are not finite",
+            found=f"{np.isnan(logits).sum()} NaN and {np.isposinf(logits).sum()} inf of {logits.size}",
+            fix="look for the first layer that is wrong with `quamba-export compare`",
+            code=ExitCode.NUMERIC,
+        )
 
 
 def penalized(logits: NDArray[np.float32], seen: NDArray[np.bool_], penalty: float) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -90,7 +91,15 @@ def logger() -> tuple[Any, Messages]:
     return Logger(), messages
 
 
-_loaded: dict[bytes, str] = {}  # contracts by the library's sha256: a registry takes each creator once
+@dataclass(frozen=True)
+class Plugins:
+    """A plugin library in TensorRT's registry: the contracts it comes from, and its C functions."""
+
+    contracts: str
+    functions: ctypes.CDLL
+
+
+_loaded: dict[bytes, Plugins] = {}  # by the library's sha256: a registry takes each creator once
 
 
 def load_plugins(library: Path) -> str:
@@ -100,18 +109,26 @@ def load_plugins(library: Path) -> str:
     """
     digest = sha256(library.read_bytes()).digest()
     if digest in _loaded:
-        return _loaded[digest]
+        return _loaded[digest].contracts
     if _loaded:
         raise _refused(library, "another build of the plugins is loaded in this process")
     try:
-        version = ctypes.CDLL(str(library.resolve())).quamba_plugins_version
+        functions = ctypes.CDLL(str(library.resolve()))
+        version = functions.quamba_plugins_version
     except (OSError, AttributeError) as error:
         raise _refused(library, str(error)) from error
     if import_tensorrt().get_plugin_registry().load_library(str(library.resolve())) is None:
         raise _refused(library, "TensorRT's registry gives no reason")
     version.restype = ctypes.c_char_p
-    _loaded[digest] = bytes(version()).decode()
-    return _loaded[digest]
+    _loaded[digest] = Plugins(bytes(version()).decode(), functions)
+    return _loaded[digest].contracts
+
+
+def plugin_functions() -> ctypes.CDLL:
+    """The C functions of the library that load_plugins() loaded."""
+    for plugins in _loaded.values():
+        return plugins.functions
+    raise RuntimeError("plugin_functions() before load_plugins()")
 
 
 def _refused(library: Path, reason: str) -> QuambaError:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tiny_recurrent import NumpyEngine, V, state_table
 
+from quamba_export.runtime.device_argmax import Argmax
 from quamba_export.runtime.engine_record import WeightTensor
 
 Work = Callable[[], object]
@@ -36,6 +37,7 @@ class FakeCuda:
         self.blocks: dict[int, Any] = {}
         self.capturing: list[Work] | None = None
         self.launches = 0
+        self.copies: list[tuple[int, int]] = []  # target and bytes of what was copied
 
     def submit(self, work: Work) -> None:
         if self.capturing is None:
@@ -78,7 +80,11 @@ class FakeCuda:
     cudaFreeHost = cudaFree
 
     def cudaMemcpyAsync(self, target: int, source: int, nbytes: int, kind: int, stream: int) -> tuple[int]:
-        self.submit(lambda: ctypes.memmove(target, source, nbytes))
+        def copy() -> None:
+            self.copies.append((target, nbytes))
+            ctypes.memmove(target, source, nbytes)
+
+        self.submit(copy)
         return (0,)
 
     def cudaMemsetAsync(self, address: int, value: int, nbytes: int, stream: int) -> tuple[int]:
@@ -146,6 +152,17 @@ class FakePlan:
             memory[name][:] = array
         at(addresses["logits"], logits.shape, np.float32)[:] = logits
         assert logits.shape[1] == V
+
+
+def fake_argmax(api: FakeCuda) -> Argmax:
+    """quamba_argmax on the fake device: numpy's, -1 - index where the largest logit is not finite."""
+
+    def choose(logits: int, batch: int, vocab_size: int, tokens: int) -> None:
+        rows = at(logits, (batch, vocab_size), np.float32)
+        found = rows.argmax(-1)
+        at(tokens, (batch,), np.int64)[:] = np.where(np.isfinite(rows.max(-1)), found, -1 - found)
+
+    return lambda *arguments: api.submit(lambda: choose(*arguments))
 
 
 def at(address: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

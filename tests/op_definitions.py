@@ -177,6 +177,11 @@ def input_projection_step(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [y, state]
 
 
+def rms_norm_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    normed = i["x"] / np.sqrt((i["x"].astype(wide) ** 2).mean(-1, keepdims=True) + f32(a["epsilon"]))
+    return [(normed @ i["weight"].astype(wide).T).astype(f32)]
+
+
 DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "GatedRMSNormHadamardQuantize": gated_norm,
     "HadamardQuantize": hadamard_quantize,
@@ -185,6 +190,7 @@ DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "QuantizedLinear": linear,
     "QuantizedSSDScan": ssd_scan,
     "QuantizedSelectiveScan": selective_scan,
+    "RMSNormLinear": rms_norm_linear,
     "RMSNormQuantize": rms_norm_quantize,
     "RequantizedLinear": requantized_linear,
 }

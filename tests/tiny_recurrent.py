@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from quamba_export.runtime.engine import Ids, Logits, States
+from quamba_export.runtime.engine import Engine, Ids, Logits, States
 from quamba_export.runtime.manifest import StateTensor, files_of
 
 LAYERS, D, N, W = 2, 8, 4, 3
@@ -80,7 +80,7 @@ class ArrayStates(States):
         return ArrayStates({name: array.copy() for name, array in self.items()})
 
 
-class NumpyEngine:
+class NumpyEngine(Engine):
     """The model in numpy, a token at a time; `calls` are the (B, L) it was run with."""
 
     def __init__(self, ssm_dtype: str = "float32", *, nan_after: int | None = None) -> None:

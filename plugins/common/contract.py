@@ -4,7 +4,7 @@ An op's folder holds one `SPEC`. The torch op, the ONNX node and its function bo
 and the TensorRT plugin are made from it or compared with it. Shapes are strings of letters, one a
 dimension; a letter stands for the same size wherever it occurs in one call. Letters: B batch, L length, D
 d_model, E d_inner, H heads, P headdim, N d_state, G groups, C conv channels, W conv width, K and M columns
-and rows of a weight, S entries of a scale table.
+and rows of a weight, S entries of a scale table, V vocabulary (padded).
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ class OpSpec:
     """Name, inputs, outputs and attributes of one op of the ONNX domain `quamba`.
 
     multiples: pairs (letter, part): the size is a multiple of `part`, another letter or an attribute.
+    bound: how far two implementations' float outputs may lie apart, as a share of what the op gives for the
+    absolute values of its inputs (of a sum of products: the sum of their absolute values). 0: the same bits.
     """
 
     name: str
@@ -73,6 +75,7 @@ class OpSpec:
     outputs: tuple[Tensor, ...]
     attrs: tuple[Attr, ...] = ()
     multiples: tuple[tuple[str, str], ...] = ()
+    bound: float = 0.0
     domain: str = "quamba"
     version: int = 1
 

@@ -1,11 +1,14 @@
 // y (T, M) = end(x (T, K) @ weight (M, K)^T) for up to eight tokens: the time is that of reading weight once.
 //
 // A block an SM: it owns a run of rows of weight, 16 at a time, and its warps share them out, by K and, where K
-// is short, by rows too. Weight goes from memory straight into registers, 16 bytes a lane and load, DEPTH loads
-// ahead, and there is the A operand of mma.sync, the tokens its eight columns. Lane l reads columns
-// 16 (l % 4) .. + 15 of 64 where the instruction wants columns 4 (l % 4) and 16 + 4 (l % 4): the sum does not mind
-// the order so long as x is read from the same places. Warps add up through shared memory; integers make every
-// order the same.
+// is short, by rows too. Every thread copies its own part of the weight, 16 bytes a time, into slots of shared
+// memory that no other thread reads, DEPTH steps ahead, so no barrier is needed. It begins before the kernels in
+// front have ended: the slots, not registers, hold what has arrived, so that two of these kernels fit on an SM
+// and weight flows while a norm or a scan is waited for.
+//
+// The slots are the A operand of mma.sync, the tokens its eight columns. Lane l reads columns 16 (l % 4) .. + 15 of
+// 64 where the instruction wants columns 4 (l % 4) and 16 + 4 (l % 4): the sum does not mind the order so long as x
+// is read from the same places. Warps add up through shared memory; integers make every order the same.
 #pragma once
 
 #include "int8_mma.cuh"
@@ -16,7 +19,7 @@ constexpr int GEMV_TOKENS = 8;
 constexpr int GEMV_STEP = 64;  // columns of weight that a warp multiplies at a time
 constexpr int GEMV_ROWS = 16;  // rows of weight likewise
 constexpr int GEMV_WARPS = 16, GEMV_THREADS = 32 * GEMV_WARPS;
-constexpr int GEMV_DEPTH = 8;  // loads of 16 rows by 64 columns in flight a warp
+constexpr int GEMV_DEPTH = 6;  // steps a warp is ahead; two blocks of 16 KiB a step and 8 KiB more fit on an SM
 
 // Bytes from one token to the next in shared memory: whole steps, an odd number, so that the eight lanes of
 // one phase of a 16-byte load (two tokens by four pieces) meet no bank twice.
@@ -83,20 +86,15 @@ struct Codes {
         const int pieces = (p.K + GEMV_STEP - 1) / GEMV_STEP * (GEMV_STEP / 16);
         for (int i = threadIdx.x; i < p.T * pieces; i += THREADS) {
             const int t = i / pieces, k = i % pieces * 16;
-            uint4 *to = tokens + (t * gemv_pitch(p.K) + k) / 16;
             const int8_t *from = p.x + t * p.x_stride + k;
-            if (aligned) {
-                copy_async(shared_address(to), k < p.K ? from : p.x, k < p.K ? 16 : 0);
-            } else {
-                *to = load_codes(from, p.K - k);
-            }
+            uint4 codes = {0, 0, 0, 0};
+            if (k < p.K) codes = aligned ? *reinterpret_cast<const uint4 *>(from) : load_codes(from, p.K - k);
+            tokens[(t * gemv_pitch(p.K) + k) / 16] = codes;
         }
-        end_copy_group();
-        wait_copy_groups<0>();
     }
 };
 
-// 16 rows by 64 columns of weight as a warp holds them: rows lane / 4 and 8 + lane / 4.
+// A thread's part of 16 rows by 64 columns of weight: 16 columns of rows lane / 4 and 8 + lane / 4.
 struct WeightStep {
     uint4 upper, lower;
 };
@@ -106,25 +104,33 @@ __device__ __forceinline__ void multiply_step(int32_t (&sums)[4], const WeightSt
     mma(sums, weight.upper.z, weight.lower.z, weight.upper.w, weight.lower.w, x.z, x.w);
 }
 
-// ALIGNED: weight begins on 16 bytes and K % 16 == 0. Rows from last_row on and columns from K on are zero.
+// Starts to bring a step. ALIGNED: weight begins on 16 bytes and K % 16 == 0; else it is there on return. Rows
+// from last_row on and columns from K on are zero.
 template <bool ALIGNED>
-__device__ __forceinline__ WeightStep load_step(const Int8Product &p, int first_row, int last_row,
-                                                const WarpSteps &at) {
+__device__ __forceinline__ void copy_step(uint4 *upper, uint4 *lower, const Int8Product &p, int first_row,
+                                          int last_row, const WarpSteps &at) {
     const int lane = threadIdx.x % 32, k = at.step * GEMV_STEP + lane % 4 * 16;
     const int row = first_row + at.chunk * GEMV_ROWS + lane / 4;
-    const auto load = [&](int row) {
-        if (row >= last_row || k >= p.K) return uint4{0, 0, 0, 0};
-        const int8_t *codes = p.weight + static_cast<int64_t>(row) * p.K + k;
-        return ALIGNED ? load_streamed(codes) : load_codes(codes, p.K - k);
+    const auto copy = [&](uint4 *to, int row) {
+        const bool held = row < last_row && k < p.K;
+        const int8_t *codes = held ? p.weight + static_cast<int64_t>(row) * p.K + k : p.weight;
+        if (ALIGNED) {
+            copy_streamed(shared_address(to), codes, held ? 16 : 0);
+        } else {
+            *to = held ? load_codes(codes, p.K - k) : uint4{0, 0, 0, 0};
+        }
     };
-    return {load(row), load(row + 8)};
+    copy(upper, row);
+    copy(lower, row + 8);
 }
 
-// source: brings the codes of the tokens into shared memory.
+// source: brings the codes of the tokens into shared memory. End::NEXT_MAY_BEGIN_EARLY: whether the kernel behind
+// may come before this one's inputs are there.
 template <class Source, class End, bool ALIGNED>
-__global__ void __launch_bounds__(GEMV_THREADS, 1)
+__global__ void __launch_bounds__(GEMV_THREADS, 2)
     int8_gemv(Int8Product p, Source source, End end, GemvShape shape) {
-    extern __shared__ uint4 tokens[];  // (T, gemv_pitch(K)) bytes, then the sums of GemvShape::sum_bytes
+    extern __shared__ uint4 slots[];  // (DEPTH, 2, threads), tokens (T, gemv_pitch(K) / 16), sums (see GemvShape)
+    uint4 *tokens = slots + GEMV_DEPTH * 2 * GEMV_THREADS;
     int32_t *partial = reinterpret_cast<int32_t *>(tokens + p.T * (gemv_pitch(p.K) / 16));
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, k_warp = warp % shape.k_warps;
     const int first_row = blockIdx.x * shape.rows, last_row = min(first_row + shape.rows, p.M);
@@ -138,16 +144,19 @@ __global__ void __launch_bounds__(GEMV_THREADS, 1)
 
     const int chunks = shape.chunks();
     WarpSteps now = first_step(shape, p.K, warp), ahead = now;
-    WeightStep weight[GEMV_DEPTH];
-    const auto load_next = [&](WeightStep &to) {
-        if (ahead.chunk >= chunks) return;
-        to = load_step<ALIGNED>(p, first_row, last_row, ahead);
-        ahead.advance();
+    uint4 *own_slots = slots + threadIdx.x;
+    const auto copy_next = [&](int slot) {
+        uint4 *to = own_slots + slot * 2 * GEMV_THREADS;
+        if (ahead.chunk < chunks) {
+            copy_step<ALIGNED>(to, to + GEMV_THREADS, p, first_row, last_row, ahead);
+            ahead.advance();
+        }
+        end_copy_group();
     };
-#pragma unroll
-    for (int i = 0; i < GEMV_DEPTH; i++) load_next(weight[i]);
-    let_next_kernel_begin();
+    for (int slot = 0; slot < GEMV_DEPTH; slot++) copy_next(slot);
+    if (End::NEXT_MAY_BEGIN_EARLY) let_next_kernel_begin();
     wait_for_inputs();
+    if (!End::NEXT_MAY_BEGIN_EARLY) let_next_kernel_begin();
     typename End::Loaded loaded{};
     if (ends) loaded = end.load(first_t, m);
     source.template stage<GEMV_THREADS>(tokens, p);
@@ -155,24 +164,23 @@ __global__ void __launch_bounds__(GEMV_THREADS, 1)
 
     int32_t sums[4] = {};
     const uint4 *token = tokens + lane / 4 * (gemv_pitch(p.K) / 16) + lane % 4;
-    while (now.chunk < chunks) {
+    for (int slot = 0; now.chunk < chunks; slot = slot + 1 == GEMV_DEPTH ? 0 : slot + 1) {
+        wait_copy_groups<GEMV_DEPTH - 1>();
+        const uint4 *held = own_slots + slot * 2 * GEMV_THREADS;
+        const WeightStep weight = {held[0], held[GEMV_THREADS]};
+        const uint4 x = lane / 4 < p.T ? token[now.step * (GEMV_STEP / 16)] : uint4{0, 0, 0, 0};
+        multiply_step(sums, weight, x);
+        copy_next(slot);  // the slot has been read
+        if (now.last_of_chunk()) {
+            int32_t *to = partial + (now.chunk * shape.k_warps + k_warp) * p.T * GEMV_ROWS;
 #pragma unroll
-        for (int i = 0; i < GEMV_DEPTH; i++) {
-            if (now.chunk >= chunks) break;
-            const uint4 x = lane / 4 < p.T ? token[now.step * (GEMV_STEP / 16)] : uint4{0, 0, 0, 0};
-            multiply_step(sums, weight[i], x);
-            load_next(weight[i]);
-            if (now.last_of_chunk()) {
-                int32_t *to = partial + (now.chunk * shape.k_warps + k_warp) * p.T * GEMV_ROWS;
-#pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    const int t = sum_column(lane, j);
-                    if (t < p.T) to[t * GEMV_ROWS + sum_row(lane, j)] = sums[j];
-                    sums[j] = 0;
-                }
+            for (int j = 0; j < 4; j++) {
+                const int t = sum_column(lane, j);
+                if (t < p.T) to[t * GEMV_ROWS + sum_row(lane, j)] = sums[j];
+                sums[j] = 0;
             }
-            now.advance();
         }
+        now.advance();
     }
     __syncthreads();
     if (!ends) return;

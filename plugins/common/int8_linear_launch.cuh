@@ -13,7 +13,8 @@ inline bool aligned_rows(const int8_t *matrix, int64_t stride, int K) {
 }
 
 inline size_t gemv_shared_bytes(const Int8Product &p, const GemvShape &shape) {
-    return size_t(p.T) * gemv_pitch(p.K) + shape.sum_bytes(p.T);
+    const size_t slots = size_t(GEMV_DEPTH) * GEMV_THREADS * 32;
+    return slots + size_t(p.T) * gemv_pitch(p.K) + shape.sum_bytes(p.T);
 }
 
 // Whether the tokens are few and short enough for int8_gemv.

@@ -145,6 +145,19 @@ class KernelLibrary:
                 assert np.array_equal(found.view(np.uint8), given.view(np.uint8)), f"{name} was overwritten"
         return [prepared.outputs[t.name].read() for t in case.spec.outputs]
 
+    def argmax(self, logits: torch.Tensor) -> torch.Tensor:
+        """quamba_argmax of logits (B, V) fp32 on the device, maybe a view -> tokens (B,) int64."""
+        (batch, vocabulary), stride = logits.shape, logits.stride(0) or logits.shape[1]
+        tokens = torch.full((batch,), -77, dtype=torch.int64, device="cuda")
+        status = self._library.quamba_argmax(
+            ctypes.c_void_p(logits.data_ptr()),
+            *(ctypes.c_int64(size) for size in (batch, vocabulary, stride)),
+            ctypes.c_void_p(tokens.data_ptr()),
+            ctypes.c_void_p(torch.cuda.current_stream().cuda_stream),
+        )
+        assert status == 0, f"quamba_argmax: CUDA error {status}"
+        return tokens
+
 
 def place(tensor: Tensor, values: Array, wider: int, shift: int) -> Guarded:
     """On the device; only a row a token may be part of a wider one or off alignment."""

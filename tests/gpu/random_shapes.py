@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from op_cases import Case, step
+from op_cases import Case, head, step
 from op_cases.drawing import draw
 
 LENGTHS = (1, 1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65)
@@ -34,6 +34,16 @@ HADAMARD_WIDTHS = (
     1792,
     5120,
 )
+TOKEN_WIDTHS = (
+    1024,
+    1536,
+    3072,
+    5120,
+    7168,
+    8192,
+    14336,
+    16384,
+)  # of single tokens, which several blocks share
 STATE_DTYPES = ("float16", "float32", "int8")
 
 
@@ -97,6 +107,16 @@ def _step(random: np.random.Generator, name: str) -> Case:
     return step.case_of(name, sizes, begin)
 
 
+def _head(random: np.random.Generator, name: str) -> Case:
+    sizes = {
+        "B": _pick(random, 1, 1, 1, 2, 4, 5, 8, 9, 64),
+        "L": _pick(random, 1, 1, 1, 1, 3),
+        "D": _pick(random, int(random.integers(1, 700)), 8 * int(random.integers(1, 400)), 768, 2560),
+        "V": _pick(random, int(random.integers(1, 100)), int(random.integers(1, 9000))),
+    }
+    return head.case_of(name, sizes)
+
+
 def _selective(random: np.random.Generator, name: str) -> Case:
     sizes = {
         "B": _pick(random, 1, 2),
@@ -121,19 +141,21 @@ def _ssd(random: np.random.Generator, name: str) -> Case:
     return draw("QuantizedSSDScan", name, sizes, state_dtype=str(random.choice(STATE_DTYPES)))
 
 
-def _hadamard_width(random: np.random.Generator) -> int:
-    return _pick(random, *HADAMARD_WIDTHS, int(random.integers(1, 4000)))
+def _tokens(random: np.random.Generator) -> dict[str, int]:
+    if random.random() < 0.4:
+        return {"B": 1, "L": 1, "E": _pick(random, *TOKEN_WIDTHS)}
+    E = _pick(random, *HADAMARD_WIDTHS, int(random.integers(1, 4000)))
+    return {"B": _pick(random, 1, 2), "L": _pick(random, 1, 3, 17), "E": E}
 
 
 def _hadamard(random: np.random.Generator, name: str) -> Case:
-    sizes = {"B": _pick(random, 1, 2), "L": _pick(random, 1, 3, 17), "E": _hadamard_width(random)}
+    sizes = _tokens(random)
     return draw("HadamardQuantize", name, sizes, attrs={"hadamard": _pick(random, 1, 1, 1, 0)})
 
 
 def _gated(random: np.random.Generator, name: str) -> Case:
-    E = _hadamard_width(random)
-    groups = [n for n in (1, 2, 4, 8, 16) if E % n == 0]
-    sizes = {"B": _pick(random, 1, 2), "L": _pick(random, 1, 3, 17), "E": E}
+    sizes = _tokens(random)
+    groups = [n for n in (1, 2, 4, 8, 16) if sizes["E"] % n == 0]
     attrs = {"hadamard": _pick(random, 1, 1, 1, 0), "n_groups": _pick(random, *groups)}
     return draw("GatedRMSNormHadamardQuantize", name, sizes, attrs=attrs)
 
@@ -146,6 +168,7 @@ DRAWN = {
     "QuantizedLinear": lambda random, name: _linear("QuantizedLinear", random, name),
     "QuantizedSSDScan": _ssd,
     "QuantizedSelectiveScan": _selective,
+    "RMSNormLinear": _head,
     "RMSNormQuantize": _rms_norm,
     "RequantizedLinear": lambda random, name: _linear("RequantizedLinear", random, name),
 }

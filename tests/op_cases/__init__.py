@@ -5,10 +5,17 @@ A case is plain numpy arrays and numbers with a fixed seed; nothing of torch is 
 
 from __future__ import annotations
 
-from op_cases import conv, linear, norms, scans, step
+from op_cases import conv, head, linear, norms, scans, step
 from op_cases.drawing import Case
 
-ALL: tuple[Case, ...] = (*norms.CASES, *linear.CASES, *conv.CASES, *scans.CASES, *step.CASES)
+ALL: tuple[Case, ...] = (
+    *norms.CASES,
+    *linear.CASES,
+    *conv.CASES,
+    *scans.CASES,
+    *step.CASES,
+    *head.CASES,
+)
 
 __all__ = ["ALL", "Case", "case_named", "cases_of"]
 

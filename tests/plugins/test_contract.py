@@ -22,7 +22,7 @@ def input_id(value: object) -> str | None:
 
 def call_of(spec: OpSpec) -> tuple[list[str], list[list[int]], dict[str, float | int]]:
     """Dtypes, shapes and attributes of a call that the contract accepts; each letter has its own size."""
-    letters = {letter: 2 * k for k, letter in enumerate("BLDEHPNGCWKMS", start=3)} | {"G": 2, "H": 12}
+    letters = {letter: 2 * k for k, letter in enumerate("BLDEHPNGCWKMSV", start=3)} | {"G": 2, "H": 12}
     shapes = [[letters[dim[0]] + int(dim[1:] or 0) for dim in t.dims] for t in spec.inputs]
     return [t.allowed[0] for t in spec.inputs], shapes, {a.name: 1 for a in spec.attrs}
 

@@ -29,6 +29,7 @@ SMALL = {
     "QuantizedLinear": "odd_sizes",
     "QuantizedSSDScan": "G_2_int8",
     "QuantizedSelectiveScan": "odd_sizes_int8",
+    "RMSNormLinear": "odd_sizes",
     "RMSNormQuantize": "odd_width",
     "RequantizedLinear": "odd_sizes",
 }
@@ -122,6 +123,8 @@ FAULTS = [
     ("QuantizedSelectiveScan", "L_65_float32", "h_next = Add (kept, added)", "h_next = Add (h, added)"),
     ("GatedRMSNormHadamardQuantize", "two_groups", "Mul (merged, norm_weight)", "Identity (merged)"),
     ("InputProjectionStep", "decode", "Concat <axis = 2> (front, conv_y", "Concat <axis = 2> (front, conv_x"),
+    ("RMSNormLinear", "decode", "Div (x, root)", "Identity (x)"),
+    ("RMSNormLinear", "magnitudes", "Add (mean, epsilon)", "Identity (mean)"),
     ("RMSNormQuantize", "magnitudes", "Sqrt (root_shifted)", "Sqrt (root_mean)"),
 ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_cuda import FakePlan
+from fake_cuda import FakePlan, fake_argmax
 from fake_pycuda import FakePycuda
 from refusals import refused
 from tiny_recurrent import NumpyEngine, V, state_table
@@ -40,7 +40,7 @@ def make_engine(driver: FakePycuda, folder: Path) -> tuple[TrtEngine, FakePlan]:
     path.write_bytes(bytes(range(15)))
     weights = DeviceWeights(path, TABLE, cuda)
     plans = FakePlan(driver, 1), FakePlan(driver, RECORD.prefill_length)  # type: ignore[arg-type]
-    return TrtEngine(*plans, weights, cuda, RECORD, state_table(), V), plans[0]  # type: ignore[arg-type]
+    return TrtEngine(*plans, weights, cuda, RECORD, state_table(), V, fake_argmax(driver)), plans[0]  # type: ignore[arg-type]
 
 
 def test_prompt_steps_forks_and_loaded_states_are_the_model_s(driver: FakePycuda, tmp_path: Path) -> None:
@@ -53,9 +53,13 @@ def test_prompt_steps_forks_and_loaded_states_are_the_model_s(driver: FakePycuda
         found, states = engine.run(ids[:, t : t + 1], states)
         wanted, after = reference.run(ids[:, t : t + 1], after)
         np.testing.assert_array_equal(found, wanted)
+    for _ in range(4):
+        tokens, states = engine.next_tokens(ids[:, :1], states)
+        wanted, after = reference.next_tokens(ids[:, :1], after)
+        np.testing.assert_array_equal(tokens, wanted)
     for name in after:
         np.testing.assert_array_equal(states[name], after[name])
-    assert decode.calls == [(3, 1)] * 6  # each launched anew
+    assert decode.calls == [(3, 1)] * 10  # each launched anew
 
 
 def test_it_has_no_graphs_and_tells_the_device(driver: FakePycuda) -> None:

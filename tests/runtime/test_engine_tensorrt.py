@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_cuda import FakeCuda, FakePlan, at
+from fake_cuda import FakeCuda, FakePlan, at, fake_argmax
 from refusals import refused
 from tiny_recurrent import NumpyEngine, V, state_table
 
@@ -49,10 +49,10 @@ def weights_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine(plans: tuple[FakePlan, FakePlan], weights_file: Path) -> TrtEngine:
+def engine(api: FakeCuda, plans: tuple[FakePlan, FakePlan], weights_file: Path) -> TrtEngine:
     cuda = Cuda()
     weights = DeviceWeights(weights_file, TABLE, cuda)
-    return TrtEngine(*plans, weights, cuda, RECORD, state_table(), V)  # type: ignore[arg-type]
+    return TrtEngine(*plans, weights, cuda, RECORD, state_table(), V, fake_argmax(api))  # type: ignore[arg-type]
 
 
 def some_ids(batch: int, length: int) -> np.ndarray:
@@ -76,7 +76,7 @@ def test_both_plans_read_one_copy_of_the_weights(
     free, cuda = api.free_bytes, Cuda()
     weights = DeviceWeights(weights_file, TABLE, cuda)
     assert free - api.free_bytes == weights_file.stat().st_size
-    engine = TrtEngine(*plans, weights, cuda, RECORD, state_table(), V)  # type: ignore[arg-type]
+    engine = TrtEngine(*plans, weights, cuda, RECORD, state_table(), V, fake_argmax(api))  # type: ignore[arg-type]
     del weights
     assert plans[0].weights == plans[1].weights
     codes = at(plans[0].weights["a.weight"], (3, 5), np.uint8)
