@@ -11,7 +11,6 @@ B batch, L length, V vocabulary (padded).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.device_argmax import Argmax, argmax_of
 from quamba_export.runtime.device_weights import DeviceWeights
 from quamba_export.runtime.engine import Engine, Ids, Logits, States, batch_of_states
+from quamba_export.runtime.engine_checks import check_contracts, check_machine, tensors_of
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import WEIGHTS
@@ -89,7 +89,7 @@ class TrtEngine(Engine):
         self._decode, self._prefill, self._weights, self._cuda = decode, prefill, weights, cuda
         self._argmax = argmax
         for plan in (decode, prefill):
-            plan.bind_weights(record.weights, weights.addresses)
+            plan.bind({}, weights.addresses)
         self._bound: StateMemory | None = None  # whose tensors the decode plan is bound to
         self._spare: StateMemory | None = None  # memory of states that are gone, with its captured step
 
@@ -217,49 +217,14 @@ def open_engine(folder: Path, manifest: Manifest) -> TrtEngine:
 def load_engine(
     folder: Path, record: EngineRecord, states: tuple[StateTensor, ...], vocab_size: int, cuda: Cuda
 ) -> TrtEngine:
-    """The engine of the plans and weights in `folder`, whose plugins are loaded."""
-    weights = DeviceWeights(folder / WEIGHTS, record.weights, cuda)
+    """The engine of the plans and weights in `folder`, whose plugins are loaded.
+
+    Raises QuambaError (exit 4) where a plan has other inputs or outputs than record, states and vocab_size
+    say.
+    """
     decode, prefill = Plan(folder / DECODE, cuda), Plan(folder / PREFILL, cuda)
+    for plan in (decode, prefill):
+        plan.check(tensors_of(record, states, vocab_size))
+    weights = DeviceWeights(folder / WEIGHTS, record.weights, cuda)
     argmax = argmax_of(plugin_functions(), cuda)
     return TrtEngine(decode, prefill, weights, cuda, record, states, vocab_size, argmax)
-
-
-def check_machine(record: EngineRecord, tensorrt: str, sm: int, *, lean: bool) -> None:
-    """A plan runs on the kind of GPU that built it, and in the TensorRT that did.
-
-    A version-compatible one also runs in later TensorRTs of that major version, and in the lean runtime.
-    """
-    if record.version_compatible:
-        here, built = version_of(tensorrt), version_of(record.tensorrt)
-        runs, allowed = built <= here and built[0] == here[0], f"{record.tensorrt} or a later {built[0]}"
-    else:
-        runs, allowed = tensorrt == record.tensorrt and not lean, f"{record.tensorrt}, not its lean runtime"
-    for what, good, found, wanted in (
-        ("TensorRT", runs, f"{tensorrt}{', the lean runtime' if lean else ''}", allowed),
-        ("GPU", record.sm == sm, f"sm_{sm}", f"sm_{record.sm}"),
-    ):
-        if not good:
-            raise QuambaError(
-                f"this bundle was built for another {what}",
-                found=f"{what} {found} here",
-                allowed=f"{what} {wanted}",
-                fix="build it on this machine: `quamba-export build export/ --target ... -o bundle/`",
-                code=ExitCode.INCOMPATIBLE,
-            )
-
-
-def version_of(text: str) -> tuple[int, ...]:
-    """Major, minor and patch: (10, 6, 0) of "10.6.0.post1"."""
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
-
-
-def check_contracts(record: EngineRecord, contracts: str) -> None:
-    """The plugin library must be made of the contracts that the plans were built with."""
-    if record.contracts != contracts:
-        raise QuambaError(
-            f"{PLUGINS} is not the library that the plans were built with",
-            found=f"contracts {contracts}",
-            allowed=f"contracts {record.contracts}",
-            fix="build the bundle anew with one release: `quamba-export build`",
-            code=ExitCode.INCOMPATIBLE,
-        )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from quamba_export.runtime.cuda import Cuda
-from quamba_export.runtime.engine_record import WeightTensor
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.tensorrt_library import import_tensorrt, logger
+
+Signature = tuple[str, tuple[int, ...]]  # dtype and shape of a tensor, -1 for an open dimension
 
 
 class Plan:
@@ -34,24 +35,26 @@ class Plan:
                 code=ExitCode.INCOMPATIBLE,
             )
 
-    def bind_weights(self, table: Sequence[WeightTensor], addresses: Mapping[str, int]) -> None:
-        """Set the address of every weight, once for all calls.
+    def check(self, tensors: Mapping[str, Signature]) -> None:
+        """Compare inputs and outputs with those that a manifest names; a dimension of -1 fits any.
 
-        Raises QuambaError (exit 4) for a weight that is not an input of this dtype and shape.
+        TensorRT is given addresses, no sizes: it would write beyond memory that is allocated for another
+        dtype or shape. Raises QuambaError (exit 4) naming the first tensor that is missing or does not fit.
         """
-        nptype = import_tensorrt().nptype
-        for weight in table:
-            shape = tuple(self._engine.get_tensor_shape(weight.name))
-            dtype = np.dtype(nptype(self._engine.get_tensor_dtype(weight.name))).name
-            if (dtype, shape) != (weight.dtype, weight.shape):
+        nptype, engine = import_tensorrt().nptype, self._engine
+        found: dict[str, Signature] = {}
+        for name in map(engine.get_tensor_name, range(engine.num_io_tensors)):
+            dtype = np.dtype(nptype(engine.get_tensor_dtype(name))).name
+            found[name] = dtype, tuple(engine.get_tensor_shape(name))
+        for name in (*tensors, *found):
+            if not fits(tensors.get(name), found.get(name)):
                 raise QuambaError(
-                    f"weight '{weight.name}' does not fit {self._path}",
-                    found=f"{weight.dtype} {weight.shape}",
-                    allowed=f"{dtype} {shape}",
+                    f"'{name}' of the manifest does not fit {self._path}",
+                    found=in_words(tensors.get(name)),
+                    allowed=in_words(found.get(name)),
                     fix="build the bundle anew: `quamba-export build`",
                     code=ExitCode.INTEGRITY,
                 )
-        self.bind({}, addresses)
 
     def bind(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
         """Set the shapes of inputs and the addresses of inputs and outputs."""
@@ -67,3 +70,15 @@ class Plan:
 
     def _failure(self, what: str) -> QuambaError:
         return QuambaError(what, found=self._messages.take_errors() or "no reason given", code=ExitCode.BUG)
+
+
+def fits(one: Signature | None, other: Signature | None) -> bool:
+    if one is None or other is None or one[0] != other[0] or len(one[1]) != len(other[1]):
+        return False
+    return all(a == b or -1 in (a, b) for a, b in zip(one[1], other[1], strict=True))
+
+
+def in_words(signature: Signature | None) -> str:
+    if signature is None:
+        return "no such tensor"
+    return f"{signature[0]} {signature[1]}".replace("-1", "any")

@@ -18,8 +18,9 @@ from quamba_export.runtime import tensorrt_plan
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.device_weights import DeviceWeights
 from quamba_export.runtime.engine import prefill, stack_states
+from quamba_export.runtime.engine_checks import check_contracts, check_machine, tensors_of
 from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
-from quamba_export.runtime.engine_tensorrt import TrtEngine, check_contracts, check_machine
+from quamba_export.runtime.engine_tensorrt import TrtEngine
 from quamba_export.runtime.errors import ExitCode
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float32", (2, 2), 256))
@@ -93,35 +94,63 @@ def test_weights_that_do_not_fit_the_device_are_refused(api: FakeCuda, weights_f
 
 
 class FakeTensorRT:
-    """An engine with one input, as much of TensorRT as Plan.bind_weights asks."""
+    """A plan of the tiny model and TABLE's weights, as much of TensorRT as Plan.check asks."""
 
-    shape, dtype = (3, 5), np.int8
-    nptype = staticmethod(lambda dtype: dtype)
+    nptype = staticmethod(np.dtype)
+
+    def __init__(self) -> None:
+        self.tensors = {"input_ids": ("int64", (-1, -1)), "logits": ("float32", (-1, -1, V))}
+        for state in state_table():
+            for name in (state.past, state.present):
+                self.tensors[name] = state.dtype, (-1, *state.shape)
+        self.tensors |= {weight.name: (weight.dtype, weight.shape) for weight in TABLE}
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.tensors)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.tensors)[index]
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return self.tensors[name][0]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.shape if name == "a.weight" else (-1,)
-
-    def get_tensor_dtype(self, name: str) -> type:
-        return self.dtype
-
-    def set_tensor_address(self, name: str, address: int) -> bool:
-        return address % 256 == 0
+        return self.tensors[name][1]
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype", "shape"),
-    [("a.weight", "float32", (3, 5)), ("a.weight", "int8", (5, 3)), ("c.weight", "int8", (3, 5))],
-)
-def test_a_weight_that_is_no_input_of_a_plan_is_refused(
-    monkeypatch: pytest.MonkeyPatch, name: str, dtype: str, shape: tuple[int, ...]
-) -> None:
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> tensorrt_plan.Plan:
     monkeypatch.setattr(tensorrt_plan, "import_tensorrt", FakeTensorRT)
     plan = object.__new__(tensorrt_plan.Plan)
-    plan._engine = plan._context = FakeTensorRT()
-    plan._path = Path("decode.engine")
-    plan.bind_weights(TABLE[:1], {"a.weight": 512})
-    with refused(name, f"found: {dtype} {shape}", "allowed: int8", code=ExitCode.INTEGRITY):
-        plan.bind_weights([WeightTensor(name, dtype, shape, 0)], {name: 512})
+    plan._engine, plan._path = FakeTensorRT(), Path("decode.engine")
+    return plan
+
+
+def test_a_plan_of_the_tensors_that_the_manifest_names_is_taken(plan: tensorrt_plan.Plan) -> None:
+    plan.check(tensors_of(RECORD, state_table(), V))
+
+
+@pytest.mark.parametrize("name", ["a.weight", "past_conv_states.0", "present_ssm_states.1", "logits"])
+@pytest.mark.parametrize("change", ["dtype", "shape", "rank", "missing"])
+def test_a_tensor_that_is_not_the_plans_is_refused(plan: tensorrt_plan.Plan, name: str, change: str) -> None:
+    """Memory is allocated as the manifest says, and the kernels write as the plan does."""
+    dtype, shape = plan._engine.tensors.pop(name)
+    wanted = f"{dtype} {shape}".replace("-1", "any")
+    if change != "missing":
+        plan._engine.tensors[name] = {
+            "dtype": ("int32", shape),
+            "shape": (dtype, (*shape[:-1], shape[-1] + 1)),
+            "rank": (dtype, (*shape, 1)),
+        }[change]
+    with refused(name, "decode.engine", f"found: {wanted}", code=ExitCode.INTEGRITY):
+        plan.check(tensors_of(RECORD, state_table(), V))
+
+
+def test_a_weight_that_the_manifest_leaves_out_is_refused(plan: tensorrt_plan.Plan) -> None:
+    plan._engine.tensors["c.weight"] = "int8", (2, 2)
+    with refused("c.weight", "found: no such tensor", "allowed: int8 (2, 2)", code=ExitCode.INTEGRITY):
+        plan.check(tensors_of(RECORD, state_table(), V))
 
 
 def test_a_prompt_is_fed_in_chunks_of_the_profile(
