@@ -30,7 +30,7 @@ from quamba_export.exporter.plugin_library import (
 )
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
-JETPACKS = {6: "CUDA 12.6", 7: "CUDA 13"}
+JETPACKS = {6: "12.6", 7: "13"}  # the CUDA of each
 CLANGS = ("clang++-19", "clang++-20", "clang++-21", "clang++")  # the first one is the one tried
 TARGET = "aarch64-linux-gnu"
 CUDA_12_X86 = ("nvidia-cuda-nvcc-cu12==12.6.85", "nvidia-cuda-cccl-cu12==12.6.77")
@@ -61,7 +61,7 @@ def cross_toolchain(jetpack: int, cache: Path) -> Toolchain:
         raise QuambaError(
             f"cannot cross-compile the TensorRT plugins for JetPack {jetpack}",
             found=f"JetPack {jetpack}, and this machine is {platform.machine()}",
-            allowed=" or ".join(f"JetPack {n} ({cuda})" for n, cuda in JETPACKS.items()) + ", on x86_64",
+            allowed=" or ".join(f"JetPack {n} (CUDA {cuda})" for n, cuda in JETPACKS.items()) + ", on x86_64",
             fix="run `quamba-export build` on the device itself",
             code=ExitCode.INCOMPATIBLE,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from quamba_export.calib.output_directory import written_directory
 from quamba_export.exporter.console import say
-from quamba_export.exporter.cross_build import cross_library
+from quamba_export.exporter.cross_build import JETPACKS, cross_library
 from quamba_export.runtime.engine_record import PreparedRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest, files_of, read_manifest
@@ -44,7 +45,7 @@ def prepare_for_device(
 def prepared_library(export: Path, source: Manifest, target: Target) -> Path | None:
     """The library in a verified export/, None where it holds none or the target takes none.
 
-    Raises QuambaError (exit 5) where it is for another GPU.
+    Raises QuambaError (exit 5) where it is for another GPU or another CUDA than this machine's.
     """
     if source.prepared is None or target.backend != "tensorrt":
         return None
@@ -56,4 +57,37 @@ def prepared_library(export: Path, source: Manifest, target: Target) -> Path | N
             fix="build from the export/ that it was prepared from",
             code=ExitCode.INCOMPATIBLE,
         )
+    _check_driver(source.prepared)
     return export / LIBRARY
+
+
+def _check_driver(prepared: PreparedRecord) -> None:
+    """CUDA 13's runtime, which is inside, wants its driver; CUDA 12's comes with JetPack 6 only."""
+    found = driver_cuda()
+    if found.split(".")[0] != JETPACKS[prepared.jetpack].split(".")[0]:
+        other = next(n for n in JETPACKS if n != prepared.jetpack)
+        raise QuambaError(
+            f"the plugins were compiled for JetPack {prepared.jetpack}",
+            found=f"a driver of CUDA {found}",
+            allowed=f"CUDA {JETPACKS[prepared.jetpack]}",
+            fix=f"prepare the export again: quamba-export build ... --jetpack {other}",
+            code=ExitCode.INCOMPATIBLE,
+        )
+
+
+def driver_cuda() -> str:
+    """The CUDA version of this machine's driver, "12.6". Raises QuambaError (exit 5) where there is none."""
+    version = ctypes.c_int()
+    try:
+        status = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except OSError as error:
+        status = str(error)
+    if status != 0:
+        raise QuambaError(
+            "no CUDA driver answers here",
+            found=str(status),
+            allowed="libcuda.so.1",
+            fix="build on the device itself",
+            code=ExitCode.INCOMPATIBLE,
+        )
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"

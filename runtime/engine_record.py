@@ -97,7 +97,7 @@ def parse_prepared(fields: Fields) -> PreparedRecord:
     record = PreparedRecord(
         target=fields.text("target"),
         sm=fields.integer("sm", 50, 999),
-        jetpack=fields.integer("jetpack", 1, 99),
+        jetpack=fields.integer("jetpack", 6, 7),
     )
     fields.end()
     return record

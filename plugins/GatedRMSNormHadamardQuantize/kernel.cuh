@@ -1,13 +1,13 @@
-// y = quantize(H (norm(x silu(z)) norm_weight), out_scale): a token in the shared memory of one block, or of a
-// cluster of blocks.
+// y = quantize(H (norm(x silu(z)) norm_weight), out_scale): a token in the shared memory of one block, or in the
+// registers of PARTS blocks, each of which makes a part of the outputs.
 //
 // silu of a gate code is one of 256 numbers, found once a block. The norm runs over n_groups groups of E /
-// n_groups channels; each group's sum of squares is shared out to `parts` warps a block, the sums in fp64.
+// n_groups channels; each group's sum of squares is shared out to `parts` warps, the sums in fp64.
 #pragma once
 
 #include "../common/batches.cuh"
 #include "../common/block.cuh"
-#include "../common/hadamard.cuh"
+#include "../common/hadamard_part.cuh"
 #include "../common/overlap.cuh"
 #include "contracts.h"
 
@@ -20,47 +20,34 @@ QUAMBA_HOST_DEVICE constexpr int group_parts(int groups, int threads) {
     return groups < threads / 32 ? threads / 32 / groups : 1;
 }
 
-// partial (n_groups, parts): the fp64 sum of squares of each part of what the block holds of each group.
-template <int CLUSTER>
-__device__ void group_squares(double *partial, const double *gated, const TokenSlice<CLUSTER> &slice, int groups,
-                              int group_width, int parts) {
-    const int lane = threadIdx.x % 32;
+__device__ inline void fill_gate(float (&gate)[256], float z_scale) {
+    for (int code = threadIdx.x; code < 256; code += blockDim.x) {
+        gate[code] = silu(dequantized(static_cast<int8_t>(code - 128), z_scale));
+    }
+}
+
+// root (n_groups): the root mean square of each group of gated(i). partial: shared memory of (n_groups, parts)
+// sums of squares. The block is in step after.
+template <class Gated>
+__device__ void group_roots(float *root, double *partial, int groups, int group_width, float epsilon,
+                            Gated gated) {
+    const int lane = threadIdx.x % 32, parts = group_parts(groups, int(blockDim.x));
     for (int part = threadIdx.x / 32; part < groups * parts; part += blockDim.x / 32) {
-        const int first = slice.before(part / parts * group_width);
-        const int count = slice.before((part / parts + 1) * group_width) - first;
-        const int begin = first + part % parts * count / parts, end = first + (part % parts + 1) * count / parts;
+        const int first = part / parts * group_width;
+        const int begin = first + part % parts * group_width / parts;
+        const int end = first + (part % parts + 1) * group_width / parts;
         double sum = 0.0;
         for (int i = begin + lane; i < end; i += 32) {
-            const double value = gated[place(i)];
-            sum += value * value;
+            const double value = gated(i);
+            sum = fma(value, value, sum);
         }
         sum = wide_lane_sum(sum);
         if (lane == 0) partial[part] = sum;
     }
-}
-
-// root (n_groups): the root mean square of each group over the whole token, from the partial sums of the block
-// and, through `shared_sums` (CLUSTER, n_groups), those of the others. The block is in step after; the cluster's
-// barrier was arrived at before.
-template <int CLUSTER>
-__device__ void group_roots(float *root, double *shared_sums, const double *partial, int groups, int parts,
-                            int group_width, float epsilon) {
-    if (CLUSTER > 1) {
-        wait_at_cluster_barrier();  // all have begun
-        for (int i = threadIdx.x; i < groups * CLUSTER; i += blockDim.x) {
-            const int group = i / CLUSTER;
-            double sum = 0.0;
-            for (int part = 0; part < parts; part++) sum += partial[group * parts + part];
-            double *own = shared_sums + blockIdx.x % CLUSTER * groups + group;
-            store_double_to_block(shared_address(own), i % CLUSTER, sum);
-        }
-        synchronize_cluster();
-    }
-    const int sums = CLUSTER > 1 ? CLUSTER : parts;
+    __syncthreads();
     for (int group = threadIdx.x; group < groups; group += blockDim.x) {
         double total = 0.0;
-        for (int i = 0; i < sums; i++)
-            total += CLUSTER > 1 ? shared_sums[i * groups + group] : partial[group * parts + i];
+        for (int part = 0; part < parts; part++) total += partial[group * parts + part];
         root[group] = root_mean_square(total, group_width, epsilon);
     }
     __syncthreads();
@@ -71,41 +58,84 @@ struct Gated {
     int8_t z;
 };
 
-template <int CLUSTER>
 __global__ void __launch_bounds__(512, 2)
     gated_norm_hadamard_quantize(QuambaGatedRMSNormHadamardQuantize op) {
-    extern __shared__ double entries[];  // the slice, n_groups * parts sums of squares, then the cluster's
+    extern __shared__ double entries[];  // the token, then n_groups * parts sums of squares
     __shared__ float gate[256], root[MOST_GROUPS];
     const int E = int(op.size.E), groups = op.n_groups, group_width = E / groups;
-    const int parts = group_parts(groups, int(blockDim.x));
-    const TokenSlice<CLUSTER> slice(E, int(blockIdx.x % CLUSTER));
-    double *partial = entries + place(slice.count) + 1, *shared_sums = partial + groups * parts;
-    const int64_t token = blockIdx.x / CLUSTER;
+    const int64_t token = blockIdx.x;
 
-    if (CLUSTER > 1) arrive_at_cluster_barrier();
-    for (int code = threadIdx.x; code < 256; code += blockDim.x) {
-        gate[code] = silu(dequantized(static_cast<int8_t>(code - 128), op.z_scale));
-    }
+    fill_gate(gate, op.z_scale);
     wait_for_inputs();
     __syncthreads();
     const float *x = op.x + token * op.x_stride;
     const int8_t *z = op.z + token * op.z_stride;
     in_batches<8>(
-        slice.count, [&](int i) { return Gated{x[slice.entry(i)], z[slice.entry(i)]}; },
+        E, [&](int i) { return Gated{x[i], z[i]}; },
         [&](int i, Gated loaded) { entries[place(i)] = loaded.x * gate[loaded.z + 128]; });
     let_next_kernel_begin();
     __syncthreads();
-    group_squares(partial, entries, slice, groups, group_width, parts);
-    __syncthreads();
-    group_roots<CLUSTER>(root, shared_sums, partial, groups, parts, group_width, op.epsilon);
+    group_roots(root, entries + place(E) + 1, groups, group_width, op.epsilon,
+                [&](int i) { return entries[place(i)]; });
     in_batches<8>(
-        slice.count, [&](int i) { return op.norm_weight[slice.entry(i)]; },
+        E, [&](int i) { return op.norm_weight[i]; },
         [&](int i, float weight) {
             const float gated = static_cast<float>(entries[place(i)]);
-            entries[place(i)] = gated / root[groups == 1 ? 0 : slice.entry(i) / group_width] * weight;
+            entries[place(i)] = gated / root[groups == 1 ? 0 : i / group_width] * weight;
         });
     __syncthreads();
-    transform_and_quantize(entries, slice, op.hadamard, op.out_scale, op.y + token * E);
+    transform_and_quantize(entries, E, op.hadamard, op.out_scale, op.y + token * E);
+}
+
+template <int ITEMS>
+__global__ void __launch_bounds__(1024)
+    gated_norm_hadamard_quantize_part(QuambaGatedRMSNormHadamardQuantize op, double unit) {
+    extern __shared__ double entries[];  // the part's, then n_groups * parts sums of squares
+    __shared__ float gate[256], root[MOST_GROUPS];
+    const int E = int(op.size.E), groups = op.n_groups, group_width = E / groups;
+    const int64_t token = blockIdx.x / PARTS;
+    const TokenPart part(E, int(blockIdx.x % PARTS));
+
+    float weight[ITEMS][PARTS], gated[ITEMS][PARTS];
+    load_positions(weight, op.norm_weight, part);
+    fill_gate(gate, op.z_scale);
+    let_next_kernel_begin();
+    wait_for_inputs();
+    const float *x = op.x + token * op.x_stride;
+    const int8_t *z = op.z + token * op.z_stride;
+    int8_t code[ITEMS][PARTS];
+    load_positions(gated, x, part);
+    load_positions(code, z, part);
+    __syncthreads();
+    double sum = 0.0;
+#pragma unroll
+    for (int i = 0; i < ITEMS * PARTS; i++) {
+        float &value = gated[i / PARTS][i % PARTS];
+        value = value * gate[code[i / PARTS][i % PARTS] + 128];
+        sum = fma(static_cast<double>(value), static_cast<double>(value), sum);
+    }
+    float only_root = 0.0f;
+    if (groups == 1) {
+        only_root = root_mean_square(block_sum(sum), E, op.epsilon);
+    } else {
+        group_roots(root, entries + place(part.count) + 1, groups, group_width, op.epsilon,
+                    [&](int i) { return x[i] * gate[z[i] + 128]; });
+    }
+    const Divisor by_group_width(group_width);
+    double folded[ITEMS];
+#pragma unroll
+    for (int item = 0; item < ITEMS; item++) {
+        const int p = threadIdx.x + item * blockDim.x;
+        double v[PARTS] = {};
+#pragma unroll
+        for (int c = 0; c < PARTS; c++) {
+            if (p >= part.count) break;
+            const float divisor = groups == 1 ? only_root : root[by_group_width.divide(part.entry(p, c))];
+            v[c] = gated[item][c] / divisor * weight[item][c];
+        }
+        folded[item] = fold_position(v, part.part);
+    }
+    transform_part(folded, entries, part, unit, op.out_scale, op.y + token * E);
 }
 
 }  // namespace quamba

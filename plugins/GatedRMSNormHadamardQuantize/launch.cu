@@ -4,19 +4,9 @@
 
 namespace quamba {
 
-// Shared memory of a block, one of `cluster` that hold a token.
-inline int64_t gated_bytes(const QuambaGatedRMSNormHadamardQuantize &op, int cluster) {
-    const int64_t count = op.size.E / cluster;
-    const int64_t sums = group_parts(op.n_groups, token_threads(count)) + (cluster > 1 ? cluster : 0);
-    return entries_bytes(count) + int64_t(sizeof(double)) * op.n_groups * sums;
-}
-
-template <int CLUSTER>
-cudaError_t launch_gated(const QuambaGatedRMSNormHadamardQuantize &op, const Gpu &gpu, cudaStream_t stream) {
-    return launch_overlapped(gated_norm_hadamard_quantize<CLUSTER>,
-                             dim3(unsigned(op.size.B * op.size.L * CLUSTER)),
-                             token_threads(op.size.E / CLUSTER), size_t(gated_bytes(op, CLUSTER)), CLUSTER, gpu,
-                             stream, op);
+// Shared memory of a block that holds `count` entries.
+inline int64_t gated_bytes(int64_t count, int groups, int threads) {
+    return entries_bytes(count) + int64_t(sizeof(double)) * groups * group_parts(groups, threads);
 }
 
 }  // namespace quamba
@@ -26,7 +16,8 @@ extern "C" const char *quamba_GatedRMSNormHadamardQuantize_refusal(
     if (op->size.E > 16384) return "E, the channels of a token, must be at most 16384";
     if (op->n_groups > quamba::MOST_GROUPS) return "n_groups must be at most 256";
     const int64_t tables = sizeof(float) * (256 + quamba::MOST_GROUPS);
-    return quamba::shared_memory_refusal(quamba::gated_bytes(*op, 1) + tables);
+    const int64_t E = op->size.E;
+    return quamba::shared_memory_refusal(quamba::gated_bytes(E, op->n_groups, quamba::token_threads(E)) + tables);
 }
 
 extern "C" size_t quamba_GatedRMSNormHadamardQuantize_workspace(const QuambaGatedRMSNormHadamardQuantize *) {
@@ -35,11 +26,18 @@ extern "C" size_t quamba_GatedRMSNormHadamardQuantize_workspace(const QuambaGate
 
 extern "C" int quamba_GatedRMSNormHadamardQuantize_launch(const QuambaGatedRMSNormHadamardQuantize *op,
                                                           void *, cudaStream_t stream) {
-    quamba::Gpu gpu = {};
-    const cudaError_t error = quamba::current_gpu(gpu);
+    using namespace quamba;
+    Gpu gpu = {};
+    const cudaError_t error = current_gpu(gpu);
     if (error != cudaSuccess) return error;
-    const int64_t tokens = op->size.B * op->size.L;
-    if (quamba::cluster_a_token(tokens, op->size.E, op->hadamard, gpu))
-        return quamba::launch_gated<quamba::TOKEN_CLUSTER>(*op, gpu, stream);
-    return quamba::launch_gated<1>(*op, gpu, stream);
+    const int64_t tokens = op->size.B * op->size.L, E = op->size.E, count = E / PARTS;
+    if (part_a_token(tokens, E, op->hadamard, gpu)) {
+        const auto kernel = part_items(count) == 1 ? gated_norm_hadamard_quantize_part<1>
+                                                   : gated_norm_hadamard_quantize_part<2>;
+        return launch_parts(kernel, *op, tokens, gated_bytes(count, op->n_groups, part_threads(count)), gpu,
+                            stream);
+    }
+    const int threads = token_threads(E);
+    return launch_overlapped(gated_norm_hadamard_quantize, dim3(unsigned(tokens)), threads,
+                             size_t(gated_bytes(E, op->n_groups, threads)), 1, gpu, stream, *op);
 }

@@ -1,26 +1,45 @@
-// y = quantize(H x, out_scale): a token in the shared memory of one block, or of a cluster of blocks.
+// y = quantize(H x, out_scale): a token in the shared memory of one block, or in the registers of PARTS blocks,
+// each of which makes a part of the outputs.
 #pragma once
 
 #include "../common/batches.cuh"
-#include "../common/hadamard.cuh"
+#include "../common/hadamard_part.cuh"
 #include "../common/overlap.cuh"
 #include "contracts.h"
 
 namespace quamba {
 
-template <int CLUSTER>
 __global__ void __launch_bounds__(512, 2) hadamard_quantize(QuambaHadamardQuantize op) {
     extern __shared__ double entries[];
-    const int64_t token = blockIdx.x / CLUSTER;
-    const TokenSlice<CLUSTER> slice(int(op.size.E), int(blockIdx.x % CLUSTER));
+    const int64_t token = blockIdx.x;
+    const int E = int(op.size.E);
     wait_for_inputs();
     const float *x = op.x + token * op.x_stride;
     in_batches<8>(
-        slice.count, [&](int i) { return x[slice.entry(i)]; },
-        [&](int i, float loaded) { entries[place(i)] = loaded; });
+        E, [&](int i) { return x[i]; }, [&](int i, float loaded) { entries[place(i)] = loaded; });
     let_next_kernel_begin();
     __syncthreads();
-    transform_and_quantize(entries, slice, op.hadamard, op.out_scale, op.y + token * op.size.E);
+    transform_and_quantize(entries, E, op.hadamard, op.out_scale, op.y + token * E);
+}
+
+template <int ITEMS>
+__global__ void __launch_bounds__(1024) hadamard_quantize_part(QuambaHadamardQuantize op, double unit) {
+    extern __shared__ double entries[];
+    const int64_t token = blockIdx.x / PARTS;
+    const TokenPart part(int(op.size.E), int(blockIdx.x % PARTS));
+    let_next_kernel_begin();
+    wait_for_inputs();
+    float x[ITEMS][PARTS];
+    load_positions(x, op.x + token * op.x_stride, part);
+    double folded[ITEMS];
+#pragma unroll
+    for (int item = 0; item < ITEMS; item++) {
+        double v[PARTS];
+#pragma unroll
+        for (int c = 0; c < PARTS; c++) v[c] = x[item][c];
+        folded[item] = fold_position(v, part.part);
+    }
+    transform_part(folded, entries, part, unit, op.out_scale, op.y + token * op.size.E);
 }
 
 }  // namespace quamba

@@ -18,6 +18,7 @@ constexpr int LARGEST_WIDTH = 4;  // of the convolution
 // the newest in the highest byte, zeros below those of a narrower convolution.
 struct ProjectionStepEnd {
     using Output = int8_t;
+    static constexpr bool NEXT_MAY_BEGIN_EARLY = false;  // a scan's blocks would fill what out_proj's weight needs
     struct Row {
         RequantizedEnd::Row projection;
         bool convolved;
@@ -91,7 +92,7 @@ struct ProjectionStepEnd {
 
 #ifdef __CUDACC__
 
-// One token of fp32, normed and quantized by every block for itself.
+// One token of fp32, normed and quantized by every block for itself; a block an SM makes that cheap.
 struct NormedToken {
     const float *x;
     float epsilon, scale;

@@ -8,6 +8,7 @@ namespace quamba {
 
 struct ResidualEnd {
     using Output = float;
+    static constexpr bool NEXT_MAY_BEGIN_EARLY = true;  // out_proj: the next in_proj's weight may flow
     struct Row {
         float scale, bias;
     };

@@ -1,4 +1,4 @@
-// Mamba-2's scan as the recurrence of op.py, one kernel for any length: the state stays in registers.
+// Mamba-2's scan as the recurrence of op.py, one kernel for any length but 1 (step.cuh): the state stays in registers.
 //
 // A warp owns ROWS channels p of one head; lane l holds entries n = l + 32 k of each row's state. Tokens come
 // in tiles: while one is worked on, the codes of the next are on their way into shared memory. B and C are
@@ -25,20 +25,20 @@ struct SSDHead {
     float A, dt_bias;
 };
 
-__device__ __forceinline__ SSDHead ssd_head(const QuambaQuantizedSSDScan &op, int h) {
-    return {-exp_rounded(op.A_log[h]), op.dt_bias[h]};
+__device__ __forceinline__ SSDHead ssd_head(float A_log, float dt_bias) {
+    return {-exp_rounded_soon(A_log), dt_bias};
 }
 
 __device__ __forceinline__ SSDStep ssd_step(const QuambaQuantizedSSDScan &op, SSDHead head, int8_t dt) {
     const float sum = dequantized(dt, op.dt_scale) + head.dt_bias;
-    const float step = fminf(fmaxf(softplus(sum), op.dt_min), op.dt_max);
-    return {step, exp_rounded(step * head.A)};
+    const float step = fminf(fmaxf(softplus_soon(sum), op.dt_min), op.dt_max);
+    return {step, exp_rounded_soon(step * head.A)};
 }
 
 // steps (B L, H): all steps of a long call, once instead of once a block.
 __global__ void ssd_steps(QuambaQuantizedSSDScan op, SSDStep *steps) {
     const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, H = op.size.H;
-    const SSDHead head = ssd_head(op, int(i % H));
+    const SSDHead head = ssd_head(op.A_log[i % H], op.dt_bias[i % H]);
     wait_for_inputs();
     if (i < op.size.B * op.size.L * H) steps[i] = ssd_step(op, head, op.dt[i / H * op.dt_stride + i % H]);
     let_next_kernel_begin();
@@ -225,7 +225,8 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
     const int own = scan.h * P + scan.channel(threadIdx.x % Scan::BLOCK_ROWS);
     const float x_scale = op.x_scale[op.scale_index[own]], D = op.D[scan.h];
     const float B_scale = op.B_scale[scan.g], C_scale = op.C_scale[scan.g];
-    const SSDHead head = !steps && threadIdx.x < TILE ? ssd_head(op, scan.h) : SSDHead{};
+    const SSDHead head =
+        !steps && threadIdx.x < TILE ? ssd_head(op.A_log[scan.h], op.dt_bias[scan.h]) : SSDHead{};
 
     wait_for_inputs();
     const Stored *stored = static_cast<const Stored *>(op.state);

@@ -1,6 +1,7 @@
 // C ABI of QuantizedSSDScan; the struct is made from op.py.
 #include "../common/launch.cuh"
 #include "kernel.cuh"
+#include "step.cuh"
 
 namespace quamba {
 
@@ -33,13 +34,29 @@ cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, SSDStep *steps, const 
                              static_cast<const SSDStep *>(steps), piece_bytes(op));
 }
 
+template <class Stored, int N_LANE>
+cudaError_t launch_one_token(const QuambaQuantizedSSDScan &op, const Gpu &gpu, cudaStream_t stream) {
+    constexpr int ROWS = 4, BLOCK_ROWS = STEP_WARPS * ROWS;
+    const auto address = [](const void *pointer) { return reinterpret_cast<uintptr_t>(pointer); };
+    const uintptr_t codes =
+        address(op.B) | address(op.C) | uintptr_t(op.B_stride) | uintptr_t(op.C_stride);
+    const uintptr_t states = address(op.state) | address(op.state_out) | address(op.state_scale);
+    const bool whole =
+        op.size.N == 32 * N_LANE && op.size.P % ROWS == 0 && codes % N_LANE == 0 && states % 16 == 0;
+    const auto kernel = whole ? ssd_one_token<Stored, N_LANE, ROWS, true>
+                              : ssd_one_token<Stored, N_LANE, ROWS, false>;
+    const unsigned blocks = unsigned((op.size.P + BLOCK_ROWS - 1) / BLOCK_ROWS);
+    return launch_overlapped(kernel, dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)), STEP_THREADS, 0, 1,
+                             gpu, stream, op);
+}
+
 // More rows a warp share the reads of B and C; fewer give more warps where rows are few.
 template <class Stored, int N_LANE>
 cudaError_t launch_lanes(const QuambaQuantizedSSDScan &op, SSDStep *steps, cudaStream_t stream) {
     Gpu gpu = {};
     const cudaError_t error = current_gpu(gpu);
     if (error != cudaSuccess) return error;
-    if (op.size.L == 1) return launch_rows<Stored, N_LANE, 2, 1>(op, steps, gpu, stream);
+    if (op.size.L == 1) return launch_one_token<Stored, N_LANE>(op, gpu, stream);
     const int64_t rows = op.size.B * op.size.H * op.size.P;
     if constexpr (N_LANE <= 4) {
         if (rows >= int64_t(64) * gpu.multiprocessors)

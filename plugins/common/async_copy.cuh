@@ -16,6 +16,12 @@ __device__ __forceinline__ void copy_async(uint32_t to, const void *from, int by
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
+// The same of bytes that are read once, a whole DRAM burst at a time.
+__device__ __forceinline__ void copy_streamed(uint32_t to, const void *from, int bytes) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
+                 : "memory");
+}
+
 // Starts a copy of four bytes, both addresses on four.
 __device__ __forceinline__ void copy_word_async(void *to, const void *from) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");

@@ -18,4 +18,13 @@ __device__ __forceinline__ double block_sum(double value) {
     return total;
 }
 
+// The same in a block of any multiple of 32 threads, in the time of one barrier and two sums over lanes.
+__device__ __forceinline__ double block_sum(double value) {
+    __shared__ double partial[32];
+    value = wide_lane_sum(value);
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
+    __syncthreads();
+    return wide_lane_sum(threadIdx.x % 32 < blockDim.x / 32 ? partial[threadIdx.x % 32] : 0.0);
+}
+
 }  // namespace quamba

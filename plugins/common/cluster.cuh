@@ -47,26 +47,12 @@ __device__ __forceinline__ int4 load_from_block(uint32_t address, int rank) {
     return v;
 }
 
-__device__ __forceinline__ double load_double_from_block(uint32_t address, int rank) {
-    double v{};
-#if __CUDA_ARCH__ >= 900
-    asm volatile("ld.shared::cluster.f64 %0, [%1];" : "=d"(v) : "r"(address_in_block(address, rank)) : "memory");
-#endif
-    return v;
-}
-
 __device__ __forceinline__ unsigned long long load_wide_from_block(uint32_t address, int rank) {
     unsigned long long v{};
 #if __CUDA_ARCH__ >= 900
     asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(v) : "r"(address_in_block(address, rank)) : "memory");
 #endif
     return v;
-}
-
-__device__ __forceinline__ void store_double_to_block(uint32_t address, int rank, double v) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("st.shared::cluster.f64 [%0], %1;" ::"r"(address_in_block(address, rank)), "d"(v) : "memory");
-#endif
 }
 
 #endif  // __CUDACC__

@@ -1,5 +1,5 @@
-// The orthonormal Hadamard transform of plugins/common/hadamard.py on one token in shared memory, in fp64: of
-// one block, or of the blocks of a cluster, which share its entries out.
+// The orthonormal Hadamard transform of plugins/common/hadamard.py on one token in the shared memory of one
+// block, in fp64.
 //
 // H = I_blocks (x) base (x) Sylvester(2^k), divided by the root of its order: entry i stands at block, base
 // index j and q < 2^k, i = (block order + j) 2^k + q. Base orders 12, 20 and 28 are Paley's, 40 is 2 x 20.
@@ -8,8 +8,6 @@
 #include <cstdint>
 #include <utility>
 
-#include "async_copy.cuh"
-#include "cluster.cuh"
 #include "numeric.cuh"
 
 namespace quamba {
@@ -78,8 +76,8 @@ QUAMBA_HOST_DEVICE void butterflies(double (&v)[RADIX]) {
     }
 }
 
-// The i-th of the size / RADIX groups of entries 1 << shift apart, which no other group touches. shift is a
-// multiple of 4, so that the places of a group lie evenly too.
+// The i-th of the size / RADIX groups of entries 1 << shift apart, which no other group touches. shift is 0, or
+// 4 and more, so that the places of a group lie evenly too.
 template <int RADIX>
 QUAMBA_HOST_DEVICE void sylvester_group(double *entries, int i, int shift) {
     const int first = ((i >> shift) * RADIX << shift) + (i & ((1 << shift) - 1)), apart = place(1 << shift);
@@ -109,35 +107,10 @@ QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ORDER / 4], const double *entri
     (add_column<ORDER, FIRST, COLUMNS>(sums, entries[place(COLUMNS * power + q)]), ...);
 }
 
-// What one block holds of a token of `size` entries that a cluster of CLUSTER blocks shares out: of every
-// `power` entries in a row those from `first` on, `width` many. A block alone holds all.
-template <int CLUSTER>
-struct TokenSlice {
-    HadamardShape shape;  // of the whole token
-    int width, shift, first, count;
-
-    QUAMBA_HOST_DEVICE TokenSlice(int size, int rank) : shape(hadamard_shape(size)) {
-        width = shape.power / CLUSTER;
-        shift = 0;
-        while (1 << shift < width) shift++;
-        first = rank * width;
-        count = size / CLUSTER;
-    }
-
-    // The entry of the token that stands at place i of the slice if its block were the first of the cluster.
-    QUAMBA_HOST_DEVICE int entry_of_first(int i) const {
-        return CLUSTER == 1 ? i : (i >> shift) * shape.power + (i & (width - 1));
-    }
-
-    QUAMBA_HOST_DEVICE int entry(int i) const { return entry_of_first(i) + first; }
-
-    // How many of the slice stand before entry e of the token.
-    QUAMBA_HOST_DEVICE int before(int e) const {
-        if (CLUSTER == 1) return e;
-        const int in_row = e % shape.power - first;
-        return e / shape.power * width + (in_row < 0 ? 0 : in_row < width ? in_row : width);
-    }
-};
+// What makes the rows of the shape's +-1 matrix orthonormal.
+QUAMBA_HOST_DEVICE double hadamard_unit(HadamardShape shape) {
+    return 1.0 / sqrt(static_cast<double>(shape.base * shape.power));
+}
 
 #ifdef __CUDACC__
 
@@ -147,20 +120,38 @@ __device__ void sylvester_pass(double *entries, int size, int shift) {
     __syncthreads();
 }
 
-// Four threads a column, each for a quarter of its rows; a multiple of 128 threads.
+// The Sylvester levels of 1 << shift and above, up to those of `power` entries; shift is 0, or 4 and more.
+__device__ inline void sylvester_passes(double *entries, int size, int power, int shift) {
+    for (; 16 << shift <= power; shift += 4) sylvester_pass<16>(entries, size, shift);
+    const int rest = power >> shift;
+    if (rest == 8) sylvester_pass<8>(entries, size, shift);
+    if (rest == 4) sylvester_pass<4>(entries, size, shift);
+    if (rest == 2) sylvester_pass<2>(entries, size, shift);
+}
+
+// Columns of a base matrix that a block, a multiple of 128 threads, takes at once: four threads a column, each
+// for a quarter of its rows, a warp for one quarter.
+__device__ inline int base_columns(int power) { return min(int(blockDim.x) / 4, max(power, 32)); }
+
 template <int ORDER>
-__device__ void base_pass(double *entries, int power) {
+__device__ void base_quarter(double (&sums)[ORDER / 4], const double *entries, int power, int q, int quarter) {
     constexpr auto COLUMNS = std::make_integer_sequence<int, ORDER>();
     constexpr int ROWS = ORDER / 4;
-    const int columns = min(int(blockDim.x) / 4, max(power, 32)), quarter = threadIdx.x / columns;
+    if (quarter == 0) base_rows<ORDER, 0>(sums, entries, power, q, COLUMNS);
+    if (quarter == 1) base_rows<ORDER, ROWS>(sums, entries, power, q, COLUMNS);
+    if (quarter == 2) base_rows<ORDER, 2 * ROWS>(sums, entries, power, q, COLUMNS);
+    if (quarter == 3) base_rows<ORDER, 3 * ROWS>(sums, entries, power, q, COLUMNS);
+}
+
+template <int ORDER>
+__device__ void base_pass(double *entries, int power) {
+    constexpr int ROWS = ORDER / 4;
+    const int columns = base_columns(power), quarter = threadIdx.x / columns;
     for (int first = 0; first < power; first += columns) {
         const int q = first + threadIdx.x % columns;
         const bool works = q < power && quarter < 4;
         double sums[ROWS];
-        if (works && quarter == 0) base_rows<ORDER, 0>(sums, entries, power, q, COLUMNS);
-        if (works && quarter == 1) base_rows<ORDER, ROWS>(sums, entries, power, q, COLUMNS);
-        if (works && quarter == 2) base_rows<ORDER, 2 * ROWS>(sums, entries, power, q, COLUMNS);
-        if (works && quarter == 3) base_rows<ORDER, 3 * ROWS>(sums, entries, power, q, COLUMNS);
+        if (works) base_quarter<ORDER>(sums, entries, power, q, quarter);
         __syncthreads();
         if (works) {
 #pragma unroll
@@ -173,50 +164,19 @@ __device__ void base_pass(double *entries, int power) {
 // Transforms the shape's entries but for the factor that makes H orthonormal. The block is in step before and
 // after.
 __device__ inline void hadamard_transform(double *entries, HadamardShape shape) {
-    const int size = shape.base * shape.power * shape.blocks;
-    int shift = 0;
-    for (; 16 << shift <= shape.power; shift += 4) sylvester_pass<16>(entries, size, shift);
-    const int rest = shape.power >> shift;
-    if (rest == 8) sylvester_pass<8>(entries, size, shift);
-    if (rest == 4) sylvester_pass<4>(entries, size, shift);
-    if (rest == 2) sylvester_pass<2>(entries, size, shift);
+    sylvester_passes(entries, shape.base * shape.power * shape.blocks, shape.power, 0);
     if (shape.base == 12) base_pass<12>(entries, shape.power);
     if (shape.base == 20) base_pass<20>(entries, shape.power);
     if (shape.base == 28) base_pass<28>(entries, shape.power);
 }
 
-// The levels between the slices of a cluster, on one part of the places of all slices a block.
-template <int CLUSTER>
-__device__ void cross_and_quantize(const double *entries, const TokenSlice<CLUSTER> &slice, double unit,
-                                   float scale, int8_t *y) {
-    const int rank = blockIdx.x % CLUSTER, share = (slice.count + CLUSTER - 1) / CLUSTER;
-    const int begin = rank * share, end = min(begin + share, slice.count);
-    synchronize_cluster();
-    for (int i = begin + threadIdx.x; i < end; i += blockDim.x) {
-        double v[CLUSTER];
-#pragma unroll
-        for (int k = 0; k < CLUSTER; k++) v[k] = load_double_from_block(shared_address(entries + place(i)), k);
-        butterflies(v);
-        int8_t *to = y + slice.entry_of_first(i);
-#pragma unroll
-        for (int k = 0; k < CLUSTER; k++) to[k * slice.width] = quantized(static_cast<float>(v[k] * unit), scale);
-    }
-    synchronize_cluster();  // no block may leave while another reads its entries
-}
-
-// y = quantize(H entries, scale) for one token; `hadamard` 0 leaves H out.
-template <int CLUSTER>
-__device__ void transform_and_quantize(double *entries, const TokenSlice<CLUSTER> &slice, int hadamard,
-                                       float scale, int8_t *y) {
-    const HadamardShape shape = slice.shape;
-    const double unit = hadamard ? 1.0 / sqrt(static_cast<double>(shape.base * shape.power)) : 1.0;
-    if (hadamard) hadamard_transform(entries, {shape.base, slice.width, shape.blocks});
-    if (CLUSTER > 1 && hadamard) {
-        cross_and_quantize(entries, slice, unit, scale, y);
-        return;
-    }
-    for (int i = threadIdx.x; i < slice.count; i += blockDim.x) {
-        y[slice.entry(i)] = quantized(static_cast<float>(entries[place(i)] * unit), scale);
+// y = quantize(H entries, scale) for one token of `size` entries; `hadamard` 0 leaves H out.
+__device__ inline void transform_and_quantize(double *entries, int size, int hadamard, float scale, int8_t *y) {
+    const HadamardShape shape = hadamard_shape(size);
+    const double unit = hadamard ? hadamard_unit(shape) : 1.0;
+    if (hadamard) hadamard_transform(entries, shape);
+    for (int i = threadIdx.x; i < size; i += blockDim.x) {
+        y[i] = quantized(static_cast<float>(entries[place(i)] * unit), scale);
     }
 }
 
@@ -227,7 +187,7 @@ QUAMBA_HOST_DEVICE constexpr int64_t entries_bytes(int64_t size) {
     return (size + size / 16 + 1) * sizeof(double);
 }
 
-// Threads of a block that holds `count` entries of a token.
+// Threads of a block that holds a token of `count` entries.
 QUAMBA_HOST_DEVICE constexpr int token_threads(int64_t count) { return count >= 2048 ? 512 : 256; }
 
 }  // namespace quamba

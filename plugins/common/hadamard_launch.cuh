@@ -1,17 +1,24 @@
-// When a cluster of blocks shares one token of a transform out, and when a block takes it alone.
+// When several blocks make the parts of one token's transform, and when one block takes the token.
 #pragma once
 
-#include "hadamard.cuh"
+#include "hadamard_part.cuh"
 #include "launch.cuh"
 
 namespace quamba {
 
-constexpr int TOKEN_CLUSTER = 8;
+// Where the tokens would leave most of the GPU idle, and a part is worth a block.
+inline bool part_a_token(int64_t tokens, int64_t size, int hadamard, const Gpu &gpu) {
+    return hadamard && tokens * PARTS <= gpu.multiprocessors && size >= 1024 &&
+           hadamard_shape(int(size)).power >= 8 * PARTS;
+}
 
-// Where the GPU has clusters, the tokens would leave most of it idle and every block gets rows of some width.
-inline bool cluster_a_token(int64_t tokens, int64_t size, int hadamard, const Gpu &gpu) {
-    return gpu.clusters && hadamard && tokens * TOKEN_CLUSTER <= gpu.multiprocessors && size >= 1024 &&
-           hadamard_shape(int(size)).power >= 8 * TOKEN_CLUSTER;
+// Launches kernel(op, unit of the transform) with PARTS blocks a token.
+template <class Op>
+cudaError_t launch_parts(void (*kernel)(Op, double), const Op &op, int64_t tokens, int64_t shared_bytes,
+                         const Gpu &gpu, cudaStream_t stream) {
+    return launch_overlapped(kernel, dim3(unsigned(tokens * PARTS)), part_threads(op.size.E / PARTS),
+                             size_t(shared_bytes), 1, gpu, stream, op,
+                             hadamard_unit(hadamard_shape(int(op.size.E))));
 }
 
 }  // namespace quamba

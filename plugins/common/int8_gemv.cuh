@@ -1,10 +1,14 @@
 // y (T, M) = end(x (T, K) @ weight (M, K)^T) for up to eight tokens: the time is that of reading weight once.
 //
-// A block owns 8 * GROUPS rows of weight and shares their K out to its warps. Weight goes from memory
-// straight into registers, 16 bytes a lane and load, and there is the A operand of mma.sync, the tokens its
-// eight columns. Lane l reads columns 16 (l % 4) .. + 15 of 64 where the instruction wants columns 4 (l % 4)
-// and 16 + 4 (l % 4): the sum does not mind the order so long as x is read from the same places.
-// Warps add up through shared memory; integers make every order the same.
+// A block an SM: it owns a run of rows of weight, 16 at a time, and its warps share them out, by K and, where K
+// is short, by rows too. Every thread copies its own part of the weight, 16 bytes a time, into slots of shared
+// memory that no other thread reads, DEPTH steps ahead, so no barrier is needed. It begins before the kernels in
+// front have ended: the slots, not registers, hold what has arrived, so that two of these kernels fit on an SM
+// and weight flows while a norm or a scan is waited for.
+//
+// The slots are the A operand of mma.sync, the tokens its eight columns. Lane l reads columns 16 (l % 4) .. + 15 of
+// 64 where the instruction wants columns 4 (l % 4) and 16 + 4 (l % 4): the sum does not mind the order so long as x
+// is read from the same places. Warps add up through shared memory; integers make every order the same.
 #pragma once
 
 #include "int8_mma.cuh"
@@ -13,11 +17,61 @@ namespace quamba {
 
 constexpr int GEMV_TOKENS = 8;
 constexpr int GEMV_STEP = 64;  // columns of weight that a warp multiplies at a time
+constexpr int GEMV_ROWS = 16;  // rows of weight likewise
+constexpr int GEMV_WARPS = 16, GEMV_THREADS = 32 * GEMV_WARPS;
+constexpr int GEMV_DEPTH = 6;  // steps a warp is ahead; two blocks of 16 KiB a step and 8 KiB more fit on an SM
 
 // Bytes from one token to the next in shared memory: whole steps, an odd number, so that the eight lanes of
 // one phase of a 16-byte load (two tokens by four pieces) meet no bank twice.
 QUAMBA_HOST_DEVICE constexpr int gemv_pitch(int K) {
     return ((K + GEMV_STEP - 1) / GEMV_STEP | 1) * GEMV_STEP;
+}
+
+// How the warps of a block share its rows out.
+struct GemvShape {
+    int rows;     // of a block, a multiple of 8
+    int k_warps;  // warps that share the columns of the same rows, a power of two
+
+    QUAMBA_HOST_DEVICE int chunks() const { return (rows + GEMV_ROWS - 1) / GEMV_ROWS; }
+
+    // Of the sums of a block, (chunks, k_warps, T, GEMV_ROWS) int32.
+    QUAMBA_HOST_DEVICE int sum_bytes(int T) const { return chunks() * k_warps * T * GEMV_ROWS * 4; }
+};
+
+// Rows so that every SM gets one block and all blocks the same; a thread ends a row, so no block has more of them.
+// The warps are shared out so that the one with the most loads has the fewest.
+QUAMBA_HOST_DEVICE constexpr GemvShape gemv_shape(int K, int M, int T, int multiprocessors) {
+    const int most = T <= 2 ? GEMV_THREADS : GEMV_THREADS / 4;
+    const int even = (M + 8 * multiprocessors - 1) / (8 * multiprocessors) * 8;
+    const int steps = (K + GEMV_STEP - 1) / GEMV_STEP;
+    GemvShape best = {even < most ? even : most, 1};
+    int fewest = 0;
+    for (int k_warps = 1; k_warps <= GEMV_WARPS && k_warps <= steps; k_warps *= 2) {
+        const int sets = GEMV_WARPS / k_warps;
+        const int loads = (steps + k_warps - 1) / k_warps * ((best.chunks() + sets - 1) / sets);
+        if (k_warps == 1 || loads <= fewest) best.k_warps = k_warps, fewest = loads;
+    }
+    return best;
+}
+
+// Where a warp is in its loads: all of its columns of 16 rows, then of the next 16 rows that it has.
+struct WarpSteps {
+    int begin, stop, step;   // steps of K
+    int chunk, chunk_stride;
+
+    QUAMBA_HOST_DEVICE bool last_of_chunk() const { return step + 1 == stop; }
+
+    QUAMBA_HOST_DEVICE void advance() {
+        chunk += last_of_chunk() ? chunk_stride : 0;
+        step = last_of_chunk() ? begin : step + 1;
+    }
+};
+
+// Where `warp` of a block begins.
+QUAMBA_HOST_DEVICE WarpSteps first_step(const GemvShape &shape, int K, int warp) {
+    const int steps = (K + GEMV_STEP - 1) / GEMV_STEP, k_warp = warp % shape.k_warps;
+    const int begin = k_warp * steps / shape.k_warps, stop = (k_warp + 1) * steps / shape.k_warps;
+    return {begin, stop, begin, warp / shape.k_warps, GEMV_WARPS / shape.k_warps};
 }
 
 #ifdef __CUDACC__
@@ -32,102 +86,112 @@ struct Codes {
         const int pieces = (p.K + GEMV_STEP - 1) / GEMV_STEP * (GEMV_STEP / 16);
         for (int i = threadIdx.x; i < p.T * pieces; i += THREADS) {
             const int t = i / pieces, k = i % pieces * 16;
-            uint4 *to = tokens + (t * gemv_pitch(p.K) + k) / 16;
             const int8_t *from = p.x + t * p.x_stride + k;
-            if (aligned) {
-                copy_async(shared_address(to), k < p.K ? from : p.x, k < p.K ? 16 : 0);
-            } else {
-                *to = load_codes(from, p.K - k);
-            }
+            uint4 codes = {0, 0, 0, 0};
+            if (k < p.K) codes = aligned ? *reinterpret_cast<const uint4 *>(from) : load_codes(from, p.K - k);
+            tokens[(t * gemv_pitch(p.K) + k) / 16] = codes;
         }
-        end_copy_group();
-        wait_copy_groups<0>();
     }
 };
 
-template <int GROUPS>
-__device__ __forceinline__ void multiply_step(int32_t (&sums)[(GROUPS + 1) / 2][4],
-                                              const uint4 (&weight)[GROUPS], uint4 x) {
-#pragma unroll
-    for (int pair = 0; pair < (GROUPS + 1) / 2; pair++) {
-        const uint4 upper = weight[2 * pair];
-        const uint4 lower = 2 * pair + 1 < GROUPS ? weight[(2 * pair + 1) % GROUPS] : uint4{0, 0, 0, 0};
-        mma(sums[pair], upper.x, lower.x, upper.y, lower.y, x.x, x.y);
-        mma(sums[pair], upper.z, lower.z, upper.w, lower.w, x.z, x.w);
-    }
+// A thread's part of 16 rows by 64 columns of weight: 16 columns of rows lane / 4 and 8 + lane / 4.
+struct WeightStep {
+    uint4 upper, lower;
+};
+
+__device__ __forceinline__ void multiply_step(int32_t (&sums)[4], const WeightStep &weight, uint4 x) {
+    mma(sums, weight.upper.x, weight.lower.x, weight.upper.y, weight.lower.y, x.x, x.y);
+    mma(sums, weight.upper.z, weight.lower.z, weight.upper.w, weight.lower.w, x.z, x.w);
 }
 
-// source: brings the codes of the tokens into shared memory. DEPTH: steps of weight in flight a warp. ALIGNED: weight begins on 16 bytes and K % 16 == 0.
-template <class Source, class End, int GROUPS, int WARPS, int DEPTH, bool ALIGNED>
-__global__ void __launch_bounds__(WARPS * 32, 768 / (WARPS * 32)) int8_gemv(Int8Product p, Source source, End end) {
-    constexpr int ROWS = 8 * GROUPS;
-    static_assert(ROWS * GEMV_TOKENS <= WARPS * 32, "a thread ends at most one sum");
-    extern __shared__ uint4 tokens[];  // (T, gemv_pitch(K)) bytes
-    __shared__ int32_t partial[WARPS][GEMV_TOKENS][ROWS];
-
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int first_row = blockIdx.x * ROWS;
-    const int steps = (p.K + GEMV_STEP - 1) / GEMV_STEP;
-    const int begin = warp * steps / WARPS, stop = (warp + 1) * steps / WARPS;
-
-    const int8_t *rows[GROUPS];  // past the last row the last one again; its sums are dropped
-#pragma unroll
-    for (int g = 0; g < GROUPS; g++) {
-        rows[g] = p.weight + static_cast<int64_t>(min(first_row + 8 * g + lane / 4, p.M - 1)) * p.K;
-    }
-    uint4 weight[DEPTH][GROUPS];
-    auto load_step = [&](uint4(&to)[GROUPS], int step) {
-        const int k = step * GEMV_STEP + lane % 4 * 16;
-#pragma unroll
-        for (int g = 0; g < GROUPS; g++) {
-            if (ALIGNED) {
-                to[g] = k < p.K ? load_streamed(rows[g] + k) : uint4{0, 0, 0, 0};
-            } else {
-                to[g] = load_codes(rows[g] + k, p.K - k);
-            }
+// Starts to bring a step. ALIGNED: weight begins on 16 bytes and K % 16 == 0; else it is there on return. Rows
+// from last_row on and columns from K on are zero.
+template <bool ALIGNED>
+__device__ __forceinline__ void copy_step(uint4 *upper, uint4 *lower, const Int8Product &p, int first_row,
+                                          int last_row, const WarpSteps &at) {
+    const int lane = threadIdx.x % 32, k = at.step * GEMV_STEP + lane % 4 * 16;
+    const int row = first_row + at.chunk * GEMV_ROWS + lane / 4;
+    const auto copy = [&](uint4 *to, int row) {
+        const bool held = row < last_row && k < p.K;
+        const int8_t *codes = held ? p.weight + static_cast<int64_t>(row) * p.K + k : p.weight;
+        if (ALIGNED) {
+            copy_streamed(shared_address(to), codes, held ? 16 : 0);
+        } else {
+            *to = held ? load_codes(codes, p.K - k) : uint4{0, 0, 0, 0};
         }
     };
-#pragma unroll
-    for (int i = 0; i < DEPTH; i++) {
-        if (begin + i < stop) load_step(weight[i], begin + i);
-    }
+    copy(upper, row);
+    copy(lower, row + 8);
+}
 
-    const int t = threadIdx.x / ROWS, m = first_row + threadIdx.x % ROWS;
-    const bool ends = t < p.T && m < p.M;
+// source: brings the codes of the tokens into shared memory. End::NEXT_MAY_BEGIN_EARLY: whether the kernel behind
+// may come before this one's inputs are there.
+template <class Source, class End, bool ALIGNED>
+__global__ void __launch_bounds__(GEMV_THREADS, 2)
+    int8_gemv(Int8Product p, Source source, End end, GemvShape shape) {
+    extern __shared__ uint4 slots[];  // (DEPTH, 2, threads), tokens (T, gemv_pitch(K) / 16), sums (see GemvShape)
+    uint4 *tokens = slots + GEMV_DEPTH * 2 * GEMV_THREADS;
+    int32_t *partial = reinterpret_cast<int32_t *>(tokens + p.T * (gemv_pitch(p.K) / 16));
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, k_warp = warp % shape.k_warps;
+    const int first_row = blockIdx.x * shape.rows, last_row = min(first_row + shape.rows, p.M);
+
+    // the thread ends row m of tokens first_t, first_t + abreast, ..
+    const int abreast = GEMV_THREADS / shape.rows, first_t = threadIdx.x / shape.rows;
+    const int row_in_block = threadIdx.x % shape.rows, m = first_row + row_in_block;
+    const bool ends = first_t < abreast && first_t < p.T && m < last_row;
     typename End::Row row{};
     if (ends) row = end.row(m);
-    let_next_kernel_begin();
+
+    const int chunks = shape.chunks();
+    WarpSteps now = first_step(shape, p.K, warp), ahead = now;
+    uint4 *own_slots = slots + threadIdx.x;
+    const auto copy_next = [&](int slot) {
+        uint4 *to = own_slots + slot * 2 * GEMV_THREADS;
+        if (ahead.chunk < chunks) {
+            copy_step<ALIGNED>(to, to + GEMV_THREADS, p, first_row, last_row, ahead);
+            ahead.advance();
+        }
+        end_copy_group();
+    };
+    for (int slot = 0; slot < GEMV_DEPTH; slot++) copy_next(slot);
+    if (End::NEXT_MAY_BEGIN_EARLY) let_next_kernel_begin();
     wait_for_inputs();
+    if (!End::NEXT_MAY_BEGIN_EARLY) let_next_kernel_begin();
     typename End::Loaded loaded{};
-    if (ends) loaded = end.load(t, m);
-    source.template stage<32 * WARPS>(tokens, p);
+    if (ends) loaded = end.load(first_t, m);
+    source.template stage<GEMV_THREADS>(tokens, p);
     __syncthreads();
 
-    int32_t sums[(GROUPS + 1) / 2][4] = {};
+    int32_t sums[4] = {};
     const uint4 *token = tokens + lane / 4 * (gemv_pitch(p.K) / 16) + lane % 4;
-    for (int step = begin; step < stop; step += DEPTH) {
+    for (int slot = 0; now.chunk < chunks; slot = slot + 1 == GEMV_DEPTH ? 0 : slot + 1) {
+        wait_copy_groups<GEMV_DEPTH - 1>();
+        const uint4 *held = own_slots + slot * 2 * GEMV_THREADS;
+        const WeightStep weight = {held[0], held[GEMV_THREADS]};
+        const uint4 x = lane / 4 < p.T ? token[now.step * (GEMV_STEP / 16)] : uint4{0, 0, 0, 0};
+        multiply_step(sums, weight, x);
+        copy_next(slot);  // the slot has been read
+        if (now.last_of_chunk()) {
+            int32_t *to = partial + (now.chunk * shape.k_warps + k_warp) * p.T * GEMV_ROWS;
 #pragma unroll
-        for (int i = 0; i < DEPTH; i++) {
-            if (step + i >= stop) break;
-            const uint4 x = lane / 4 < p.T ? token[(step + i) * (GEMV_STEP / 16)] : uint4{0, 0, 0, 0};
-            multiply_step<GROUPS>(sums, weight[i], x);
-            if (step + i + DEPTH < stop) load_step(weight[i], step + i + DEPTH);
+            for (int j = 0; j < 4; j++) {
+                const int t = sum_column(lane, j);
+                if (t < p.T) to[t * GEMV_ROWS + sum_row(lane, j)] = sums[j];
+                sums[j] = 0;
+            }
         }
-    }
-
-#pragma unroll
-    for (int g = 0; g < GROUPS; g++) {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            partial[warp][sum_column(lane, i)][8 * g + lane / 4] = sums[g / 2][2 * (g % 2) + i];
-        }
+        now.advance();
     }
     __syncthreads();
     if (!ends) return;
-    int32_t total = 0;
-#pragma unroll
-    for (int w = 0; w < WARPS; w++) total += partial[w][t][threadIdx.x % ROWS];
-    end.y[static_cast<int64_t>(t) * p.M + m] = end.value(total, row, loaded);
+    const int32_t *own = partial + row_in_block / GEMV_ROWS * shape.k_warps * p.T * GEMV_ROWS;
+    for (int t = first_t; t < p.T; t += abreast) {
+        int32_t total = 0;
+        for (int k = 0; k < shape.k_warps; k++)
+            total += own[(k * p.T + t) * GEMV_ROWS + row_in_block % GEMV_ROWS];
+        if (t != first_t) loaded = end.load(t, m);
+        end.y[static_cast<int64_t>(t) * p.M + m] = end.value(total, row, loaded);
+    }
 }
 
 #endif  // __CUDACC__

@@ -12,33 +12,26 @@ inline bool aligned_rows(const int8_t *matrix, int64_t stride, int K) {
     return reinterpret_cast<uintptr_t>(matrix) % 16 == 0 && stride % 16 == 0 && K % 16 == 0;
 }
 
-inline size_t gemv_shared_bytes(const Int8Product &p) { return size_t(p.T) * gemv_pitch(p.K); }
-
-template <int GROUPS, int WARPS, int DEPTH, class Source, class End>
-cudaError_t launch_gemv_shape(const Int8Product &p, const Source &source, const End &end, const Gpu &gpu,
-                              cudaStream_t stream) {
-    const auto kernel = aligned_rows(p.weight, p.K, p.K)
-                            ? int8_gemv<Source, End, GROUPS, WARPS, DEPTH, true>
-                            : int8_gemv<Source, End, GROUPS, WARPS, DEPTH, false>;
-    return launch_overlapped(kernel, dim3((p.M + 8 * GROUPS - 1) / (8 * GROUPS)), 32 * WARPS,
-                             gemv_shared_bytes(p), 1, gpu, stream, p, source, end);
+inline size_t gemv_shared_bytes(const Int8Product &p, const GemvShape &shape) {
+    const size_t slots = size_t(GEMV_DEPTH) * GEMV_THREADS * 32;
+    return slots + size_t(p.T) * gemv_pitch(p.K) + shape.sum_bytes(p.T);
 }
 
 // Whether the tokens are few and short enough for int8_gemv.
 inline bool takes_gemv(const Int8Product &p, const Gpu &gpu) {
-    const size_t reserve = 8192;  // for what int8_gemv declares itself
-    return p.T <= GEMV_TOKENS && gemv_shared_bytes(p) + reserve <= size_t(gpu.shared_bytes);
+    const size_t reserve = 1024;  // for what a source declares itself
+    return p.T <= GEMV_TOKENS && gemv_shared_bytes(p, gemv_shape(p.K, p.M, p.T, gpu.multiprocessors)) + reserve <=
+                                     size_t(gpu.shared_bytes);
 }
 
-// Measured on an H200 (docs/gpu-results.md): few blocks want many warps each, short rows few.
 template <class Source, class End>
 cudaError_t launch_gemv(const Int8Product &p, const Source &source, const End &end, const Gpu &gpu,
                         cudaStream_t stream) {
-    const bool few_blocks = p.M < 16 * gpu.multiprocessors;
-    if (p.K >= 8192 || (few_blocks && p.K >= 1024))
-        return launch_gemv_shape<2, 16, 4>(p, source, end, gpu, stream);
-    if (p.K <= 3072) return launch_gemv_shape<2, 4, 4>(p, source, end, gpu, stream);
-    return launch_gemv_shape<2, 8, 4>(p, source, end, gpu, stream);
+    const GemvShape shape = gemv_shape(p.K, p.M, p.T, gpu.multiprocessors);
+    const auto kernel =
+        aligned_rows(p.weight, p.K, p.K) ? int8_gemv<Source, End, true> : int8_gemv<Source, End, false>;
+    return launch_overlapped(kernel, dim3((p.M + shape.rows - 1) / shape.rows), GEMV_THREADS,
+                             gemv_shared_bytes(p, shape), 1, gpu, stream, p, source, end, shape);
 }
 
 template <class Tile>

@@ -27,14 +27,29 @@ QUAMBA_HOST_DEVICE int8_t quantized(float value, float scale) {
 
 QUAMBA_HOST_DEVICE float exp_rounded(float x) { return static_cast<float>(exp(static_cast<double>(x))); }
 
+// x = n ln 2 + r with |r| <= ln 2 / 2, and 2^n; |x| at most 700.
+struct ExpParts {
+    double r, power;
+};
+
+QUAMBA_HOST_DEVICE ExpParts exp_parts(double x) {
+    const double round = 6755399441055744.0;  // 1.5 2^52: its ulp is 1
+    const double shifted = fma(x, 1.4426950408889634, round), n = shifted - round;
+    ExpParts parts;
+    parts.r = fma(n, -2.3190468138462996e-17, fma(n, -0.69314718055994529, x));
+    uint64_t bits;  // the last of `shifted` are n
+    memcpy(&bits, &shifted, sizeof(bits));
+    bits = (bits + 1023) << 52;
+    memcpy(&parts.power, &bits, sizeof(bits));
+    return parts;
+}
+
 // exp_rounded(x) for x <= 0, straight through, so that several can be under way in one thread at once.
 //
-// x = n ln 2 + r with |r| <= ln 2 / 2, where Taylor's polynomial of degree 13 is within 2^-57 of exp(r).
-// Below -105 the fp32 result is 0.
+// Taylor's polynomial of degree 13 is within 2^-57 of exp(r). Below -105 the fp32 result is 0.
 QUAMBA_HOST_DEVICE float decay_rounded(float x) {
-    const double wide = fmaxf(x, -105.0f), round = 6755399441055744.0;  // 1.5 2^52: its ulp is 1
-    const double shifted = fma(wide, 1.4426950408889634, round), n = shifted - round;
-    const double r = fma(n, -2.3190468138462996e-17, fma(n, -0.69314718055994529, wide));
+    const ExpParts parts = exp_parts(fmaxf(x, -105.0f));
+    const double r = parts.r;
     double sum = 1.0 / 6227020800.0;
     sum = fma(sum, r, 1.0 / 479001600.0);
     sum = fma(sum, r, 1.0 / 39916800.0);
@@ -49,12 +64,38 @@ QUAMBA_HOST_DEVICE float decay_rounded(float x) {
     sum = fma(sum, r, 0.5);
     sum = fma(sum, r, 1.0);
     sum = fma(sum, r, 1.0);
-    uint64_t bits;  // the last of `shifted` are n
-    memcpy(&bits, &shifted, sizeof(bits));
-    bits = (bits + 1023) << 52;
-    double power;  // 2^n
-    memcpy(&power, &bits, sizeof(power));
-    return static_cast<float>(sum * power);
+    return static_cast<float>(sum * parts.power);
+}
+
+// exp(x), |x| at most 700, within 2^-51 of itself: decay_rounded's polynomial by Estrin's scheme, four sums
+// behind one another instead of thirteen, for a thread that has nothing else to do meanwhile.
+QUAMBA_HOST_DEVICE double exp_soon(double x) {
+    const ExpParts parts = exp_parts(x);
+    const double r = parts.r, r2 = r * r, r4 = r2 * r2, r8 = r4 * r4;
+    const double a = fma(fma(r, 1.0 / 6.0, 0.5), r2, 1.0 + r);
+    const double b = fma(fma(r, 1.0 / 5040.0, 1.0 / 720.0), r2, fma(r, 1.0 / 120.0, 1.0 / 24.0));
+    const double c = fma(fma(r, 1.0 / 39916800.0, 1.0 / 3628800.0), r2, fma(r, 1.0 / 362880.0, 1.0 / 40320.0));
+    const double d = fma(r, 1.0 / 6227020800.0, 1.0 / 479001600.0);
+    return fma(fma(d, r4, c), r8, fma(b, r4, a)) * parts.power;
+}
+
+// exp_rounded(x); the fp32 result is 0 below -105, infinite beyond 89.
+QUAMBA_HOST_DEVICE float exp_rounded_soon(float x) {
+    const float low = x < -105.0f ? -105.0f : x;  // NaN stays
+    return static_cast<float>(exp_soon(low > 89.0f ? 89.0f : low));
+}
+
+// log(1 + e) for e from 0 to 1, within 2^-51 of itself: 2 atanh(f / (2 + f)), f = e or, from sqrt(2) - 1 on,
+// (e - 1) / 2 and ln 2 more. The quotient is below 0.172: its series to the power 21 is within 2^-57.
+QUAMBA_HOST_DEVICE double log1p_soon(double e) {
+    const bool upper = e > 0.41421356237309503;
+    const double f = upper ? 0.5 * e - 0.5 : e, s = f / (2.0 + f);
+    const double z = s * s, z2 = z * z, z4 = z2 * z2;
+    const double a = fma(fma(z, 2.0 / 9.0, 2.0 / 7.0), z2, fma(z, 2.0 / 5.0, 2.0 / 3.0));
+    const double b = fma(fma(z, 2.0 / 17.0, 2.0 / 15.0), z2, fma(z, 2.0 / 13.0, 2.0 / 11.0));
+    const double c = fma(z, 2.0 / 21.0, 2.0 / 19.0);
+    const double series = fma(fma(c, z4, b), z4, a);
+    return fma(s * z, series, s + s) + (upper ? 0.69314718055994529 : 0.0);
 }
 
 QUAMBA_HOST_DEVICE float silu(float x) {
@@ -65,6 +106,13 @@ QUAMBA_HOST_DEVICE float silu(float x) {
 QUAMBA_HOST_DEVICE float softplus(float x) {
     const double wide = x;
     return static_cast<float>(fmax(wide, 0.0) + log1p(exp(-fabs(wide))));
+}
+
+// softplus(x), straight through; an e below exp(-105) counts for nothing in fp32.
+QUAMBA_HOST_DEVICE float softplus_soon(float x) {
+    const float negative = -fabsf(x), low = negative < -105.0f ? -105.0f : negative;  // NaN stays
+    const double positive = x > 0.0f ? x : 0.0f;
+    return static_cast<float>(positive + log1p_soon(exp_soon(low)));
 }
 
 // sqrt(sum of squares / count + epsilon).
@@ -81,6 +129,7 @@ QUAMBA_HOST_DEVICE int8_t quantized_silu(float x, float scale) {
     const float nearest = rintf(steps), bound = fabsf(steps) * 9.5367431640625e-07f + 1e-7f;
     if (x > -80.0f && 0.5f - fabsf(steps - nearest) > bound) return static_cast<int8_t>(clipped(nearest));
     if (x > -80.0f && fabsf(steps) > 200.0f) return static_cast<int8_t>(clipped(nearest));
+    if (x <= -80.0f && scale > 1e-30f) return 0;  // silu(x) is above -2e-33
     return quantized(silu(x), scale);
 }
 
@@ -88,6 +137,29 @@ QUAMBA_HOST_DEVICE int8_t quantized_silu(float x, float scale) {
 QUAMBA_HOST_DEVICE float safe_reciprocal(float x) {
     const float reciprocal = 1.0f / x;
     return reciprocal > 1e-30f && reciprocal < 1e30f ? reciprocal : NAN;
+}
+
+// Scales whose reciprocals quantized_by() takes.
+QUAMBA_HOST_DEVICE bool has_plain_reciprocal(float scale) { return scale > 1e-18f && scale < 1e18f; }
+
+// 1 / scale to an ulp, for such a scale, without the branch of a division.
+QUAMBA_HOST_DEVICE float plain_reciprocal(float scale) {
+#ifdef __CUDA_ARCH__
+    const float estimate = __fdividef(1.0f, scale);
+    return fmaf(estimate, fmaf(-scale, estimate, 1.0f), estimate);
+#else
+    return 1.0f / scale;
+#endif
+}
+
+// quantized(value, scale) without a division; `reciprocal` is the scale's plain one.
+//
+// One correction of value * reciprocal by its exact remainder is the correctly rounded quotient (Markstein), as
+// in the compiler's own division; beyond 300 steps, where the remainder may overflow, the code clips anyway.
+QUAMBA_HOST_DEVICE int8_t quantized_by(float value, float scale, float reciprocal) {
+    const float estimate = value * reciprocal, remainder = fmaf(-scale, estimate, value);
+    const float steps = fabsf(estimate) < 300.0f ? fmaf(remainder, reciprocal, estimate) : estimate;
+    return static_cast<int8_t>(clipped(rintf(steps)));
 }
 
 // quantized(value / root, scale), the same code for every input, mostly without a division.
@@ -100,5 +172,13 @@ QUAMBA_HOST_DEVICE int8_t quantized_quotient(float value, float root, float scal
         return static_cast<int8_t>(clipped(nearest));
     return quantized(value / root, scale);
 }
+
+// n / divisor for 0 <= n < 65536 by a multiplication; the divisor is 2 to 65535.
+struct Divisor {
+    uint32_t inverse;
+
+    QUAMBA_HOST_DEVICE explicit Divisor(int divisor) : inverse(0xffffffffu / uint32_t(divisor) + 1) {}
+    QUAMBA_HOST_DEVICE int divide(int n) const { return int(uint64_t(n) * inverse >> 32); }
+};
 
 }  // namespace quamba

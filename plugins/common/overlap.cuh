@@ -13,11 +13,25 @@ __device__ __forceinline__ void wait_for_inputs() {
 #endif
 }
 
-// Near the end of a kernel that is long: blocks that come early are put where there is room, not evenly.
+// Near the end of a kernel that is long: blocks that come early are put where there is room, not evenly. A short
+// one says it before its own wait_for_inputs(), so that what the next one does before its wait is hidden.
 __device__ __forceinline__ void let_next_kernel_begin() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+}
+
+// A hint, which may be given before wait_for_inputs() for what an earlier kernel writes: nothing is read.
+__device__ __forceinline__ void prefetch_into_L2(const void *address) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
+// `address` in global memory, found here: the compiler would find it where it is used, behind a wait.
+template <class T>
+__device__ __forceinline__ T *found_now(T *address) {
+    asm volatile("" : "+l"(address));
+    __builtin_assume(__isGlobal(address));
+    return address;
 }
 
 #endif  // __CUDACC__

@@ -17,6 +17,7 @@ from quamba_export.exporter import prepare_device
 from quamba_export.exporter.build import EngineChoices, build_bundle
 from quamba_export.exporter.cli import app
 from quamba_export.exporter.cross_build import cross_library, cross_toolchain
+from quamba_export.exporter.prepare_device import driver_cuda
 from quamba_export.runtime.engine_record import EngineRecord, PreparedRecord
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import Manifest, read_manifest
@@ -68,6 +69,7 @@ def test_a_build_on_the_device_takes_that_library(
 
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     monkeypatch.setattr("quamba_export.exporter.build.write_engines", write_engines)
+    monkeypatch.setattr(prepare_device, "driver_cuda", lambda: "12.6")
     build_bundle(prepared, "orin-nano", tmp_path / "bundle")
     manifest = read_manifest(tmp_path / "bundle")
     assert (tmp_path / "bundle" / LIBRARY).read_bytes() == b"aarch64"
@@ -82,6 +84,28 @@ def test_the_cpu_bundle_of_it_is_that_of_the_export(prepared: Path, tmp_path: Pa
 def test_another_gpu_is_refused_its_library(prepared: Path, tmp_path: Path) -> None:
     with refused("are not for h200", "compiled for orin, sm_87", "allowed: sm_90", code=5):
         build_bundle(prepared, "h200", tmp_path / "bundle")
+
+
+@pytest.mark.parametrize(("driver", "jetpack"), [("13.2", 6), ("12.6", 7)])
+def test_another_cuda_is_refused_its_library(
+    monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path, driver: str, jetpack: int
+) -> None:
+    path = prepared / "export.json"
+    path.write_text(path.read_text().replace('"jetpack": 6', f'"jetpack": {jetpack}'))
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(prepare_device, "driver_cuda", lambda: driver)
+    fix = f"--jetpack {13 - jetpack}"
+    with refused(f"compiled for JetPack {jetpack}", f"a driver of CUDA {driver}", fix, code=5):
+        build_bundle(prepared, "orin", tmp_path / "bundle")
+
+
+def test_a_machine_without_a_driver_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(prepare_device.ctypes, "CDLL", missing)
+    with refused("no CUDA driver", "libcuda.so.1: cannot open", code=5):
+        driver_cuda()
 
 
 def test_a_changed_library_is_refused(prepared: Path, tmp_path: Path) -> None:

@@ -34,6 +34,16 @@ HADAMARD_WIDTHS = (
     1792,
     5120,
 )
+TOKEN_WIDTHS = (
+    1024,
+    1536,
+    3072,
+    5120,
+    7168,
+    8192,
+    14336,
+    16384,
+)  # of single tokens, which several blocks share
 STATE_DTYPES = ("float16", "float32", "int8")
 
 
@@ -131,19 +141,21 @@ def _ssd(random: np.random.Generator, name: str) -> Case:
     return draw("QuantizedSSDScan", name, sizes, state_dtype=str(random.choice(STATE_DTYPES)))
 
 
-def _hadamard_width(random: np.random.Generator) -> int:
-    return _pick(random, *HADAMARD_WIDTHS, int(random.integers(1, 4000)))
+def _tokens(random: np.random.Generator) -> dict[str, int]:
+    if random.random() < 0.4:
+        return {"B": 1, "L": 1, "E": _pick(random, *TOKEN_WIDTHS)}
+    E = _pick(random, *HADAMARD_WIDTHS, int(random.integers(1, 4000)))
+    return {"B": _pick(random, 1, 2), "L": _pick(random, 1, 3, 17), "E": E}
 
 
 def _hadamard(random: np.random.Generator, name: str) -> Case:
-    sizes = {"B": _pick(random, 1, 2), "L": _pick(random, 1, 3, 17), "E": _hadamard_width(random)}
+    sizes = _tokens(random)
     return draw("HadamardQuantize", name, sizes, attrs={"hadamard": _pick(random, 1, 1, 1, 0)})
 
 
 def _gated(random: np.random.Generator, name: str) -> Case:
-    E = _hadamard_width(random)
-    groups = [n for n in (1, 2, 4, 8, 16) if E % n == 0]
-    sizes = {"B": _pick(random, 1, 2), "L": _pick(random, 1, 3, 17), "E": E}
+    sizes = _tokens(random)
+    groups = [n for n in (1, 2, 4, 8, 16) if sizes["E"] % n == 0]
     attrs = {"hadamard": _pick(random, 1, 1, 1, 0), "n_groups": _pick(random, *groups)}
     return draw("GatedRMSNormHadamardQuantize", name, sizes, attrs=attrs)
 

@@ -102,10 +102,9 @@ struct Variant {
     cudaError_t (*launch)(const Int8Product &, const End &, const Gpu &, cudaStream_t);
 };
 
-template <class End, int GROUPS, int WARPS, int DEPTH>
+template <class End>
 cudaError_t run_gemv(const Int8Product &p, const End &end, const Gpu &gpu, cudaStream_t stream) {
-    return launch_gemv_shape<GROUPS, WARPS, DEPTH>(p, Codes{aligned_rows(p.x, p.x_stride, p.K)}, end, gpu,
-                                                   stream);
+    return launch_gemv(p, Codes{aligned_rows(p.x, p.x_stride, p.K)}, end, gpu, stream);
 }
 
 template <class End, class Tile, int SPLITS>
@@ -117,13 +116,7 @@ template <class End>
 std::vector<Variant<End>> variants(bool clusters) {
     std::vector<Variant<End>> all = {
         {"chosen", 1, 1 << 30, launch_int8_linear<End>},
-        {"gemv 8 rows, 8 warps, 4 deep", 1, 8, run_gemv<End, 1, 8, 4>},
-        {"gemv 8 rows, 4 warps, 4 deep", 1, 8, run_gemv<End, 1, 4, 4>},
-        {"gemv 16 rows, 4 warps, 4 deep", 1, 8, run_gemv<End, 2, 4, 4>},
-        {"gemv 16 rows, 8 warps, 2 deep", 1, 8, run_gemv<End, 2, 8, 2>},
-        {"gemv 16 rows, 8 warps, 4 deep", 1, 8, run_gemv<End, 2, 8, 4>},
-        {"gemv 16 rows, 16 warps, 4 deep", 1, 8, run_gemv<End, 2, 16, 4>},
-        {"gemv 32 rows, 8 warps, 2 deep", 1, 8, run_gemv<End, 4, 8, 2>},
+        {"gemv", 1, 8, run_gemv<End>},
         {"gemm 16x64", 8, 16, run_gemm<End, FewTokens, 1>},
         {"gemm 32x64", 17, 32, run_gemm<End, SomeTokens, 1>},
         {"gemm 64x64", 33, 1 << 30, run_gemm<End, MediumTile, 1>},

@@ -29,6 +29,13 @@ GROUPS = {
     "eight_groups": (letters(B=1, L=65, E=128), 8),
     "three_groups_of_blocks": (letters(B=1, L=2, E=36), 3),
 }
+SINGLE_TOKENS = {  # several blocks make the parts of one; wider ones: tests/gpu/random_shapes.py
+    "token_of_1024": (1024, 2),
+    "token_of_1536": (1536, 1),
+    "token_of_1920_in_blocks": (1920, 3),
+    "token_of_3072": (3072, 8),
+    "token_of_5120": (5120, 1),
+}
 
 
 def _magnitudes(width: int, largest: float) -> Array:
@@ -83,10 +90,18 @@ CASES = [
     draw(HADAMARD, "strided", WIDTHS["E_72_in_blocks"], strided=True),
     _hadamard_half_steps(0),
     _hadamard_half_steps(1),
+    *(draw(HADAMARD, name, letters(B=1, L=1, E=E)) for name, (E, _) in SINGLE_TOKENS.items()),
+    draw(HADAMARD, "strided_token", letters(B=1, L=1, E=2048), strided=True),
     *(draw(GATED, name, sizes, attrs=_without_transform(name)) for name, sizes in WIDTHS.items()),
     *(draw(GATED, name, sizes, attrs={"n_groups": groups}) for name, (sizes, groups) in GROUPS.items()),
     draw(GATED, "saturated", WIDTHS["E_40"], saturated=True, attrs={"out_scale": 0.001}),
     draw(GATED, "magnitudes", letters(B=1, L=6, E=40), x=_magnitudes(40, 1e30)),
     draw(GATED, "strided", GROUPS["two_groups"][0], strided=True, attrs={"n_groups": 2}),
     _gated_half_steps(),
+    *(
+        draw(GATED, name, letters(B=1, L=1, E=E), attrs={"n_groups": groups})
+        for name, (E, groups) in SINGLE_TOKENS.items()
+    ),
+    draw(GATED, "strided_token", letters(B=1, L=1, E=2048), strided=True),
+    draw(GATED, "six_tokens_of_magnitudes", letters(B=1, L=6, E=1280), x=_magnitudes(1280, 1e30)),
 ]

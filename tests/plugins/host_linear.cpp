@@ -144,6 +144,19 @@ void replay_gemm_stage(const int8_t *x, const int8_t *weight, int32_t *sums) {
 
 int gemv_pitch_of(int K) { return gemv_pitch(K); }
 
+// Blocks of an int8_gemv; how often its warps come to each step of 64 columns of each 16 rows of a block, with
+// the rows of a block last: visits (chunks, steps), 1 + entries.
+int gemv_visits(int K, int M, int T, int multiprocessors, int32_t *visits) {
+    const GemvShape shape = gemv_shape(K, M, T, multiprocessors);
+    const int steps = (K + GEMV_STEP - 1) / GEMV_STEP;
+    for (int warp = 0; warp < GEMV_WARPS; warp++) {
+        for (WarpSteps at = first_step(shape, K, warp); at.chunk < shape.chunks(); at.advance())
+            visits[at.chunk * steps + at.step]++;
+    }
+    visits[shape.chunks() * steps] = shape.rows;
+    return (M + shape.rows - 1) / shape.rows;
+}
+
 // Byte in a stage that a lane reads as the kernel loads A (operand 0) or B (operand 1).
 int gemm_offset(int operand, int lane, int chunk) {
     return operand == 0 ? chunk_offset(token_row(lane), chunk + token_chunk(lane))

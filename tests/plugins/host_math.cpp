@@ -1,6 +1,6 @@
 // The host-device parts of plugins/common for test_host_math.py: scalar mathematics over arrays, and what a
 // block or a warp does with them replayed as loops over its threads.
-#include "../../plugins/common/hadamard.cuh"
+#include "../../plugins/common/hadamard_part.cuh"
 #include "../../plugins/common/numeric.cuh"
 #include "../../plugins/common/state.cuh"
 #include "../../plugins/common/warp.cuh"
@@ -45,17 +45,33 @@ void replay_sylvester_pass(double *entries, int size, int shift) {
     for (int i = 0; i < size / RADIX; i++) sylvester_group<RADIX>(entries, i, shift);
 }
 
-// The passes of hadamard_transform.
-void replay_transform(double *entries, int size, HadamardShape shape) {
-    int shift = 0;
-    for (; 16 << shift <= shape.power; shift += 4) replay_sylvester_pass<16>(entries, size, shift);
-    const int rest = shape.power >> shift;
+void replay_sylvester_passes(double *entries, int size, int power, int shift) {
+    for (; 16 << shift <= power; shift += 4) replay_sylvester_pass<16>(entries, size, shift);
+    const int rest = power >> shift;
     if (rest == 8) replay_sylvester_pass<8>(entries, size, shift);
     if (rest == 4) replay_sylvester_pass<4>(entries, size, shift);
     if (rest == 2) replay_sylvester_pass<2>(entries, size, shift);
+}
+
+// hadamard_transform from the Sylvester level of 1 << shift on.
+void replay_transform(double *entries, HadamardShape shape, int shift) {
+    replay_sylvester_passes(entries, shape.base * shape.power * shape.blocks, shape.power, shift);
     if (shape.base == 12) replay_base_pass<12>(entries, shape.power);
     if (shape.base == 20) replay_base_pass<20>(entries, shape.power);
     if (shape.base == 28) replay_base_pass<28>(entries, shape.power);
+}
+
+// The levels that lanes take, on a position a lane.
+void replay_lane_levels(double *entries, const TokenPart &part) {
+    for (int level = 0; level < part.lane_levels(); level++) {
+        for (int p = 0; p < part.count; p++) {
+            const int other = p ^ 1 << level;
+            if (other < p) continue;
+            const double lower = entries[place(p)], upper = entries[place(other)];
+            entries[place(p)] = level_of_pair(lower, upper, false);
+            entries[place(other)] = level_of_pair(upper, lower, true);
+        }
+    }
 }
 
 // h (count) in place behind one token, and h C unrounded.
@@ -93,8 +109,29 @@ void decay_all(const float *x, int count, float *y) {
     for (int i = 0; i < count; i++) y[i] = decay_rounded(x[i]);
 }
 
+void exp_soon_all(const float *x, int count, float *y) {
+    for (int i = 0; i < count; i++) y[i] = exp_rounded_soon(x[i]);
+}
+
+void softplus_soon_all(const float *x, int count, float *y) {
+    for (int i = 0; i < count; i++) y[i] = softplus_soon(x[i]);
+}
+
+void wide_exp_soon_all(const double *x, int count, double *y) {
+    for (int i = 0; i < count; i++) y[i] = exp_soon(x[i]);
+}
+
+void wide_log1p_soon_all(const double *x, int count, double *y) {
+    for (int i = 0; i < count; i++) y[i] = log1p_soon(x[i]);
+}
+
 void quantized_silu_all(const float *x, int count, float scale, int8_t *y) {
     for (int i = 0; i < count; i++) y[i] = quantized_silu(x[i], scale);
+}
+
+void quantized_by_all(const float *x, int count, float scale, int8_t *y) {
+    const float reciprocal = plain_reciprocal(scale);
+    for (int i = 0; i < count; i++) y[i] = quantized_by(x[i], scale, reciprocal);
 }
 
 void quantized_quotient_all(const float *x, int count, float root, float scale, int8_t *y) {
@@ -138,38 +175,30 @@ void base_signs(int order, int8_t *matrix) {
 void hadamard_of(const float *x, int size, float *y, double *entries) {
     for (int i = 0; i < size; i++) entries[place(i)] = x[i];
     const HadamardShape shape = hadamard_shape(size);
-    replay_transform(entries, size, shape);
-    const double unit = 1.0 / sqrt(static_cast<double>(shape.base * shape.power));
+    replay_transform(entries, shape, 0);
+    const double unit = hadamard_unit(shape);
     for (int i = 0; i < size; i++) y[i] = static_cast<float>(entries[place(i)] * unit);
 }
 
-// The same by the eight blocks of a cluster, one after the other. entries: of all slices, one behind the other.
-void hadamard_in_cluster(const float *x, int size, float *y, double *entries) {
-    constexpr int CLUSTER = 8;
-    const int64_t slice_entries = entries_bytes(size / CLUSTER) / int64_t(sizeof(double));
-    const HadamardShape shape = hadamard_shape(size);
-    const double unit = 1.0 / sqrt(static_cast<double>(shape.base * shape.power));
-    for (int rank = 0; rank < CLUSTER; rank++) {
-        const TokenSlice<CLUSTER> slice(size, rank);
-        double *own = entries + rank * slice_entries;
-        for (int i = 0; i < slice.count; i++) own[place(i)] = x[slice.entry(i)];
-        replay_transform(own, slice.count, {shape.base, slice.width, shape.blocks});
+// The same by PARTS blocks, one after the other; -1 where a block's threads would not hold all positions.
+int hadamard_in_parts(const float *x, int size, float *y, double *entries) {
+    for (int k = 0; k < PARTS; k++) {
+        const TokenPart part(size, k);
+        if (part_items(part.count) * part_threads(part.count) < part.count) return -1;
+        for (int p = 0; p < part.count; p++) {
+            double v[PARTS];
+            for (int c = 0; c < PARTS; c++) v[c] = x[part.entry(p, c)];
+            entries[place(p)] = fold_position(v, k);
+        }
+        replay_lane_levels(entries, part);
+        replay_transform(entries, {part.shape.base, part.width, part.shape.blocks}, part.lane_levels());
+        for (int p = 0; p < part.count; p++)
+            y[part.output(p)] = static_cast<float>(entries[place(p)] * hadamard_unit(part.shape));
     }
-    const TokenSlice<CLUSTER> first(size, 0);
-    for (int i = 0; i < first.count; i++) {
-        double v[CLUSTER];
-        for (int k = 0; k < CLUSTER; k++) v[k] = entries[k * slice_entries + place(i)];
-        butterflies(v);
-        for (int k = 0; k < CLUSTER; k++)
-            y[first.entry_of_first(i) + k * first.width] = static_cast<float>(v[k] * unit);
-    }
+    return 0;
 }
 
-// How many entries of block `rank`'s slice stand before each entry of the token, and the last one's end.
-void entries_before(int size, int rank, int32_t *before) {
-    const TokenSlice<8> slice(size, rank);
-    for (int e = 0; e <= size; e++) before[e] = slice.before(e);
-}
+int divide_by(int divisor, int n) { return Divisor(divisor).divide(n); }
 
 int64_t hadamard_bytes(int size) { return entries_bytes(size); }
 }

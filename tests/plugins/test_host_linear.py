@@ -101,6 +101,28 @@ def test_a_step_of_the_gemv_is_the_product(kernels: ctypes.CDLL) -> None:
     assert np.array_equal(sums, x.astype(np.int32) @ weight.astype(np.int32).T)
 
 
+@pytest.mark.parametrize("T", [1, 8])
+@pytest.mark.parametrize(
+    ("K", "M"),
+    [(1, 1), (64, 8), (160, 5120), (768, 3352), (2560, 10576), (5120, 2560), (4096, 18560), (37, 400000)],
+)
+@pytest.mark.parametrize("multiprocessors", [8, 132])
+def test_warps_of_the_gemv_share_every_step_out(
+    kernels: ctypes.CDLL, K: int, M: int, T: int, multiprocessors: int
+) -> None:
+    """Each is done once; one block an SM, unless a block had more rows than threads to end them."""
+    steps = -(-K // 64)
+    visits = np.zeros(64 * steps + 1, np.int32)
+    blocks = kernels.gemv_visits(K, M, T, multiprocessors, pointer(visits))
+    rows = int(visits[np.nonzero(visits)[0][-1]])
+    chunks = -(-rows // 16)
+    assert (visits[: chunks * steps] == 1).all()
+    assert rows % 8 == 0
+    assert rows <= (512 if T == 1 else 128)
+    assert rows * blocks >= M > rows * (blocks - 1)
+    assert blocks <= multiprocessors or rows == (512 if T == 1 else 128)
+
+
 def test_a_stage_of_the_gemm_is_the_product(kernels: ctypes.CDLL) -> None:
     both, sums = codes(32, 128), np.empty((16, 16), np.int32)
     x, weight = both[:16].copy(), both[16:].copy()

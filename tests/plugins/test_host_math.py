@@ -73,6 +73,18 @@ def test_codes_on_half_steps(kernels: ctypes.CDLL, scale: float) -> None:
     assert_same_bits(expected, mapped(kernels.quantize_all, x, scale))
 
 
+def test_codes_by_a_reciprocal(kernels: ctypes.CDLL) -> None:
+    """On half steps, beside them and far off, for scales up to the limits that quantized_by takes."""
+    random = np.random.default_rng(4)
+    for scale in [STEP, 45 / 1024, 1.1e-18, 9e17, *10 ** random.uniform(-17, 17, 400)]:
+        scale = float(np.float32(scale))
+        with np.errstate(over="ignore"):
+            far = np.array([0.0, -0.0, TINY, 1e-40, LARGEST, -LARGEST, 299.9, 300.1, np.inf, -np.inf])
+            x = np.concatenate([half_steps(scale), far.astype(np.float32), drawn(500) * np.float32(60 * scale)])
+        found = mapped(kernels.quantized_by_all, x, scale)
+        assert np.array_equal(found, mapped(kernels.quantize_all, x, scale)), scale
+
+
 @pytest.mark.parametrize("name", ["silu", "softplus", "exp"])
 def test_functions_round_once(kernels: ctypes.CDLL, name: str) -> None:
     x = np.concatenate([AWKWARD.astype(np.float32), np.linspace(-120, 120, 300_001, dtype=np.float32)])
@@ -86,6 +98,32 @@ def test_decay_is_exp_of_what_is_not_positive(kernels: ctypes.CDLL) -> None:
     )
     x = np.append(x, -np.inf).astype(np.float32)
     assert_same_bits(precise.exp(torch.from_numpy(x)), mapped(kernels.decay_all, x))
+
+
+@pytest.mark.parametrize("name", ["exp", "softplus"])
+def test_short_chains_end_in_the_same_floats(kernels: ctypes.CDLL, name: str) -> None:
+    """Every code on many scales with a bias, as a step finds them; floats at random; what is not finite."""
+    random = np.random.default_rng(11)
+    scales = np.geomspace(1e-6, 8.0, 400, dtype=np.float32)[:, None]
+    codes = (np.arange(-128, 128, dtype=np.float32) * scales + random.normal(0, 3, scales.shape)).ravel()
+    x = np.concatenate([AWKWARD, codes, drawn(1_000_000, spread=20.0), np.geomspace(1e-30, 100, 100_001)])
+    x = np.concatenate([x, -x, [np.inf, -np.inf]]).astype(np.float32)
+    assert_same_bits(getattr(precise, name)(torch.from_numpy(x)), mapped(getattr(kernels, f"{name}_soon_all"), x))
+    assert np.isnan(mapped(getattr(kernels, f"{name}_soon_all"), np.array([np.nan], np.float32))).all()
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [("exp", -105.0, 89.0), ("log1p", 1e-46, 1.0)])
+def test_short_chains_are_within_two_to_the_minus_51(
+    kernels: ctypes.CDLL, name: str, low: float, high: float
+) -> None:
+    if np.finfo(np.longdouble).nmant < 60:
+        pytest.skip("longdouble is no wider than fp64 here")
+    x = np.concatenate([np.linspace(low, high, 1_000_001), np.geomspace(1e-46, high, 300_001)])
+    x = np.append(x, np.nextafter(np.sqrt(2.0) - 1.0, [0.0, 1.0]))
+    found = np.empty_like(x)
+    getattr(kernels, f"wide_{name}_soon_all")(pointer(x), ctypes.c_int(x.size), pointer(found))
+    exact = getattr(np, name)(x.astype(np.longdouble))
+    assert np.abs(found / exact - 1).max() < 2.0**-51
 
 
 @pytest.mark.parametrize("scale", [STEP, 0.0261, 0.3, 1e-4])
@@ -170,26 +208,22 @@ def test_transform_rounds_as_the_reference(kernels: ctypes.CDLL, size: int) -> N
         assert ((expected == found) | (np.abs(wide - middle) < 1e-14)).all()
 
 
-@pytest.mark.parametrize("size", [1024, 768, 1536, 2560, 5120, 7168])
-def test_a_cluster_transforms_as_one_block(kernels: ctypes.CDLL, size: int) -> None:
-    entries = np.empty(8 * (kernels.hadamard_bytes(ctypes.c_int(size // 8)) // 8))
-    x, found = drawn(size, seed=3), np.empty(size, np.float32)
-    kernels.hadamard_in_cluster(pointer(x), ctypes.c_int(size), pointer(found), pointer(entries))
+@pytest.mark.parametrize("size", [1024, 1536, 1920, 2048, 3072, 4096, 5120, 7168, 8192, 14336, 15360, 16384])
+def test_blocks_that_make_a_part_each_transform_as_one(kernels: ctypes.CDLL, size: int) -> None:
+    entries = np.empty(kernels.hadamard_bytes(ctypes.c_int(size // 8)) // 8)
+    x, found = drawn(size, seed=3), np.full(size, np.nan, np.float32)
+    arguments = pointer(x), ctypes.c_int(size), pointer(found), pointer(entries)
+    assert kernels.hadamard_in_parts(*arguments) == 0
     wide = hadamard.apply_hadamard(torch.from_numpy(x).double()).numpy()
     middle = (wide.astype(np.float32).astype(np.float64) + found) / 2
     assert ((wide.astype(np.float32) == found) | (np.abs(wide - middle) < 1e-14)).all()
 
 
-@pytest.mark.parametrize("size", [1024, 1536, 5120])
-def test_slices_share_every_run_of_a_token_out(kernels: ctypes.CDLL, size: int) -> None:
-    """Each entry is in one slice, and every slice counts what it holds of any run of entries."""
-    before = np.zeros((8, size + 1), np.int32)
-    for rank in range(8):
-        kernels.entries_before(ctypes.c_int(size), ctypes.c_int(rank), pointer(before[rank]))
-    held = np.diff(before, axis=1)
-    assert (held >= 0).all()
-    assert (held.sum(0) == 1).all()
-    assert (held.sum(1) == size // 8).all()
+@pytest.mark.parametrize("divisor", [2, 3, 4, 7, 60, 640, 1023, 1024, 16384, 65535])
+def test_division_by_a_multiplication(kernels: ctypes.CDLL, divisor: int) -> None:
+    for n in (*range(0, 300), *(divisor * k + off for k in range(0, 65536 // divisor) for off in (-1, 0, 1))):
+        if n >= 0:
+            assert kernels.divide_by(ctypes.c_int(divisor), ctypes.c_int(n)) == n // divisor, n
 
 
 @pytest.mark.parametrize(("root", "scale"), [(1.0, 61 / 1024), (0.7, 0.0261), (3e-20, 2e-19), (1e30, 1e20)])

@@ -1,0 +1,215 @@
+// One token (L = 1) of the recurrence of op.py: what does not depend on the inputs is found before they are
+// there, what does takes one read, one look-up and one tree sum, without a barrier.
+//
+// dt is a code: each thread of a block finds the step and the decay of one of its 256 values. A warp owns ROWS
+// channels p of one head, lane l the entries n = N_LANE l + k of each row, so that it reads words. The tree's
+// levels above N_LANE are exchanges between lanes, and so are the last ones, because lane_sums leaves the
+// entries of a row in different lanes.
+#pragma once
+
+#include <type_traits>
+
+#include "kernel.cuh"
+
+namespace quamba {
+
+constexpr int STEP_THREADS = 256, STEP_WARPS = STEP_THREADS / 32;
+
+// COUNT entries of a row, and the words that hold them.
+template <class T, int COUNT>
+struct Entry {
+    static constexpr int BYTES = COUNT * sizeof(T);
+    using Piece = std::conditional_t<BYTES >= 4, uint32_t, std::conditional_t<BYTES == 2, uint16_t, uint8_t>>;
+    struct alignas(BYTES < 16 ? BYTES : 16) Words {
+        Piece at[BYTES / sizeof(Piece)];
+    };
+    T at[COUNT];
+};
+
+// Out of the way: only scales beyond all use need it.
+__device__ __noinline__ int8_t quantized_by_division(float value, float scale) { return quantized(value, scale); }
+
+// The states of a warp as they are stored; for int8 with the reciprocals of their scales, made before the wait.
+template <class Stored, int ROWS, int N_LANE>
+struct StoredStates {
+    Entry<Stored, N_LANE> held[ROWS];
+    Entry<float, N_LANE> scale[ROWS], reciprocal[ROWS];
+    bool plain = true;  // no scale needs a division
+
+    __device__ __forceinline__ void set_scale(int r, const Entry<float, N_LANE> &of) {
+        scale[r] = of;
+#pragma unroll
+        for (int k = 0; k < N_LANE; k++) {
+            plain = plain && has_plain_reciprocal(of.at[k]);
+            reciprocal[r].at[k] = plain_reciprocal(of.at[k]);
+        }
+    }
+
+    __device__ __forceinline__ float load(int r, int k) const {
+        return State<Stored>::load(held[r].at[k], scale[r].at[k]);
+    }
+
+    __device__ __forceinline__ void store(const float (&next)[ROWS][N_LANE]) {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+#pragma unroll
+            for (int k = 0; k < N_LANE; k++) {
+                if constexpr (sizeof(Stored) == 1) {
+                    held[r].at[k] = quantized_by(next[r][k], scale[r].at[k], reciprocal[r].at[k]);
+                } else {
+                    held[r].at[k] = State<Stored>::store(next[r][k], 1.0f);
+                }
+            }
+        }
+        if constexpr (sizeof(Stored) == 1) {
+            if (!plain) divide(next);
+        }
+    }
+
+    __device__ __forceinline__ void divide(const float (&next)[ROWS][N_LANE]) {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+#pragma unroll
+            for (int k = 0; k < N_LANE; k++) held[r].at[k] = quantized_by_division(next[r][k], scale[r].at[k]);
+        }
+    }
+};
+
+// Entries from `first` on of a row of N, zero from N on. WHOLE: all of them, from a word on.
+template <bool WHOLE, int COUNT, class T>
+__device__ __forceinline__ Entry<T, COUNT> read_entries(const T *row, int first, int N) {
+    Entry<T, COUNT> entries{};
+    if constexpr (WHOLE) {
+        const auto words = *reinterpret_cast<const typename Entry<T, COUNT>::Words *>(row + first);
+        memcpy(&entries, &words, sizeof(words));
+    } else {
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) {
+            if (first + k < N) entries.at[k] = row[first + k];
+        }
+    }
+    return entries;
+}
+
+template <bool WHOLE, int COUNT, class T>
+__device__ __forceinline__ void write_entries(T *row, const Entry<T, COUNT> &entries, int first, int N) {
+    if constexpr (WHOLE) {
+        typename Entry<T, COUNT>::Words words;
+        memcpy(&words, &entries, sizeof(words));
+        *reinterpret_cast<typename Entry<T, COUNT>::Words *>(row + first) = words;
+    } else {
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) {
+            if (first + k < N) row[first + k] = entries.at[k];
+        }
+    }
+}
+
+// The tree sums of ROWS rows, lane l with entries n = N_LANE l + k as entry r N_LANE + k; lane l returns that of
+// row l / (32 / ROWS).
+template <int ROWS, int N_LANE>
+__device__ __forceinline__ float row_sums(float (&entries)[ROWS * N_LANE]) {
+    static_assert(ROWS * N_LANE <= 32, "a sum for every lane at most");
+    float sum = lane_sums(entries);
+#pragma unroll
+    for (int half = N_LANE / 2; half > 0; half /= 2) {
+        sum = sum + __shfl_xor_sync(ALL_LANES, sum, half * (32 / (ROWS * N_LANE)));
+    }
+    return sum;
+}
+
+// Where a warp is, and what no kernel writes of its head, its group and the row of each lane.
+//
+// LANES lanes end with the sum of one row, `own` of them from `inside` on, the warp's first channel or, for a warp
+// behind the last one, one that exists.
+template <int ROWS, bool WHOLE>
+struct StepWarp {
+    static constexpr int LANES = 32 / ROWS;
+    int lane, h, g, p_0, inside, last, own, scale_row;
+    float A_log, dt_bias, D, B_scale, C_scale;
+
+    __device__ __forceinline__ explicit StepWarp(const QuambaQuantizedSSDScan &op)
+        : lane(threadIdx.x % 32), h(blockIdx.y), g(h * unsigned(op.size.G) / unsigned(op.size.H)),
+          p_0((blockIdx.x * STEP_WARPS + threadIdx.x / 32) * ROWS),
+          inside(min(p_0, int(op.size.P) - 1) / ROWS * ROWS), last(int(op.size.P) - 1 - inside),
+          own(row(lane / LANES)) {}
+
+    // Row r of the warp, or its last one.
+    __device__ __forceinline__ int row(int r) const { return WHOLE ? r : min(r, last); }
+
+    // One read, each lane from elsewhere, then exchanges: the compiler would wait for one before the next.
+    __device__ __forceinline__ void read(const QuambaQuantizedSSDScan &op) {
+        const void *at = op.scale_index + h * int(op.size.P) + inside + row(lane % ROWS);
+        if (lane == 0) at = op.A_log + h;
+        if (lane == 1) at = op.dt_bias + h;
+        if (lane == 2) at = op.D + h;
+        if (lane == 3) at = op.B_scale + g;
+        if (lane == 4) at = op.C_scale + g;
+        const float read = *static_cast<const float *>(at);
+        const auto from = [&](int other) { return __shfl_sync(ALL_LANES, read, other); };
+        scale_row = __float_as_int(from(8 + lane / LANES));
+        A_log = from(0), dt_bias = from(1), D = from(2), B_scale = from(3), C_scale = from(4);
+    }
+};
+
+// Grid: rows of P in blocks, H, B. N_LANE: a power of two, 32 N_LANE >= N. WHOLE: 32 N_LANE = N, P is a
+// multiple of ROWS, and a lane's entries are aligned words.
+template <class Stored, int N_LANE, int ROWS, bool WHOLE>
+__global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSDScan op) {
+    __shared__ SSDStep steps[256];  // by the code of dt
+    let_next_kernel_begin();
+    StepWarp<ROWS, WHOLE> warp(op);
+    const int N = WHOLE ? 32 * N_LANE : int(op.size.N), P = int(op.size.P), first = warp.lane * N_LANE;
+    const int64_t b = blockIdx.z, row = (b * op.size.H + warp.h) * P + warp.inside;
+    const Stored *state = found_now(static_cast<const Stored *>(op.state) + row * N);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) prefetch_into_L2(state + warp.row(r) * N + min(first, N - 1));
+    warp.read(op);
+    const float x_scale = op.x_scale[warp.scale_row];
+    StoredStates<Stored, ROWS, N_LANE> states;
+    if constexpr (sizeof(Stored) == 1) {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            const int64_t index = __shfl_sync(ALL_LANES, warp.scale_row, r * warp.LANES);
+            states.set_scale(r, read_entries<WHOLE, N_LANE>(op.state_scale + index * N, first, N));
+        }
+    }
+    steps[threadIdx.x] = ssd_step(op, ssd_head(warp.A_log, warp.dt_bias), static_cast<int8_t>(threadIdx.x));
+    const int8_t *dt_at = found_now(op.dt + b * op.dt_stride + warp.h);
+    const int8_t *x_at = found_now(op.x + b * op.x_stride + warp.h * P + warp.inside + warp.own);
+    const int8_t *B_at = found_now(op.B + b * op.B_stride + warp.g * N);
+    const int8_t *C_at = found_now(op.C + b * op.C_stride + warp.g * N);
+    Stored *out = found_now(static_cast<Stored *>(op.state_out) + row * N);
+    __syncthreads();
+
+    wait_for_inputs();
+    if (warp.p_0 >= P) return;
+    const int8_t dt = *dt_at, x_code = *x_at;
+    const auto B = read_entries<WHOLE, N_LANE>(B_at, first, N), C = read_entries<WHOLE, N_LANE>(C_at, first, N);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        states.held[r] = read_entries<WHOLE, N_LANE>(state + warp.row(r) * N, first, N);
+    }
+    const SSDStep step = steps[static_cast<uint8_t>(dt)];
+    const float x = dequantized(x_code, x_scale), own_input = step.step * x;
+    float next[ROWS][N_LANE], read[ROWS * N_LANE];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        const float input = __shfl_sync(ALL_LANES, own_input, r * warp.LANES);
+#pragma unroll
+        for (int k = 0; k < N_LANE; k++) {
+            next[r][k] = next_state(states.load(r, k), step.decay, input, dequantized(B.at[k], warp.B_scale));
+            read[r * N_LANE + k] = next[r][k] * dequantized(C.at[k], warp.C_scale);
+        }
+    }
+    states.store(next);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        if (WHOLE || r <= warp.last) write_entries<WHOLE>(out + r * N, states.held[r], first, N);
+    }
+    const float sum = row_sums<ROWS, N_LANE>(read);
+    const int r = warp.lane / warp.LANES;
+    if (warp.lane % warp.LANES == 0 && r <= warp.last) op.y[row + r] = sum + warp.D * x;
+}
+
+}  // namespace quamba
