@@ -158,6 +158,23 @@ def test_two_conversations_take_turns(engine: TrtEngine) -> None:
         np.testing.assert_array_equal(got, want)
 
 
+def test_a_step_that_failed_leaves_nothing_to_capture(
+    engine: TrtEngine, plans: tuple[FakePlan, FakePlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan is bound to the memory of the failed call, and a capture would take that up."""
+    reference, ids = NumpyEngine(), some_ids(1, 1)
+    _, states = engine.run(ids, engine.zero_states(1))
+    _, expected = reference.run(ids, reference.zero_states(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(plans[0], "queue", lambda: pytest.fail("no memory"))
+        with pytest.raises(pytest.fail.Exception, match="no memory"):
+            engine.run(some_ids(2, 1), engine.zero_states(2))
+    found, states = engine.run(ids, states)
+    wanted, expected = reference.run(ids, expected)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(states["past_ssm_states.0"], expected["past_ssm_states.0"])
+
+
 def test_states_are_consumed_and_a_fork_lives_on(engine: TrtEngine) -> None:
     states = engine.zero_states(1)
     kept = states.fork()
