@@ -115,6 +115,12 @@ QUAMBA_HOST_DEVICE float softplus_soon(float x) {
     return static_cast<float>(positive + log1p_soon(exp_soon(low)));
 }
 
+// silu(x), straight through; beyond exp(200) the fp32 result is 0.
+QUAMBA_HOST_DEVICE float silu_soon(float x) {
+    const double wide = x;
+    return static_cast<float>(wide / (1.0 + exp_soon(x < -200.0f ? 200.0 : x > 200.0f ? -200.0 : -wide)));
+}
+
 // sqrt(sum of squares / count + epsilon).
 QUAMBA_HOST_DEVICE float root_mean_square(double sum_of_squares, double count, float epsilon) {
     return static_cast<float>(sqrt(sum_of_squares / count + static_cast<double>(epsilon)));
