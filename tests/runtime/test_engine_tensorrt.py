@@ -146,6 +146,22 @@ def test_a_step_is_captured_once_and_runs_once_a_token(
     assert api.launches == 11
 
 
+def test_no_garbage_is_collected_into_a_capture(
+    engine: TrtEngine, plans: tuple[FakePlan, FakePlan], api: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA gives up a capture when the thread frees memory, and Python may do so at any line."""
+    queue, free = plans[0].queue, api.free_bytes
+    monkeypatch.setattr(plans[0], "queue", lambda: (queue(), [[] for _ in range(2000)]))
+    _, states = engine.run(some_ids(1, 1), engine.zero_states(1))
+    taken = free - api.free_bytes
+    cycle = [engine.zero_states(2).take()]
+    cycle.append(cycle)
+    del cycle
+    engine.run(some_ids(1, 1), states)
+    gc.collect()
+    assert (free - api.free_bytes, api.launches, gc.isenabled()) == (taken, 1, True)
+
+
 def test_two_conversations_take_turns(engine: TrtEngine) -> None:
     reference = NumpyEngine()
     found = [engine.zero_states(1), engine.zero_states(2)]
