@@ -184,6 +184,17 @@ def test_no_path_of_the_machine_that_compiled_it_is_searched(registry: Registry)
     assert "PATH" not in read.stdout
 
 
+def test_the_library_gives_its_c_functions_and_no_others(registry: Registry) -> None:
+    command = ["readelf", "--dyn-syms", "--wide", registry.library]
+    read = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in read.splitlines() if "GLOBAL" in line and " UND " not in line]
+    launchers = {
+        f"quamba_{spec.name}_{name}" for spec in SPECS for name in ("refusal", "workspace", "launch")
+    }
+    others = {"quamba_argmax", "quamba_plugins_version", "getCreators", "setLoggerFinder"}
+    assert {row[-1] for row in rows} == launchers | others
+
+
 def test_no_product_and_sum_become_one(build: Build, tmp_path: Path) -> None:
     """RMSNormQuantize has sums of products in fp64, and no fma in its source."""
     with skipping_what_is_missing():
