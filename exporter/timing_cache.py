@@ -30,31 +30,38 @@ class TimingCache:
 
     def read(self) -> bytes:
         """TensorRT's bytes; none where there is no file, or none that may be used."""
-        if not self.path.exists():
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
             return b""
-        magic, key, digest, tactics = (*self.path.read_bytes().split(b"\n", 3), b"", b"", b"")[:4]
-        reason = ""
+        except OSError as error:
+            return self._left_out(error.strerror or str(error))
+        magic, key, digest, tactics = (*content.split(b"\n", 3), b"", b"", b"")[:4]
         if magic != MAGIC:
-            reason = "it is no timing cache of quamba-export, and stays as it is"
-        elif key.decode("ascii", "replace") != self.key:
-            reason = "it was made with another GPU, TensorRT, plugin library or builder setting"
-        elif digest.decode("ascii", "replace") != sha256(tactics).hexdigest():
-            reason = "it is damaged"
-        if reason:
-            say(f"timing cache {self.path} is not used: {reason}")
-            return b""
+            return self._left_out("it is no timing cache of quamba-export, and stays as it is")
+        if key.decode("ascii", "replace") != self.key:
+            return self._left_out("it was made with another GPU, TensorRT, plugin library or builder setting")
+        if digest.decode("ascii", "replace") != sha256(tactics).hexdigest():
+            return self._left_out("it is damaged")
         return tactics
+
+    def _left_out(self, reason: str) -> bytes:
+        say(f"timing cache {self.path} is not used: {reason}")
+        return b""
 
     def write(self, tactics: bytes) -> None:
         """Replace the file, in one step; never one that is not a timing cache."""
-        if self.path.exists() and not self.path.read_bytes().startswith(MAGIC + b"\n"):
-            return
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        partial = self.path.parent / f".{self.path.name}.{os.getpid()}"
         digest = sha256(tactics).hexdigest()
         try:
+            if self.path.exists() and not self.path.read_bytes().startswith(MAGIC + b"\n"):
+                return
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(b"\n".join([MAGIC, self.key.encode(), digest.encode(), tactics]))
-            partial.replace(self.path)
+            try:
+                partial.write_bytes(b"\n".join([MAGIC, self.key.encode(), digest.encode(), tactics]))
+                partial.replace(self.path)
+            finally:
+                partial.unlink(missing_ok=True)
         except OSError as error:
             say(f"timing cache {self.path} is not kept: {error.strerror}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,27 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.
     (tmp_path / "file").touch()
     TimingCache(tmp_path / "file" / "cache", KEY).write(TACTICS)
     assert "is not kept: " in capsys.readouterr().err
+
+
+def test_a_path_that_is_no_file_is_told_and_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = TimingCache(tmp_path, KEY)
+    assert cache.read() == b""
+    assert f"timing cache {tmp_path} is not used: Is a directory" in capsys.readouterr().err
+    cache.write(TACTICS)
+    assert "is not kept: Is a directory" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_fails_leaves_nothing_behind(
+    cache: TimingCache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(path: Path, content: bytes) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    cache.write(TACTICS)
+    assert "is not kept: No space left" in capsys.readouterr().err
+    assert list(cache.path.parent.iterdir()) == []
