@@ -73,7 +73,7 @@ def cross_toolchain(jetpack: int, cache: Path) -> Toolchain:
 
 def _nvcc(cache: Path) -> tuple[Path, dict[str, str]]:
     """JetPack 7."""
-    nvcc, cxx = find_nvcc(), find_cross_compiler()
+    cxx, nvcc = find_cross_compiler(), find_nvcc()
     release = _release(nvcc)
     wheels = (f"nvidia-cuda-runtime=={release}.*",)
     kit = kept_folder(cache / _kit_name("jetpack7", wheels), lambda new: fetch_wheels(wheels, "aarch64", new))

@@ -93,8 +93,10 @@ def find_tool(name: str) -> Path:
 
 def find_nvcc() -> Path:
     """$CUDACXX, nvcc on PATH, /usr/local/cuda, or the one of the wheels in this environment."""
-    if "CUDACXX" in os.environ:
-        return Path(os.environ["CUDACXX"])
+    if named := os.environ.get("CUDACXX"):
+        if found := shutil.which(named):
+            return Path(found)
+        raise missing_tool("nvcc", f"none in CUDACXX={named}", "name nvcc itself, or unset the variable")
     wheels = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/bin/nvcc"))
     on_path = shutil.which("nvcc")
     for candidate in (*([Path(on_path)] if on_path else []), Path("/usr/local/cuda/bin/nvcc"), *wheels):

@@ -17,6 +17,7 @@ from quamba_export.exporter import prepare_device
 from quamba_export.exporter.build import EngineChoices, build_bundle
 from quamba_export.exporter.cli import app
 from quamba_export.exporter.cross_build import cross_library, cross_toolchain
+from quamba_export.exporter.plugin_library import find_nvcc
 from quamba_export.exporter.prepare_device import driver_cuda
 from quamba_export.runtime.engine_record import EngineRecord, PreparedRecord, WeightTensor
 from quamba_export.runtime.errors import ExitCode
@@ -186,3 +187,17 @@ def test_a_missing_compiler_is_named_with_its_package(
     monkeypatch.setenv("CUDACXX", "nvcc")
     with refused(f"without {name}", f"apt-get install {package}", code=5):
         cross_toolchain(jetpack, CACHE)
+
+
+def test_a_compiler_that_is_not_where_it_is_said_to_be_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDACXX", str(tmp_path / "nvcc"))
+    with refused("without nvcc", f"none in CUDACXX={tmp_path}/nvcc", code=5):
+        find_nvcc()
+    (tmp_path / "nvcc").write_text("#!/bin/sh\n")
+    (tmp_path / "nvcc").chmod(0o755)
+    assert find_nvcc() == tmp_path / "nvcc"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDACXX", "nvcc")
+    assert find_nvcc() == tmp_path / "nvcc"
