@@ -30,7 +30,8 @@ def check_machine(record: EngineRecord, tensorrt: str, sm: int, *, lean: bool) -
     """
     if record.version_compatible:
         here, built = version_of(tensorrt), version_of(record.tensorrt)
-        runs, allowed = built <= here and built[0] == here[0], f"{record.tensorrt} or a later {built[0]}"
+        major = built[0] if built else "one"
+        runs, allowed = built <= here and major == here[0], f"{record.tensorrt} or a later {major}"
     else:
         runs, allowed = tensorrt == record.tensorrt and not lean, f"{record.tensorrt}, not its lean runtime"
     for what, good, found, wanted in (

@@ -300,6 +300,8 @@ def test_a_version_compatible_bundle_runs_in_later_versions() -> None:
             check_machine(record, version, 90, lean=True)
     with refused("another GPU", code=5):
         check_machine(record, "10.16.1", 89, lean=True)
+    with refused("another TensorRT", "found: TensorRT 10.6.0", "allowed: TensorRT newest", code=5):
+        check_machine(replace(record, tensorrt="newest"), "10.6.0", 90, lean=False)
 
 
 def test_another_plugin_library_is_refused() -> None:
