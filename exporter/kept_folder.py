@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,9 @@ def kept_folder(target: Path, fill: Callable[[Path], None]) -> Path:
     with (target.parent / f".{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
         if not target.is_dir():
+            for left in target.parent.glob(f".{target.name}.*"):
+                if left.is_dir():  # by a fill that was killed
+                    shutil.rmtree(left)
             with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as work:
                 new = Path(work) / "new"
                 new.mkdir()

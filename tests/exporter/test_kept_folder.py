@@ -48,3 +48,11 @@ def test_what_a_killed_process_left_is_not_in_the_way(tmp_path: Path) -> None:
     (tmp_path / ".kept.lock").touch()
     kept_folder(tmp_path / "kept", lambda new: (new / "all").touch())
     assert os.listdir(tmp_path / "kept") == ["all"]
+
+
+def test_what_a_killed_fill_left_is_removed(tmp_path: Path) -> None:
+    left, other = tmp_path / ".kept.k1ll3d" / "new", tmp_path / ".other.running"
+    left.mkdir(parents=True)
+    other.mkdir()
+    kept_folder(tmp_path / "kept", lambda new: (new / "file").touch())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".kept.lock", ".other.running", "kept"]
