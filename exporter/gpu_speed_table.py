@@ -113,8 +113,10 @@ def bytes_table(speeds: list[GpuSpeed]) -> Iterator[str]:
 
 
 def context_table(speeds: list[GpuSpeed]) -> Iterator[str]:
-    """TPOT at batch 1 after contexts of different lengths."""
+    """TPOT at batch 1 after contexts of different lengths; nothing where the sizes share none."""
     contexts = [n for n in speeds[0].context_tpot_ms if all(n in speed.context_tpot_ms for speed in speeds)]
+    if not contexts:
+        return
     yield f"| size | {' | '.join(f'TPOT after {n}' for n in contexts)} | flat to {FLAT:.0%} |"
     yield "| --- |" + " --- |" * (len(contexts) + 1)
     for speed in speeds:
@@ -131,11 +133,11 @@ def main(
     """Print the tables."""
     pairs = compared(read_speeds(ours), read_speeds(theirs))
     tables = [
-        times_table(pairs),
-        bytes_table([speed for pair in pairs for speed in pair]),
-        context_table([speed for speed, _ in pairs]),
+        "\n".join(times_table(pairs)),
+        "\n".join(bytes_table([speed for pair in pairs for speed in pair])),
+        "\n".join(context_table([speed for speed, _ in pairs])),
     ]
-    print("\n\n".join("\n".join(table) for table in tables))
+    print("\n\n".join(filter(None, tables)))
 
 
 if __name__ == "__main__":

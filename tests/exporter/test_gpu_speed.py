@@ -103,6 +103,10 @@ def test_tpot_that_grows_with_the_context_is_called_short() -> None:
     assert short == "| grown | 1.1000 | 1.3000 | 18.2%: short |"
 
 
+def test_sizes_that_share_no_context_have_no_table() -> None:
+    assert list(context_table([OURS, replace(OURS, size="other", context_tpot_ms={"4096": 1.1})])) == []
+
+
 def test_only_the_same_size_on_the_same_gpu_is_compared() -> None:
     again = replace(OURS, gb_per_s=4100.0)
     other = replace(OURS, size="mamba-130m")
