@@ -20,6 +20,8 @@ constexpr int GEMV_STEP = 64;  // columns of weight that a warp multiplies at a 
 constexpr int GEMV_ROWS = 16;  // rows of weight likewise
 constexpr int GEMV_WARPS = 16, GEMV_THREADS = 32 * GEMV_WARPS;
 constexpr int GEMV_DEPTH = 6;  // steps a warp is ahead; two blocks of 16 KiB a step and 8 KiB more fit on an SM
+constexpr int GEMV_SMALL_DEPTH = 3;  // where a block has less: 99 KiB on sm_86 and sm_89
+constexpr int GEMV_RESERVE = 1024;   // bytes of shared memory for what a source declares itself
 
 // Bytes from one token to the next in shared memory: whole steps, an odd number, so that the eight lanes of
 // one phase of a 16-byte load (two tokens by four pieces) meet no bank twice.
@@ -52,6 +54,19 @@ QUAMBA_HOST_DEVICE constexpr GemvShape gemv_shape(int K, int M, int T, int multi
         if (k_warps == 1 || loads <= fewest) best.k_warps = k_warps, fewest = loads;
     }
     return best;
+}
+
+// Shared memory of a block that is `depth` steps ahead, in bytes.
+QUAMBA_HOST_DEVICE int64_t gemv_shared_bytes(int K, int T, const GemvShape &shape, int depth) {
+    return int64_t(depth) * GEMV_THREADS * 32 + int64_t(T) * gemv_pitch(K) + shape.sum_bytes(T);
+}
+
+// Steps ahead for a GPU that gives a block `available` bytes of shared memory; 0 where int8_gemv does not fit.
+QUAMBA_HOST_DEVICE int gemv_depth(int K, int M, int T, int multiprocessors, int available) {
+    if (T > GEMV_TOKENS) return 0;
+    const GemvShape shape = gemv_shape(K, M, T, multiprocessors);
+    if (gemv_shared_bytes(K, T, shape, GEMV_DEPTH) + GEMV_RESERVE <= available) return GEMV_DEPTH;
+    return gemv_shared_bytes(K, T, shape, GEMV_SMALL_DEPTH) + GEMV_RESERVE <= available ? GEMV_SMALL_DEPTH : 0;
 }
 
 // Where a warp is in its loads: all of its columns of 16 rows, then of the next 16 rows that it has.
@@ -126,11 +141,11 @@ __device__ __forceinline__ void copy_step(uint4 *upper, uint4 *lower, const Int8
 
 // source: brings the codes of the tokens into shared memory. End::NEXT_MAY_BEGIN_EARLY: whether the kernel behind
 // may come before this one's inputs are there.
-template <class Source, class End, bool ALIGNED>
+template <class Source, class End, bool ALIGNED, int DEPTH>
 __global__ void __launch_bounds__(GEMV_THREADS, 2)
     int8_gemv(Int8Product p, Source source, End end, GemvShape shape) {
     extern __shared__ uint4 slots[];  // (DEPTH, 2, threads), tokens (T, gemv_pitch(K) / 16), sums (see GemvShape)
-    uint4 *tokens = slots + GEMV_DEPTH * 2 * GEMV_THREADS;
+    uint4 *tokens = slots + DEPTH * 2 * GEMV_THREADS;
     int32_t *partial = reinterpret_cast<int32_t *>(tokens + p.T * (gemv_pitch(p.K) / 16));
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, k_warp = warp % shape.k_warps;
     const int first_row = blockIdx.x * shape.rows, last_row = min(first_row + shape.rows, p.M);
@@ -153,7 +168,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2)
         }
         end_copy_group();
     };
-    for (int slot = 0; slot < GEMV_DEPTH; slot++) copy_next(slot);
+    for (int slot = 0; slot < DEPTH; slot++) copy_next(slot);
     if (End::NEXT_MAY_BEGIN_EARLY) let_next_kernel_begin();
     wait_for_inputs();
     if (!End::NEXT_MAY_BEGIN_EARLY) let_next_kernel_begin();
@@ -164,8 +179,8 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2)
 
     int32_t sums[4] = {};
     const uint4 *token = tokens + lane / 4 * (gemv_pitch(p.K) / 16) + lane % 4;
-    for (int slot = 0; now.chunk < chunks; slot = slot + 1 == GEMV_DEPTH ? 0 : slot + 1) {
-        wait_copy_groups<GEMV_DEPTH - 1>();
+    for (int slot = 0; now.chunk < chunks; slot = slot + 1 == DEPTH ? 0 : slot + 1) {
+        wait_copy_groups<DEPTH - 1>();
         const uint4 *held = own_slots + slot * 2 * GEMV_THREADS;
         const WeightStep weight = {held[0], held[GEMV_THREADS]};
         const uint4 x = lane / 4 < p.T ? token[now.step * (GEMV_STEP / 16)] : uint4{0, 0, 0, 0};

@@ -12,26 +12,30 @@ inline bool aligned_rows(const int8_t *matrix, int64_t stride, int K) {
     return reinterpret_cast<uintptr_t>(matrix) % 16 == 0 && stride % 16 == 0 && K % 16 == 0;
 }
 
-inline size_t gemv_shared_bytes(const Int8Product &p, const GemvShape &shape) {
-    const size_t slots = size_t(GEMV_DEPTH) * GEMV_THREADS * 32;
-    return slots + size_t(p.T) * gemv_pitch(p.K) + shape.sum_bytes(p.T);
+// Steps ahead of int8_gemv; 0 where the tokens are too many or too long for it.
+inline int gemv_depth(const Int8Product &p, const Gpu &gpu) {
+    return gemv_depth(p.K, p.M, p.T, gpu.multiprocessors, gpu.shared_bytes);
 }
 
-// Whether the tokens are few and short enough for int8_gemv.
-inline bool takes_gemv(const Int8Product &p, const Gpu &gpu) {
-    const size_t reserve = 1024;  // for what a source declares itself
-    return p.T <= GEMV_TOKENS && gemv_shared_bytes(p, gemv_shape(p.K, p.M, p.T, gpu.multiprocessors)) + reserve <=
-                                     size_t(gpu.shared_bytes);
+inline bool takes_gemv(const Int8Product &p, const Gpu &gpu) { return gemv_depth(p, gpu) > 0; }
+
+template <int DEPTH, class Source, class End>
+cudaError_t launch_gemv_depth(const Int8Product &p, const Source &source, const End &end, const Gpu &gpu,
+                              cudaStream_t stream) {
+    const GemvShape shape = gemv_shape(p.K, p.M, p.T, gpu.multiprocessors);
+    const auto kernel = aligned_rows(p.weight, p.K, p.K) ? int8_gemv<Source, End, true, DEPTH>
+                                                         : int8_gemv<Source, End, false, DEPTH>;
+    return launch_overlapped(kernel, dim3((p.M + shape.rows - 1) / shape.rows), GEMV_THREADS,
+                             size_t(gemv_shared_bytes(p.K, p.T, shape, DEPTH)), 1, gpu, stream, p, source, end,
+                             shape);
 }
 
+// Of what takes_gemv.
 template <class Source, class End>
 cudaError_t launch_gemv(const Int8Product &p, const Source &source, const End &end, const Gpu &gpu,
                         cudaStream_t stream) {
-    const GemvShape shape = gemv_shape(p.K, p.M, p.T, gpu.multiprocessors);
-    const auto kernel =
-        aligned_rows(p.weight, p.K, p.K) ? int8_gemv<Source, End, true> : int8_gemv<Source, End, false>;
-    return launch_overlapped(kernel, dim3((p.M + shape.rows - 1) / shape.rows), GEMV_THREADS,
-                             gemv_shared_bytes(p, shape), 1, gpu, stream, p, source, end, shape);
+    return gemv_depth(p, gpu) == GEMV_DEPTH ? launch_gemv_depth<GEMV_DEPTH>(p, source, end, gpu, stream)
+                                            : launch_gemv_depth<GEMV_SMALL_DEPTH>(p, source, end, gpu, stream);
 }
 
 template <class Tile>

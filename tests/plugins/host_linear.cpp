@@ -142,6 +142,10 @@ void replay_gemm_stage(const int8_t *x, const int8_t *weight, int32_t *sums) {
     }
 }
 
+int gemv_depth_of(int K, int M, int T, int multiprocessors, int available) {
+    return gemv_depth(K, M, T, multiprocessors, available);
+}
+
 int gemv_pitch_of(int K) { return gemv_pitch(K); }
 
 // Blocks of an int8_gemv; how often its warps come to each step of 64 columns of each 16 rows of a block, with

@@ -123,6 +123,19 @@ def test_warps_of_the_gemv_share_every_step_out(
     assert blocks <= multiprocessors or rows == (512 if T == 1 else 128)
 
 
+SHARED_KIB = {"H200": (132, 227), "RTX 4090": (128, 99), "Orin": (16, 163), "Orin Nano": (8, 163)}
+
+
+@pytest.mark.parametrize("gpu", SHARED_KIB)
+def test_one_token_of_every_published_size_takes_the_gemv(kernels: ctypes.CDLL, gpu: str) -> None:
+    multiprocessors, kib = SHARED_KIB[gpu]
+    for K, M in [(768, 3352), (1536, 768), (2560, 10576), (5120, 2560), (4096, 18560), (8192, 4096)]:
+        assert kernels.gemv_depth_of(K, M, 1, multiprocessors, kib * 1024) >= 3, (K, M)
+    assert kernels.gemv_depth_of(2560, 10576, 1, multiprocessors, 227 * 1024) == 6
+    assert kernels.gemv_depth_of(2560, 10576, 9, multiprocessors, 227 * 1024) == 0
+    assert kernels.gemv_depth_of(131071, 10576, 1, multiprocessors, kib * 1024) == (3 if kib == 227 else 0)
+
+
 def test_a_stage_of_the_gemm_is_the_product(kernels: ctypes.CDLL) -> None:
     both, sums = codes(32, 128), np.empty((16, 16), np.int32)
     x, weight = both[:16].copy(), both[16:].copy()
