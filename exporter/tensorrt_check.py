@@ -11,17 +11,15 @@ TPOT. Exit 9 where anything differs.
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Annotated
 
 import numpy as np
 import typer
 
 from quamba_export.exporter.engine_comparison import compare, compare_positions
+from quamba_export.exporter.gpu_speed import milliseconds
 from quamba_export.exporter.plugin_library import plugin_library
 from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
 from quamba_export.runtime.bundle import open_tokenizer
@@ -137,16 +135,6 @@ def show_times(engine: TrtEngine, tokens: Ids) -> None:
 
     print(f"TTFT({CHUNK})  {milliseconds(first_token, 30):.3f} ms  (batch 1, median of 30)")
     print(f"TPOT       {milliseconds(next_token, 300):.4f} ms  (batch 1, median of 300)", flush=True)
-
-
-def milliseconds(call: Callable[[], None], times: int) -> float:
-    """Median time of a call after three to warm up."""
-    seconds = []
-    for _ in range(times + 3):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds[3:]) * 1e3
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ import numpy as np
 import typer
 
 from quamba_export.calib.quantized_model import QuantizedModel
-from quamba_export.exporter.onnx_export import onnx_from_model, state_table, write_model
+from quamba_export.exporter.onnx_export import onnx_from_model, write_model
 from quamba_export.exporter.random_models import random_model
 from quamba_export.exporter.tensorrt_build import BuildOptions
 from quamba_export.exporter.tensorrt_check import CHUNK, PROMPT, STEPS, Report, built_engine, show_times
+from quamba_export.exporter.tensorrt_speed import states_of
 from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.errors import ExitCode
-from quamba_export.runtime.manifest import StateTensor
 
 
 def main(
@@ -45,10 +45,7 @@ def main(
 def measure(model: QuantizedModel, plugins: Path, compare_below: int, report: Report) -> None:
     """One model through export, build and both engines; nothing stays on the disk."""
     config = model.config
-    states = tuple(
-        StateTensor(row["past"], row["present"], row["dtype"], tuple(row["shape"]))
-        for row in state_table(model)
-    )
+    states = states_of(model)
     millions = sum(t.numel() for name, t in model.tensors.items() if name.startswith("layers.")) // 10**6
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -96,6 +96,7 @@ def measure(model: QuantizedModel, size: str, options: BuildOptions, contexts: l
 
 
 def states_of(model: QuantizedModel) -> tuple[StateTensor, ...]:
+    """The states that the manifest of this model's export names."""
     rows = state_table(model)
     return tuple(StateTensor(r["past"], r["present"], r["dtype"], tuple(r["shape"])) for r in rows)
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from quamba_export.calib.calibration_checks import config_to_json
 from quamba_export.exporter.engine_gate import check_engine
-from quamba_export.exporter.onnx_export import onnx_from_model, state_table, write_model
+from quamba_export.exporter.onnx_export import onnx_from_model, write_model
 from quamba_export.exporter.random_models import random_model
 from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
+from quamba_export.exporter.tensorrt_speed import states_of
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.engine_tensorrt import load_engine
-from quamba_export.runtime.manifest import Manifest, StateTensor
+from quamba_export.runtime.manifest import Manifest
 
 MAX_BATCH, CHUNK = 3, 64
 
@@ -39,10 +40,6 @@ def build(name: str, folder: Path, plugins: Path, *, version_compatible: bool = 
     folder.mkdir()
     model = random_model(name, n_layer=2)
     write_model(onnx_from_model(model), folder)
-    states = tuple(
-        StateTensor(row["past"], row["present"], row["dtype"], tuple(row["shape"]))
-        for row in state_table(model)
-    )
     manifest = Manifest(
         kind="export",
         producer="test",
@@ -51,7 +48,7 @@ def build(name: str, folder: Path, plugins: Path, *, version_compatible: bool = 
         qformat="w8a8",
         config=config_to_json(model.config),
         eos_token_id=0,
-        states=states,
+        states=states_of(model),
         files={},
         sources={},
     )
