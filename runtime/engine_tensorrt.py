@@ -11,6 +11,7 @@ B batch, L length, V vocabulary (padded).
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ class TrtEngine(Engine):
         self._argmax = argmax
         for plan in (decode, prefill):
             plan.bind({}, weights.addresses)
-        self._bound: StateMemory | None = None  # whose tensors the decode plan is bound to
+        self._bound: weakref.ref[StateMemory] | None = None  # whose tensors the decode plan is bound to
         self._spare: StateMemory | None = None  # memory of states that are gone, with its captured step
 
     def zero_states(self, batch: int) -> TrtStates:
@@ -164,7 +165,7 @@ class TrtEngine(Engine):
 
     def _launch(self, memory: StateMemory, step: Step, queue: Callable[[], None]) -> None:
         """One token: TensorRT wants one plain run after a change of shapes, then a capture is allowed."""
-        if step not in memory.steps and self._bound is memory and self._cuda.has_graphs:
+        if step not in memory.steps and self._is_bound(memory) and self._cuda.has_graphs:
             memory.steps[step] = self._cuda.capture(queue)
         if step in memory.steps:
             memory.steps[step].launch()
@@ -172,8 +173,11 @@ class TrtEngine(Engine):
             self._bound = None  # until it has run: what is captured is what the plan is bound to
             memory.bind(self._decode, 1)
             queue()
-            self._bound = memory
+            self._bound = weakref.ref(memory)
         self._cuda.synchronize()
+
+    def _is_bound(self, memory: StateMemory) -> bool:
+        return self._bound is not None and self._bound() is memory
 
     def _allocate(self, batch: int) -> StateMemory:
         if not 1 <= batch <= self.record.max_batch:
@@ -187,6 +191,7 @@ class TrtEngine(Engine):
         spare, self._spare = self._spare, None
         if spare is not None and spare.batch == batch:
             return spare
+        del spare  # before the new one is allocated: both may be more than there is
         longest = self.record.prefill_length
         return StateMemory(self._cuda, self.states, batch, self.vocab_size, longest)
 

@@ -267,6 +267,21 @@ def test_memory_of_another_batch_is_given_back(engine: TrtEngine, api: FakeCuda)
     assert api.free_bytes == free
 
 
+def test_memory_of_another_batch_is_given_back_before_more_is_taken(engine: TrtEngine, api: FakeCuda) -> None:
+    free = api.free_bytes
+    for batch in (
+        3,
+        4,
+    ):  # the engine keeps the last to spare
+        _, states = engine.run(some_ids(batch, 1), engine.zero_states(batch))
+        del states
+    taken = free - api.free_bytes
+    assert engine.zero_states(4).batch == 4
+    assert free - api.free_bytes == taken
+    api.free_bytes = 100  # 3 sequences need less than 4 do, no more
+    assert engine.zero_states(3).batch == 3
+
+
 def test_a_batch_beyond_the_profile_is_refused(engine: TrtEngine) -> None:
     with refused("wrong batch size", "found: 5", "allowed: 1 to 4", "--max-batch", code=ExitCode.USAGE):
         engine.zero_states(5)
