@@ -80,7 +80,9 @@ def test_codes_by_a_reciprocal(kernels: ctypes.CDLL) -> None:
         scale = float(np.float32(scale))
         with np.errstate(over="ignore"):
             far = np.array([0.0, -0.0, TINY, 1e-40, LARGEST, -LARGEST, 299.9, 300.1, np.inf, -np.inf])
-            x = np.concatenate([half_steps(scale), far.astype(np.float32), drawn(500) * np.float32(60 * scale)])
+            x = np.concatenate(
+                [half_steps(scale), far.astype(np.float32), drawn(500) * np.float32(60 * scale)]
+            )
         found = mapped(kernels.quantized_by_all, x, scale)
         assert np.array_equal(found, mapped(kernels.quantize_all, x, scale)), scale
 
@@ -108,7 +110,9 @@ def test_short_chains_end_in_the_same_floats(kernels: ctypes.CDLL, name: str) ->
     codes = (np.arange(-128, 128, dtype=np.float32) * scales + random.normal(0, 3, scales.shape)).ravel()
     x = np.concatenate([AWKWARD, codes, drawn(1_000_000, spread=20.0), np.geomspace(1e-30, 100, 100_001)])
     x = np.concatenate([x, -x, [np.inf, -np.inf]]).astype(np.float32)
-    assert_same_bits(getattr(precise, name)(torch.from_numpy(x)), mapped(getattr(kernels, f"{name}_soon_all"), x))
+    assert_same_bits(
+        getattr(precise, name)(torch.from_numpy(x)), mapped(getattr(kernels, f"{name}_soon_all"), x)
+    )
     assert np.isnan(mapped(getattr(kernels, f"{name}_soon_all"), np.array([np.nan], np.float32))).all()
 
 
