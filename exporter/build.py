@@ -90,17 +90,27 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
 
 
 def _check_choices(choices: EngineChoices, target: Target, elsewhere: bool) -> None:
-    given = {field.name for field in fields(choices) if getattr(choices, field.name) is not None}
-    useless = given - ({"plugins", "jetpack"} if elsewhere else given - {"jetpack"})
-    if useless:
-        where = "here only the plugins are made" if elsewhere else "the plugins are made for this machine"
+    """Refuse (exit 2) what was chosen and would change nothing."""
+    given = {field.name for field in fields(choices) if getattr(choices, field.name) != field.default}
+    if elsewhere:
+        useful, where = {"plugins", "jetpack"}, "here only the plugins are made"
+    elif target.backend == "tensorrt":
+        useful = {field.name for field in fields(choices)} - {"jetpack"}
+        where = "the plugins are made for this machine"
+    else:
+        useful, where = set(), "it has no engines"
+    if useless := given - useful:
         raise QuambaError(
-            f"this build for {target.name} has no use for --{min(useless).replace('_', '-')}",
+            f"this build for {target.name} has no use for {_option(min(useless))}",
             found=where,
-            allowed="--jetpack and --plugins" if elsewhere else "--jetpack on a machine that is no Jetson",
+            allowed=", ".join(_option(name) for name in sorted(useful)) or "none of the options for engines",
             fix="give it to `quamba-export build` on the device" if elsewhere else "leave it out",
             code=ExitCode.USAGE,
         )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _built(out: Path, target: Target, manifest: Manifest) -> Build:

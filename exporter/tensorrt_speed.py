@@ -114,12 +114,11 @@ def first_token_ms(engine: Engine, length: int) -> float:
 def next_token_ms(engine: Engine, batch: int, context: int) -> float:
     """TPOT of `batch` sequences that have read `context` tokens; every token is the last one's likeliest."""
     logits, states = prefill(engine, random_ids(engine, batch, context))
-    token = greedy(logits)
+    tokens = greedy(logits)[:, 0]
 
     def next_token() -> None:
-        nonlocal token, states
-        chosen, states = engine.next_tokens(token, states)
-        token = chosen[:, None]
+        nonlocal tokens, states
+        tokens, states = engine.next_tokens(tokens[:, None], states)
 
     return milliseconds(next_token, TPOT_RUNS)
 

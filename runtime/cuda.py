@@ -8,6 +8,7 @@ back with that object.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import os
 from collections.abc import Callable
@@ -95,13 +96,21 @@ class Cuda:
         self.call("cudaStreamSynchronize", self.stream)
 
     def capture(self, queue: Callable[[], None]) -> Graph:
-        """What `queue` puts on the stream, as a graph; nothing of it runs."""
-        mode = self.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self.call("cudaStreamBeginCapture", self.stream, mode)
+        """What `queue` puts on the stream, as a graph; nothing of it runs.
+
+        No garbage is collected meanwhile: memory that this thread frees would end the capture.
+        """
+        mode, collects = self.api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal, gc.isenabled()
+        gc.disable()
         try:
-            queue()
+            self.call("cudaStreamBeginCapture", self.stream, mode)
+            try:
+                queue()
+            finally:
+                graph = self.call("cudaStreamEndCapture", self.stream)
         finally:
-            graph = self.call("cudaStreamEndCapture", self.stream)
+            if collects:
+                gc.enable()
         try:
             return Graph(self, self.call("cudaGraphInstantiate", graph, 0))
         finally:

@@ -169,6 +169,7 @@ class TrtEngine(Engine):
         if step in memory.steps:
             memory.steps[step].launch()
         else:
+            self._bound = None  # until it has run: what is captured is what the plan is bound to
             memory.bind(self._decode, 1)
             queue()
             self._bound = memory

@@ -36,6 +36,7 @@ class FakeCuda:
         self.sm, self.free_bytes, self.total_bytes = sm, memory, memory
         self.blocks: dict[int, Any] = {}
         self.capturing: list[Work] | None = None
+        self.invalidated = False  # by a call that a capture forbids
         self.launches = 0
         self.copies: list[tuple[int, int]] = []  # target and bytes of what was copied
 
@@ -72,6 +73,9 @@ class FakeCuda:
         return self.cudaMalloc(nbytes)
 
     def cudaFree(self, address: int) -> tuple[int]:
+        if self.capturing is not None:
+            self.invalidated = True
+            return (900,)  # cudaErrorStreamCaptureUnsupported
         block = self.blocks.pop(address)
         self.free_bytes += len(block)
         ctypes.memset(address, 0x77, len(block))
@@ -95,12 +99,12 @@ class FakeCuda:
         return (0,)
 
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[int]:
-        self.capturing = []
+        self.capturing, self.invalidated = [], False
         return (0,)
 
     def cudaStreamEndCapture(self, stream: int) -> tuple[int, list[Work] | None]:
         graph, self.capturing = self.capturing, None
-        return 0, graph
+        return (901, None) if self.invalidated else (0, graph)  # cudaErrorStreamCaptureInvalidated
 
     def cudaGraphInstantiate(self, graph: list[Work], flags: int) -> tuple[int, list[Work]]:
         return 0, list(graph)

@@ -29,7 +29,7 @@ __device__ inline void fill_gate(float (&gate)[256], float z_scale) {
 // root (n_groups): the root mean square of each group of gated(i). partial: shared memory of (n_groups, parts)
 // sums of squares. The block is in step after.
 template <class Gated>
-__device__ void group_roots(float *root, double *partial, int groups, int group_width, float epsilon,
+__device__ void group_roots(Root *root, double *partial, int groups, int group_width, float epsilon,
                             Gated gated) {
     const int lane = threadIdx.x % 32, parts = group_parts(groups, int(blockDim.x));
     for (int part = threadIdx.x / 32; part < groups * parts; part += blockDim.x / 32) {
@@ -48,9 +48,54 @@ __device__ void group_roots(float *root, double *partial, int groups, int group_
     for (int group = threadIdx.x; group < groups; group += blockDim.x) {
         double total = 0.0;
         for (int part = 0; part < parts; part++) total += partial[group * parts + part];
-        root[group] = root_mean_square(total, group_width, epsilon);
+        root[group] = Root::of(root_mean_square(total, group_width, epsilon));
     }
     __syncthreads();
+}
+
+// gated = x gate[z] of this thread's positions; returns their sum of squares.
+template <int ITEMS>
+__device__ __forceinline__ double gate_positions(float (&gated)[ITEMS][PARTS], const float *x, const int8_t *z,
+                                                 const float (&gate)[256], const TokenPart &part) {
+    int8_t code[ITEMS][PARTS];
+    load_positions(gated, x, part);
+    load_positions(code, z, part);
+    __syncthreads();  // the gate is complete
+    double sum = 0.0;
+#pragma unroll
+    for (int item = 0; item < ITEMS; item++) {
+        double squares = 0.0;
+#pragma unroll
+        for (int c = 0; c < PARTS; c++) {
+            gated[item][c] = gated[item][c] * gate[code[item][c] + 128];
+            const double value = gated[item][c];
+            squares = fma(value, value, squares);
+        }
+        if (threadIdx.x + item * blockDim.x < part.count) sum += squares;
+    }
+    return sum;
+}
+
+// gated / root * weight of one position, folded for the part. root_of(c): of the group of its entry c.
+template <class RootOf>
+__device__ __forceinline__ double norm_position(const float (&gated)[PARTS], const float (&weight)[PARTS],
+                                                int part, RootOf root_of) {
+    float quotient[PARTS];
+    bool divides = true;
+#pragma unroll
+    for (int c = 0; c < PARTS; c++) {
+        const Root root = root_of(c);
+        quotient[c] = root.divide(gated[c]);
+        divides = divides && root.divides(gated[c]);
+    }
+    if (!divides) {
+#pragma unroll
+        for (int c = 0; c < PARTS; c++) quotient[c] = gated[c] / root_of(c).value;
+    }
+    double normed[PARTS];
+#pragma unroll
+    for (int c = 0; c < PARTS; c++) normed[c] = quotient[c] * weight[c];
+    return fold_position(normed, part);
 }
 
 struct Gated {
@@ -61,7 +106,8 @@ struct Gated {
 __global__ void __launch_bounds__(512, 2)
     gated_norm_hadamard_quantize(QuambaGatedRMSNormHadamardQuantize op) {
     extern __shared__ double entries[];  // the token, then n_groups * parts sums of squares
-    __shared__ float gate[256], root[MOST_GROUPS];
+    __shared__ float gate[256];
+    __shared__ Root root[MOST_GROUPS];
     const int E = int(op.size.E), groups = op.n_groups, group_width = E / groups;
     const int64_t token = blockIdx.x;
 
@@ -81,7 +127,7 @@ __global__ void __launch_bounds__(512, 2)
         E, [&](int i) { return op.norm_weight[i]; },
         [&](int i, float weight) {
             const float gated = static_cast<float>(entries[place(i)]);
-            entries[place(i)] = gated / root[groups == 1 ? 0 : i / group_width] * weight;
+            entries[place(i)] = gated / root[groups == 1 ? 0 : i / group_width].value * weight;
         });
     __syncthreads();
     transform_and_quantize(entries, E, op.hadamard, op.out_scale, op.y + token * E);
@@ -89,53 +135,43 @@ __global__ void __launch_bounds__(512, 2)
 
 template <int ITEMS>
 __global__ void __launch_bounds__(1024)
-    gated_norm_hadamard_quantize_part(QuambaGatedRMSNormHadamardQuantize op, double unit) {
+    gated_norm_hadamard_quantize_part(QuambaGatedRMSNormHadamardQuantize op, PartScale scale) {
     extern __shared__ double entries[];  // the part's, then n_groups * parts sums of squares
-    __shared__ float gate[256], root[MOST_GROUPS];
+    __shared__ float gate[256];
+    __shared__ Root root[MOST_GROUPS];
     const int E = int(op.size.E), groups = op.n_groups, group_width = E / groups;
     const int64_t token = blockIdx.x / PARTS;
     const TokenPart part(E, int(blockIdx.x % PARTS));
 
+    const Divisor by_group_width(group_width);
+    const float *x = op.x + token * op.x_stride;
+    const int8_t *z = op.z + token * op.z_stride;
     float weight[ITEMS][PARTS], gated[ITEMS][PARTS];
-    load_positions(weight, op.norm_weight, part);
+    if (ITEMS == 1) load_positions(weight, op.norm_weight, part);
     fill_gate(gate, op.z_scale);
     let_next_kernel_begin();
     wait_for_inputs();
-    const float *x = op.x + token * op.x_stride;
-    const int8_t *z = op.z + token * op.z_stride;
-    int8_t code[ITEMS][PARTS];
-    load_positions(gated, x, part);
-    load_positions(code, z, part);
-    __syncthreads();
-    double sum = 0.0;
-#pragma unroll
-    for (int i = 0; i < ITEMS * PARTS; i++) {
-        float &value = gated[i / PARTS][i % PARTS];
-        value = value * gate[code[i / PARTS][i % PARTS] + 128];
-        sum = fma(static_cast<double>(value), static_cast<double>(value), sum);
-    }
-    float only_root = 0.0f;
+    const double squares = gate_positions(gated, x, z, gate, part);
+    if (ITEMS > 1) load_positions(weight, op.norm_weight, part);  // earlier there would be no registers left
+    double folded[ITEMS];
     if (groups == 1) {
-        only_root = root_mean_square(block_sum(sum), E, op.epsilon);
+        const Root only = Root::of(root_mean_square(block_sum(squares), E, op.epsilon));
+#pragma unroll
+        for (int item = 0; item < ITEMS; item++) {
+            folded[item] = norm_position(gated[item], weight[item], part.part, [&](int) { return only; });
+        }
     } else {
         group_roots(root, entries + place(part.count) + 1, groups, group_width, op.epsilon,
                     [&](int i) { return x[i] * gate[z[i] + 128]; });
-    }
-    const Divisor by_group_width(group_width);
-    double folded[ITEMS];
 #pragma unroll
-    for (int item = 0; item < ITEMS; item++) {
-        const int p = threadIdx.x + item * blockDim.x;
-        double v[PARTS] = {};
-#pragma unroll
-        for (int c = 0; c < PARTS; c++) {
-            if (p >= part.count) break;
-            const float divisor = groups == 1 ? only_root : root[by_group_width.divide(part.entry(p, c))];
-            v[c] = gated[item][c] / divisor * weight[item][c];
+        for (int item = 0; item < ITEMS; item++) {
+            const int p = min(threadIdx.x + item * blockDim.x, unsigned(part.count - 1));
+            folded[item] = norm_position(gated[item], weight[item], part.part, [&](int c) {
+                return root[by_group_width.divide(part.entry(p, c))];
+            });
         }
-        folded[item] = fold_position(v, part.part);
     }
-    transform_part(folded, entries, part, unit, op.out_scale, op.y + token * E);
+    transform_part(folded, entries, part, scale, op.y + token * E);
 }
 
 }  // namespace quamba

@@ -15,7 +15,7 @@ extern "C" const char *quamba_GatedRMSNormHadamardQuantize_refusal(
     const QuambaGatedRMSNormHadamardQuantize *op) {
     if (op->size.E > 16384) return "E, the channels of a token, must be at most 16384";
     if (op->n_groups > quamba::MOST_GROUPS) return "n_groups must be at most 256";
-    const int64_t tables = sizeof(float) * (256 + quamba::MOST_GROUPS);
+    const int64_t tables = sizeof(float) * 256 + sizeof(quamba::Root) * quamba::MOST_GROUPS;
     const int64_t E = op->size.E;
     return quamba::shared_memory_refusal(quamba::gated_bytes(E, op->n_groups, quamba::token_threads(E)) + tables);
 }

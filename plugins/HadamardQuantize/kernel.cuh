@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(512, 2) hadamard_quantize(QuambaHadamardQuanti
 }
 
 template <int ITEMS>
-__global__ void __launch_bounds__(1024) hadamard_quantize_part(QuambaHadamardQuantize op, double unit) {
+__global__ void __launch_bounds__(1024) hadamard_quantize_part(QuambaHadamardQuantize op, PartScale scale) {
     extern __shared__ double entries[];
     const int64_t token = blockIdx.x / PARTS;
     const TokenPart part(int(op.size.E), int(blockIdx.x % PARTS));
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(1024) hadamard_quantize_part(QuambaHadamardQua
         for (int c = 0; c < PARTS; c++) v[c] = x[item][c];
         folded[item] = fold_position(v, part.part);
     }
-    transform_part(folded, entries, part, unit, op.out_scale, op.y + token * op.size.E);
+    transform_part(folded, entries, part, scale, op.y + token * op.size.E);
 }
 
 }  // namespace quamba

@@ -1,4 +1,4 @@
-// Mamba-2's scan as the recurrence of op.py, one kernel for any length but 1 (step.cuh): the state stays in registers.
+// Mamba-2's scan as the recurrence of op.py, for any length but 1 (step.cuh): the state stays in registers.
 //
 // A warp owns ROWS channels p of one head; lane l holds entries n = l + 32 k of each row's state. Tokens come
 // in tiles: while one is worked on, the codes of the next are on their way into shared memory. B and C are

@@ -36,11 +36,12 @@ struct StoredStates {
     Entry<float, N_LANE> scale[ROWS], reciprocal[ROWS];
     bool plain = true;  // no scale needs a division
 
-    __device__ __forceinline__ void set_scale(int r, const Entry<float, N_LANE> &of) {
+    // Scales of row r; those from entry `count` on are none.
+    __device__ __forceinline__ void set_scale(int r, const Entry<float, N_LANE> &of, int count) {
         scale[r] = of;
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
-            plain = plain && has_plain_reciprocal(of.at[k]);
+            plain = plain && (k >= count || has_plain_reciprocal(of.at[k]));
             reciprocal[r].at[k] = plain_reciprocal(of.at[k]);
         }
     }
@@ -171,7 +172,7 @@ __global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSD
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             const int64_t index = __shfl_sync(ALL_LANES, warp.scale_row, r * warp.LANES);
-            states.set_scale(r, read_entries<WHOLE, N_LANE>(op.state_scale + index * N, first, N));
+            states.set_scale(r, read_entries<WHOLE, N_LANE>(op.state_scale + index * N, first, N), N - first);
         }
     }
     steps[threadIdx.x] = ssd_step(op, ssd_head(warp.A_log, warp.dt_bias), static_cast<int8_t>(threadIdx.x));

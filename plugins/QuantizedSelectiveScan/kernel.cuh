@@ -1,4 +1,4 @@
-// Mamba-1's scan as the recurrence of op.py, one kernel for any length: the state stays in registers.
+// Mamba-1's scan as the recurrence of op.py, for any length but 1 (step.cuh): the state stays in registers.
 //
 // LANES lanes of a warp own one channel e, lane l the entries n = l + LANES k. Tokens come in tiles: B, C,
 // step, step x, D x and silu(z) of the tile are found once a block. exp(step A) takes fp64 for every entry;

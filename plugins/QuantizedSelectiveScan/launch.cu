@@ -1,18 +1,21 @@
 // C ABI of QuantizedSelectiveScan; the struct is made from op.py.
 #include "../common/launch.cuh"
 #include "kernel.cuh"
+#include "step.cuh"
 
 namespace quamba {
 
 template <class Stored, int LANES, int N_LANE>
 cudaError_t launch_lanes(const QuambaQuantizedSelectiveScan &op, cudaStream_t stream) {
-    constexpr int CHANNELS = SelectiveTile<LANES, N_LANE>::CHANNELS;
-    const unsigned blocks = unsigned((op.size.E + CHANNELS - 1) / CHANNELS);
+    const bool one_token = op.size.L == 1;
+    const int threads = one_token ? SELECTIVE_STEP_THREADS : SELECTIVE_THREADS, channels = threads / LANES;
+    const auto kernel =
+        one_token ? selective_one_token<Stored, LANES, N_LANE> : selective_scan<Stored, LANES, N_LANE>;
+    const unsigned blocks = unsigned((op.size.E + channels - 1) / channels);
     Gpu gpu = {};
     const cudaError_t error = current_gpu(gpu);
     if (error != cudaSuccess) return error;
-    return launch_overlapped(selective_scan<Stored, LANES, N_LANE>, dim3(blocks, unsigned(op.size.B)),
-                             SELECTIVE_THREADS, 0, 1, gpu, stream, op);
+    return launch_overlapped(kernel, dim3(blocks, unsigned(op.size.B)), threads, 0, 1, gpu, stream, op);
 }
 
 template <class Stored>

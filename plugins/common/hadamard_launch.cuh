@@ -12,13 +12,13 @@ inline bool part_a_token(int64_t tokens, int64_t size, int hadamard, const Gpu &
            hadamard_shape(int(size)).power >= 8 * PARTS;
 }
 
-// Launches kernel(op, unit of the transform) with PARTS blocks a token.
+// Launches kernel(op, scale) with PARTS blocks a token.
 template <class Op>
-cudaError_t launch_parts(void (*kernel)(Op, double), const Op &op, int64_t tokens, int64_t shared_bytes,
+cudaError_t launch_parts(void (*kernel)(Op, PartScale), const Op &op, int64_t tokens, int64_t shared_bytes,
                          const Gpu &gpu, cudaStream_t stream) {
     return launch_overlapped(kernel, dim3(unsigned(tokens * PARTS)), part_threads(op.size.E / PARTS),
                              size_t(shared_bytes), 1, gpu, stream, op,
-                             hadamard_unit(hadamard_shape(int(op.size.E))));
+                             PartScale(int(op.size.E), op.out_scale));
 }
 
 }  // namespace quamba

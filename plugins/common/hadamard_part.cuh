@@ -25,6 +25,7 @@ struct TokenPart {
         count = size / PARTS;
     }
 
+    // The entries of position p are entry(p, 0) + c width.
     QUAMBA_HOST_DEVICE int entry(int p, int c) const {
         return (p >> shift) * shape.power + c * width + (p & (width - 1));
     }
@@ -33,6 +34,9 @@ struct TokenPart {
 
     // Levels that the lanes of a warp take among themselves, entries p and p ^ 1, 2, 4, 8, 16.
     QUAMBA_HOST_DEVICE int lane_levels() const { return shift < 5 ? shift : 5; }
+
+    // A quarter of the rows of a base matrix is worth 1 << column_levels() threads, one a column.
+    QUAMBA_HOST_DEVICE int column_levels() const { return shift > 5 ? shift : 5; }
 };
 
 // Threads of a block, for each of which `items` positions of at most 2048 are enough.
@@ -59,40 +63,51 @@ QUAMBA_HOST_DEVICE double level_of_pair(double own, double other, bool upper) {
     return fma(upper ? -1.0 : 1.0, own, other);
 }
 
+// What the outputs are scaled by.
+struct PartScale {
+    double unit;  // hadamard_unit of the shape
+    float out_scale, reciprocal;
+
+    QUAMBA_HOST_DEVICE PartScale(int size, float out_scale)
+        : unit(hadamard_unit(hadamard_shape(size))), out_scale(out_scale), reciprocal(safe_reciprocal(out_scale)) {}
+
+    QUAMBA_HOST_DEVICE int8_t code(double sum) const {
+        return quantized_quotient(static_cast<float>(sum * unit), 1.0f, out_scale, reciprocal);
+    }
+};
+
 #ifdef __CUDACC__
 
-// entries[item][c] of the positions p = thread + item threads; zeros where there is no such position.
+// entries[item][c] of the positions p = thread + item threads; of the last position where there is no such.
 template <int ITEMS, class Entry>
 __device__ __forceinline__ void load_positions(Entry (&entries)[ITEMS][PARTS], const Entry *token,
                                                const TokenPart &part) {
 #pragma unroll
     for (int item = 0; item < ITEMS; item++) {
-        const int p = threadIdx.x + item * blockDim.x, first = part.entry(p, 0);
+        const int p = min(threadIdx.x + item * blockDim.x, unsigned(part.count - 1));
+        const Entry *position = token + part.entry(p, 0);
 #pragma unroll
-        for (int c = 0; c < PARTS; c++) {
-            entries[item][c] = p < part.count ? token[first + c * part.width] : Entry{};
-        }
+        for (int c = 0; c < PARTS; c++) entries[item][c] = position[c * part.width];
     }
 }
 
-// use(p, sum) for the rows and columns of base (x) I of this thread.
+// use(p, sum) for the rows of base (x) I of this thread, in its column.
 template <int ORDER, class Use>
-__device__ __forceinline__ void use_base_rows(const double *entries, int width, Use use) {
-    const int columns = base_columns(width), quarter = threadIdx.x / columns;
-    if (quarter > 3) return;
-    for (int q = threadIdx.x % columns; q < width; q += columns) {
-        double sums[ORDER / 4];
-        base_quarter<ORDER>(sums, entries, width, q, quarter);
+__device__ __forceinline__ void use_base_rows(const double *entries, const TokenPart &part, Use use) {
+    const int quarter = threadIdx.x >> part.column_levels();
+    const int q = threadIdx.x & ((1 << part.column_levels()) - 1);
+    if (quarter > 3 || q >= part.width) return;
+    double sums[ORDER / 4];
+    base_quarter<ORDER>(sums, entries, part.width, q, quarter);
 #pragma unroll
-        for (int i = 0; i < ORDER / 4; i++) use((quarter * (ORDER / 4) + i) * width + q, sums[i]);
-    }
+    for (int i = 0; i < ORDER / 4; i++) use((quarter * (ORDER / 4) + i) * part.width + q, sums[i]);
 }
 
-// y = quantize(H token, scale) for this block's outputs. folded: of this thread's positions; unit: of the shape;
-// entries: shared memory of `count` entries.
+// y = quantize(H token) for this block's outputs. folded: of this thread's positions; entries: shared memory of
+// `count` entries.
 template <int ITEMS>
 __device__ __forceinline__ void transform_part(double (&folded)[ITEMS], double *entries, const TokenPart &part,
-                                               double unit, float scale, int8_t *y) {
+                                               const PartScale &scale, int8_t *y) {
 #pragma unroll
     for (int item = 0; item < ITEMS; item++) {
         double v = folded[item];
@@ -106,12 +121,10 @@ __device__ __forceinline__ void transform_part(double (&folded)[ITEMS], double *
     }
     __syncthreads();
     sylvester_passes(entries, part.count, part.width, part.lane_levels());
-    const auto use = [&](int p, double sum) {
-        y[part.output(p)] = quantized(static_cast<float>(sum * unit), scale);
-    };
-    if (part.shape.base == 12) use_base_rows<12>(entries, part.width, use);
-    if (part.shape.base == 20) use_base_rows<20>(entries, part.width, use);
-    if (part.shape.base == 28) use_base_rows<28>(entries, part.width, use);
+    const auto use = [&](int p, double sum) { y[part.output(p)] = scale.code(sum); };
+    if (part.shape.base == 12) use_base_rows<12>(entries, part, use);
+    if (part.shape.base == 20) use_base_rows<20>(entries, part, use);
+    if (part.shape.base == 28) use_base_rows<28>(entries, part, use);
     if (part.shape.base > 1) return;
     for (int p = threadIdx.x; p < part.count; p += blockDim.x) use(p, entries[place(p)]);
 }

@@ -115,6 +115,12 @@ QUAMBA_HOST_DEVICE float softplus_soon(float x) {
     return static_cast<float>(positive + log1p_soon(exp_soon(low)));
 }
 
+// silu(x), straight through; beyond exp(200) the fp32 result is 0.
+QUAMBA_HOST_DEVICE float silu_soon(float x) {
+    const double wide = x;
+    return static_cast<float>(wide / (1.0 + exp_soon(x < -200.0f ? 200.0 : x > 200.0f ? -200.0 : -wide)));
+}
+
 // sqrt(sum of squares / count + epsilon).
 QUAMBA_HOST_DEVICE float root_mean_square(double sum_of_squares, double count, float epsilon) {
     return static_cast<float>(sqrt(sum_of_squares / count + static_cast<double>(epsilon)));
@@ -172,6 +178,27 @@ QUAMBA_HOST_DEVICE int8_t quantized_quotient(float value, float root, float scal
         return static_cast<int8_t>(clipped(nearest));
     return quantized(value / root, scale);
 }
+
+// A root mean square to divide by without divisions.
+struct Root {
+    float value, reciprocal;
+
+    QUAMBA_HOST_DEVICE static Root of(float value) { return {value, 1.0f / value}; }
+
+    // v / value rounded once where divides(v): an estimate and two corrections by exact remainders, of which the
+    // second is Markstein's, right for a reciprocal rounded once and an estimate within one unit.
+    QUAMBA_HOST_DEVICE float divide(float v) const {
+        const float estimate = v * reciprocal;
+        const float close = fmaf(fmaf(-value, estimate, v), reciprocal, estimate);
+        return fmaf(fmaf(-value, close, v), reciprocal, close);
+    }
+
+    // Whether no remainder leaves fp32's normal range, for |v| up to 2^30 roots.
+    QUAMBA_HOST_DEVICE bool divides(float v) const {
+        constexpr float LEAST = 0x1p-60f, MOST = 0x1p60f;
+        return value >= LEAST && value <= MOST && (fabsf(v) >= LEAST || v == 0.0f);
+    }
+};
 
 // n / divisor for 0 <= n < 65536 by a multiplication; the divisor is 2 to 65535.
 struct Divisor {

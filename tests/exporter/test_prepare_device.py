@@ -18,7 +18,7 @@ from quamba_export.exporter.build import EngineChoices, build_bundle
 from quamba_export.exporter.cli import app
 from quamba_export.exporter.cross_build import cross_library, cross_toolchain
 from quamba_export.exporter.prepare_device import driver_cuda
-from quamba_export.runtime.engine_record import EngineRecord, PreparedRecord
+from quamba_export.runtime.engine_record import EngineRecord, PreparedRecord, WeightTensor
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import Manifest, read_manifest
 from quamba_export.targets.target import Target
@@ -62,10 +62,12 @@ def test_a_build_on_the_device_takes_that_library(
         export: Path, source: Manifest, target: Target, folder: Path, choices: EngineChoices
     ) -> EngineRecord:
         assert choices.plugins is not None
-        for name in ("decode.engine", "prefill.engine", "weights.bin"):
+        for name in ("decode.engine", "prefill.engine"):
             (folder / name).touch()
+        (folder / "weights.bin").write_bytes(b"12345678")
         (folder / LIBRARY).write_bytes(choices.plugins.read_bytes())
-        return EngineRecord("10.3.0", target.sm, "c0ffee", 1, 1, weights=(), device_bytes=0)
+        weights = (WeightTensor("head.weight", "int8", (2, 4), 0),)
+        return EngineRecord("10.3.0", False, target.sm, "c0ffee", 1, 1, weights, device_bytes=0)
 
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     monkeypatch.setattr("quamba_export.exporter.build.write_engines", write_engines)
@@ -130,6 +132,9 @@ def test_the_record_is_whole(prepared: Path, key: str) -> None:
         ("orin", EngineChoices(timing_cache=Path("timing")), "--timing-cache"),
         ("h200", EngineChoices(jetpack=6), "--jetpack"),
         ("cpu", EngineChoices(jetpack=7), "--jetpack"),
+        ("orin", EngineChoices(version_compatible=True), "--version-compatible"),
+        ("cpu", EngineChoices(max_batch=2), "--max-batch"),
+        ("cpu", EngineChoices(version_compatible=True), "--version-compatible"),
     ],
 )
 def test_a_choice_without_use_is_refused(

@@ -131,14 +131,15 @@ def _ssd(random: np.random.Generator, name: str) -> Case:
     G = _pick(random, 1, 1, 2, 4)
     sizes = {
         "B": _pick(random, 1, 2),
-        "L": _pick(random, *LENGTHS),
+        "L": _pick(random, *LENGTHS, *[1] * len(LENGTHS)),  # one token has a kernel of its own
         "H": G * _pick(random, 1, 2, 3),
-        "P": _pick(random, int(random.integers(1, 257)), 16, 32, 64),
+        "P": _pick(random, int(random.integers(1, 257)), 4 * int(random.integers(1, 65)), 16, 32, 64),
         "G": G,
-        "N": _pick(random, 16, 64, 128, int(random.integers(1, 257))),
+        "N": _pick(random, 16, 32, 64, 128, 128, 256, int(random.integers(1, 257))),
         "S": _pick(random, 1, 16),
     }
-    return draw("QuantizedSSDScan", name, sizes, state_dtype=str(random.choice(STATE_DTYPES)))
+    dtype, strided = str(random.choice(STATE_DTYPES)), bool(random.integers(2))
+    return draw("QuantizedSSDScan", name, sizes, state_dtype=dtype, strided=strided)
 
 
 def _tokens(random: np.random.Generator) -> dict[str, int]:

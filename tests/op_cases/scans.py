@@ -18,6 +18,13 @@ SELECTIVE_SHAPES = {
 SSD_SHAPES = {
     "one_of_everything": letters(B=1, L=1, H=1, P=1, G=1, N=1, S=1),
     "decode": letters(B=3, L=1, H=4, P=16, G=1, N=16, S=16),
+    "decode_N_32": letters(B=1, L=1, H=2, P=8, G=2, N=32, S=4),
+    "decode_N_64": letters(B=1, L=1, H=2, P=12, G=1, N=64, S=4),
+    "decode_N_128": letters(B=2, L=1, H=4, P=36, G=2, N=128, S=4),  # a block and one warp of the next
+    "decode_N_256": letters(B=1, L=1, H=2, P=4, G=1, N=256, S=4),
+    "decode_N_100": letters(B=1, L=1, H=2, P=8, G=1, N=100, S=4),
+    "decode_P_35": letters(B=2, L=1, H=3, P=35, G=3, N=128, S=2),  # three rows of the last warp
+    "decode_odd_sizes": letters(B=3, L=1, H=3, P=5, G=1, N=201, S=2),
     "odd_sizes": letters(B=2, L=7, H=3, P=5, G=1, N=12, S=2),
     "G_2": letters(B=2, L=17, H=6, P=16, G=2, N=32, S=32),
     "G_8": letters(B=1, L=9, H=16, P=16, G=8, N=16, S=128),
@@ -78,6 +85,16 @@ CASES = [
         for dtype in STATE_DTYPES
     ),
     *_extremes(SSD, SSD_SHAPES["G_2"]),
+    *(
+        draw(SSD, f"decode_strided_{dtype}", SSD_SHAPES["decode_N_128"], state_dtype=dtype, strided=True)
+        for dtype in STATE_DTYPES
+    ),
+    *(
+        draw(SSD, f"decode_scale_{scale}", SSD_SHAPES["decode_N_64"], state_dtype="int8", state_scale=scale)
+        for scale in (1e-20, 1e20)  # beyond those that a reciprocal serves
+    ),
+    draw(SSD, "decode_saturated", SSD_SHAPES["decode_N_128"], state_dtype="int8", saturated=True),
+    draw(SSD, "decode_dt_below_0", SSD_SHAPES["decode_N_32"], attrs={"dt_min": -1.5, "dt_max": -0.7}),
     draw(SSD, "dt_limits", SSD_SHAPES["L_65"], state_dtype="float16", attrs={"dt_min": 0.3, "dt_max": 1.1}),
     draw(SSD, "one_scale", SSD_SHAPES["odd_sizes"], state_dtype="int8", scale_index=0),
 ]

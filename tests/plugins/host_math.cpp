@@ -117,6 +117,10 @@ void softplus_soon_all(const float *x, int count, float *y) {
     for (int i = 0; i < count; i++) y[i] = softplus_soon(x[i]);
 }
 
+void silu_soon_all(const float *x, int count, float *y) {
+    for (int i = 0; i < count; i++) y[i] = silu_soon(x[i]);
+}
+
 void wide_exp_soon_all(const double *x, int count, double *y) {
     for (int i = 0; i < count; i++) y[i] = exp_soon(x[i]);
 }

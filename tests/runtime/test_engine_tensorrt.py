@@ -146,6 +146,22 @@ def test_a_step_is_captured_once_and_runs_once_a_token(
     assert api.launches == 11
 
 
+def test_no_garbage_is_collected_into_a_capture(
+    engine: TrtEngine, plans: tuple[FakePlan, FakePlan], api: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA gives up a capture when the thread frees memory, and Python may do so at any line."""
+    queue, free = plans[0].queue, api.free_bytes
+    monkeypatch.setattr(plans[0], "queue", lambda: (queue(), [[] for _ in range(2000)]))
+    _, states = engine.run(some_ids(1, 1), engine.zero_states(1))
+    taken = free - api.free_bytes
+    cycle = [engine.zero_states(2).take()]
+    cycle.append(cycle)
+    del cycle
+    engine.run(some_ids(1, 1), states)
+    gc.collect()
+    assert (free - api.free_bytes, api.launches, gc.isenabled()) == (taken, 1, True)
+
+
 def test_two_conversations_take_turns(engine: TrtEngine) -> None:
     reference = NumpyEngine()
     found = [engine.zero_states(1), engine.zero_states(2)]
@@ -156,6 +172,23 @@ def test_two_conversations_take_turns(engine: TrtEngine) -> None:
         got, found[which] = engine.run(ids, found[which])
         want, wanted[which] = reference.run(ids, wanted[which])
         np.testing.assert_array_equal(got, want)
+
+
+def test_a_step_that_failed_leaves_nothing_to_capture(
+    engine: TrtEngine, plans: tuple[FakePlan, FakePlan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan is bound to the memory of the failed call, and a capture would take that up."""
+    reference, ids = NumpyEngine(), some_ids(1, 1)
+    _, states = engine.run(ids, engine.zero_states(1))
+    _, expected = reference.run(ids, reference.zero_states(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(plans[0], "queue", lambda: pytest.fail("no memory"))
+        with pytest.raises(pytest.fail.Exception, match="no memory"):
+            engine.run(some_ids(2, 1), engine.zero_states(2))
+    found, states = engine.run(ids, states)
+    wanted, expected = reference.run(ids, expected)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(states["past_ssm_states.0"], expected["past_ssm_states.0"])
 
 
 def test_states_are_consumed_and_a_fork_lives_on(engine: TrtEngine) -> None:
