@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from quamba_export.runtime.engine import Engine, Ids, Logits, States
 
 LOGIT_BOUND = 1e-3  # fp32 sums in another order
+CHOICES = 4  # greedy steps: an engine may do the first ones otherwise than those that follow
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def compare(engine: Engine, reference: Engine, ids: Ids, prompt: int) -> Iterato
         wanted_rows.append(wanted)
     several = np.concatenate(rows, axis=1), np.concatenate(wanted_rows, axis=1)
     yield from compare_call(f"batch {batch}, {steps} steps", (several[0], states), (several[1], after))
+    yield compare_choices(f"batch {batch}, {CHOICES} greedy steps", engine, states, ids[:, -1:])
 
 
 def pieces_of(prompt: int) -> tuple[int, int, int, int]:
@@ -63,6 +66,20 @@ def compare_positions(engine: Engine, reference: Engine, ids: Ids) -> Finding:
     found, _ = engine.run(ids, engine.zero_states(len(ids)), 3)
     wanted, _ = reference.run(ids, reference.zero_states(len(ids)), 3)
     return compare_logits(f"batch {len(ids)}, 3 logits of the prompt", found, wanted)
+
+
+def compare_choices(what: str, engine: Engine, states: States, first: Ids) -> Finding:
+    """Greedy steps that begin with ids `first` (B, 1), against the likeliest of the same engine's logits."""
+    fed, after = [first], states.fork()
+    for _ in range(CHOICES):
+        tokens, after = engine.next_tokens(fed[-1], after)
+        fed.append(tokens[:, None])
+    same = 0
+    for ids, chosen in pairwise(fed):
+        logits, states = engine.run(ids, states)
+        same += int((logits[:, -1].argmax(-1) == chosen[:, 0]).sum())
+    steps = CHOICES * len(first)
+    return Finding(what, same == steps, f"{same}/{steps} the likeliest token", f"{steps}/{steps}")
 
 
 def compare_call(what: str, found: tuple[Logits, States], wanted: tuple[Logits, States]) -> Iterator[Finding]:

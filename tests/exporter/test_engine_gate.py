@@ -17,7 +17,7 @@ from tiny_flow import Flow
 from quamba_export.exporter.build import EngineChoices, build_bundle
 from quamba_export.exporter.engine_comparison import compare_logits, compare_states
 from quamba_export.exporter.engine_gate import FEEDS, PROBE, check_engine, probe_ids
-from quamba_export.runtime.engine import Ids, Logits, States
+from quamba_export.runtime.engine import Engine, Ids, Logits, States
 from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode
@@ -29,7 +29,7 @@ def engine_of(export: Path) -> OrtEngine:
     return OrtEngine(export / "model.onnx", manifest.states, manifest.vocab_size)
 
 
-class FaultyEngine:
+class FaultyEngine(Engine):
     """The export's results but for one value: of a state, or of the logits, in calls of `lengths` tokens."""
 
     def __init__(self, engine: OrtEngine, name: str, lengths: range, batch: int = 0) -> None:
@@ -55,7 +55,8 @@ class FaultyEngine:
 def test_an_engine_that_computes_the_export_passes(flow: Flow, capsys: pytest.CaptureFixture[str]) -> None:
     check_engine(engine_of(flow.export), flow.export, read_manifest(flow.export), 4)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 6 * len(FEEDS)
+    assert len(lines) == 7 * len(FEEDS)
+    assert "gate: batch 3, 4 greedy steps: 12/12 the likeliest token" in lines
     assert "gate: batch 1, pieces (37, 1, 1, 61): states: 4/4 equal" in lines
     assert any("batch 3, 8 steps: logits" in line and "same argmax 24/24" in line for line in lines)
 
@@ -75,6 +76,19 @@ def test_nonsense_in_a_layer_is_refused_by_its_name(
     engine = FaultyEngine(engine_of(flow.export), name, lengths, batch)
     with refused(f"from {where} on", found, "ONNX Runtime", code=ExitCode.NUMERIC):
         check_engine(engine, flow.export, read_manifest(flow.export), 4)
+
+
+def test_an_engine_that_chooses_another_token_is_refused(flow: Flow) -> None:
+    class OtherChoice(OrtEngine):
+        def next_tokens(self, input_ids: Ids, states: States) -> tuple[Ids, States]:
+            tokens, after = super().next_tokens(input_ids, states)
+            tokens[-1] ^= len(tokens) > 1
+            return tokens, after
+
+    manifest = read_manifest(flow.export)
+    engine = OtherChoice(flow.export / "model.onnx", manifest.states, manifest.vocab_size)
+    with refused("from the head", "batch 3, 4 greedy steps: 8/12", code=ExitCode.NUMERIC):
+        check_engine(engine, flow.export, manifest, 4)
 
 
 def test_a_bundle_that_fails_is_not_written(
