@@ -78,17 +78,17 @@ struct PartScale {
 
 #ifdef __CUDACC__
 
-// entries[item][c] of the positions p = thread + item threads; of the last position where there is no such.
-template <int ITEMS, class Entry>
-__device__ __forceinline__ void load_positions(Entry (&entries)[ITEMS][PARTS], const Entry *token,
-                                               const TokenPart &part) {
+// The position that is this thread's `item`; the last one where there is no such.
+__device__ __forceinline__ int position_of(int item, const TokenPart &part) {
+    return min(threadIdx.x + item * blockDim.x, unsigned(part.count - 1));
+}
+
+template <class Entry>
+__device__ __forceinline__ void load_position(Entry (&entries)[PARTS], const Entry *token, int p,
+                                              const TokenPart &part) {
+    const Entry *position = token + part.entry(p, 0);
 #pragma unroll
-    for (int item = 0; item < ITEMS; item++) {
-        const int p = min(threadIdx.x + item * blockDim.x, unsigned(part.count - 1));
-        const Entry *position = token + part.entry(p, 0);
-#pragma unroll
-        for (int c = 0; c < PARTS; c++) entries[item][c] = position[c * part.width];
-    }
+    for (int c = 0; c < PARTS; c++) entries[c] = position[c * part.width];
 }
 
 // use(p, sum) for the rows of base (x) I of this thread, in its column.
