@@ -53,21 +53,21 @@ __device__ void group_roots(Root *root, double *partial, int groups, int group_w
     __syncthreads();
 }
 
-// gated = x gate[z] of this thread's positions; returns their sum of squares.
+// gated = x gate[z] of this thread's positions; returns their sum of squares. The gate need not be complete.
 template <int ITEMS>
 __device__ __forceinline__ double gate_positions(float (&gated)[ITEMS][PARTS], const float *x, const int8_t *z,
                                                  const float (&gate)[256], const TokenPart &part) {
-    int8_t code[ITEMS][PARTS];
-    load_positions(gated, x, part);
-    load_positions(code, z, part);
-    __syncthreads();  // the gate is complete
     double sum = 0.0;
 #pragma unroll
     for (int item = 0; item < ITEMS; item++) {
+        int8_t code[PARTS];
+        load_position(gated[item], x, position_of(item, part), part);
+        load_position(code, z, position_of(item, part), part);
+        if (item == 0) __syncthreads();
         double squares = 0.0;
 #pragma unroll
         for (int c = 0; c < PARTS; c++) {
-            gated[item][c] = gated[item][c] * gate[code[item][c] + 128];
+            gated[item][c] = gated[item][c] * gate[code[c] + 128];
             const double value = gated[item][c];
             squares = fma(value, value, squares);
         }
@@ -146,30 +146,28 @@ __global__ void __launch_bounds__(1024)
     const Divisor by_group_width(group_width);
     const float *x = op.x + token * op.x_stride;
     const int8_t *z = op.z + token * op.z_stride;
-    float weight[ITEMS][PARTS], gated[ITEMS][PARTS];
-    if (ITEMS == 1) load_positions(weight, op.norm_weight, part);
+    float weight[PARTS], gated[ITEMS][PARTS];
+    load_position(weight, op.norm_weight, position_of(0, part), part);
     fill_gate(gate, op.z_scale);
     let_next_kernel_begin();
     wait_for_inputs();
     const double squares = gate_positions(gated, x, z, gate, part);
-    if (ITEMS > 1) load_positions(weight, op.norm_weight, part);  // earlier there would be no registers left
-    double folded[ITEMS];
+    Root only = {};
     if (groups == 1) {
-        const Root only = Root::of(root_mean_square(block_sum(squares), E, op.epsilon));
-#pragma unroll
-        for (int item = 0; item < ITEMS; item++) {
-            folded[item] = norm_position(gated[item], weight[item], part.part, [&](int) { return only; });
-        }
+        only = Root::of(root_mean_square(block_sum(squares), E, op.epsilon));
     } else {
         group_roots(root, entries + place(part.count) + 1, groups, group_width, op.epsilon,
                     [&](int i) { return x[i] * gate[z[i] + 128]; });
+    }
+    double folded[ITEMS];
 #pragma unroll
-        for (int item = 0; item < ITEMS; item++) {
-            const int p = min(threadIdx.x + item * blockDim.x, unsigned(part.count - 1));
-            folded[item] = norm_position(gated[item], weight[item], part.part, [&](int c) {
-                return root[by_group_width.divide(part.entry(p, c))];
-            });
-        }
+    for (int item = 0; item < ITEMS; item++) {
+        const int p = position_of(item, part);
+        if (item > 0) load_position(weight, op.norm_weight, p, part);
+        const auto root_of = [&](int c) { return root[by_group_width.divide(part.entry(p, c))]; };
+        folded[item] = groups == 1
+                           ? norm_position(gated[item], weight, part.part, [&](int) { return only; })
+                           : norm_position(gated[item], weight, part.part, root_of);
     }
     transform_part(folded, entries, part, scale, op.y + token * E);
 }

@@ -16,8 +16,8 @@ extern "C" const char *quamba_GatedRMSNormHadamardQuantize_refusal(
     if (op->size.E > 16384) return "E, the channels of a token, must be at most 16384";
     if (op->n_groups > quamba::MOST_GROUPS) return "n_groups must be at most 256";
     const int64_t tables = sizeof(float) * 256 + sizeof(quamba::Root) * quamba::MOST_GROUPS;
-    const int64_t E = op->size.E;
-    return quamba::shared_memory_refusal(quamba::gated_bytes(E, op->n_groups, quamba::token_threads(E)) + tables);
+    const int threads = quamba::token_threads(op->size.E);
+    return quamba::shared_memory_refusal(quamba::gated_bytes(op->size.E, op->n_groups, threads) + tables);
 }
 
 extern "C" size_t quamba_GatedRMSNormHadamardQuantize_workspace(const QuambaGatedRMSNormHadamardQuantize *) {

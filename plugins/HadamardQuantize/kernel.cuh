@@ -30,7 +30,10 @@ __global__ void __launch_bounds__(1024) hadamard_quantize_part(QuambaHadamardQua
     let_next_kernel_begin();
     wait_for_inputs();
     float x[ITEMS][PARTS];
-    load_positions(x, op.x + token * op.x_stride, part);
+#pragma unroll
+    for (int item = 0; item < ITEMS; item++) {
+        load_position(x[item], op.x + token * op.x_stride, position_of(item, part), part);
+    }
     double folded[ITEMS];
 #pragma unroll
     for (int item = 0; item < ITEMS; item++) {

@@ -15,7 +15,7 @@ namespace quamba {
 constexpr int PARTS = 8;
 
 struct TokenPart {
-    HadamardShape shape;             // of the whole token
+    HadamardShape shape;            // of the whole token
     int part, width, shift, count;  // width == 1 << shift; count: positions
 
     QUAMBA_HOST_DEVICE TokenPart(int size, int part) : shape(hadamard_shape(size)), part(part) {
@@ -35,13 +35,14 @@ struct TokenPart {
     // Levels that the lanes of a warp take among themselves, entries p and p ^ 1, 2, 4, 8, 16.
     QUAMBA_HOST_DEVICE int lane_levels() const { return shift < 5 ? shift : 5; }
 
-    // A quarter of the rows of a base matrix is worth 1 << column_levels() threads, one a column.
+    // A quarter of a base matrix's rows gets 1 << column_levels() threads, one a column and a warp or more.
     QUAMBA_HOST_DEVICE int column_levels() const { return shift > 5 ? shift : 5; }
 };
 
-// Threads of a block, for each of which `items` positions of at most 2048 are enough.
+// Positions a thread, of at most 2048.
 QUAMBA_HOST_DEVICE constexpr int part_items(int64_t count) { return count > 1024 ? 2 : 1; }
 
+// Threads of a block: whole warps for each quarter of a base matrix's rows, and enough to fill a gate's table.
 QUAMBA_HOST_DEVICE constexpr int part_threads(int64_t count) {
     const int threads = int((count / part_items(count) + 127) / 128 * 128);
     return threads < 256 ? 256 : threads;
@@ -69,7 +70,9 @@ struct PartScale {
     float out_scale, reciprocal;
 
     QUAMBA_HOST_DEVICE PartScale(int size, float out_scale)
-        : unit(hadamard_unit(hadamard_shape(size))), out_scale(out_scale), reciprocal(safe_reciprocal(out_scale)) {}
+        : unit(hadamard_unit(hadamard_shape(size))),
+          out_scale(out_scale),
+          reciprocal(safe_reciprocal(out_scale)) {}
 
     QUAMBA_HOST_DEVICE int8_t code(double sum) const {
         return quantized_quotient(static_cast<float>(sum * unit), 1.0f, out_scale, reciprocal);
@@ -78,17 +81,18 @@ struct PartScale {
 
 #ifdef __CUDACC__
 
-// entries[item][c] of the positions p = thread + item threads; of the last position where there is no such.
-template <int ITEMS, class Entry>
-__device__ __forceinline__ void load_positions(Entry (&entries)[ITEMS][PARTS], const Entry *token,
-                                               const TokenPart &part) {
+// The position that is this thread's `item`; the last one where there is no such.
+__device__ __forceinline__ int position_of(int item, const TokenPart &part) {
+    return min(threadIdx.x + item * blockDim.x, unsigned(part.count - 1));
+}
+
+// entries[c] of position p.
+template <class Entry>
+__device__ __forceinline__ void load_position(Entry (&entries)[PARTS], const Entry *token, int p,
+                                              const TokenPart &part) {
+    const Entry *position = token + part.entry(p, 0);
 #pragma unroll
-    for (int item = 0; item < ITEMS; item++) {
-        const int p = min(threadIdx.x + item * blockDim.x, unsigned(part.count - 1));
-        const Entry *position = token + part.entry(p, 0);
-#pragma unroll
-        for (int c = 0; c < PARTS; c++) entries[item][c] = position[c * part.width];
-    }
+    for (int c = 0; c < PARTS; c++) entries[c] = position[c * part.width];
 }
 
 // use(p, sum) for the rows of base (x) I of this thread, in its column.

@@ -184,11 +184,13 @@ void hadamard_of(const float *x, int size, float *y, double *entries) {
     for (int i = 0; i < size; i++) y[i] = static_cast<float>(entries[place(i)] * unit);
 }
 
-// The same by PARTS blocks, one after the other; -1 where a block's threads would not hold all positions.
+// The same by PARTS blocks, one after the other; -1 where a block has not the threads for it.
 int hadamard_in_parts(const float *x, int size, float *y, double *entries) {
     for (int k = 0; k < PARTS; k++) {
         const TokenPart part(size, k);
-        if (part_items(part.count) * part_threads(part.count) < part.count) return -1;
+        const int threads = part_threads(part.count);
+        if (threads > 1024 || part_items(part.count) * threads < part.count) return -1;
+        if (part.shape.base > 1 && 4 << part.column_levels() > threads) return -1;
         for (int p = 0; p < part.count; p++) {
             double v[PARTS];
             for (int c = 0; c < PARTS; c++) v[c] = x[part.entry(p, c)];
@@ -202,7 +204,22 @@ int hadamard_in_parts(const float *x, int size, float *y, double *entries) {
     return 0;
 }
 
+// y = value / root; returns for how many the division had to be done.
+int divide_by_root(const float *value, int count, float root, float *y) {
+    const Root by = Root::of(root);
+    int refused = 0;
+    for (int i = 0; i < count; i++) {
+        y[i] = by.divides(value[i]) ? by.divide(value[i]) : value[i] / root;
+        refused += !by.divides(value[i]);
+    }
+    return refused;
+}
+
 int divide_by(int divisor, int n) { return Divisor(divisor).divide(n); }
+
+void part_codes(const double *sums, int count, int size, float scale, int8_t *y) {
+    for (int i = 0; i < count; i++) y[i] = PartScale(size, scale).code(sums[i]);
+}
 
 int64_t hadamard_bytes(int size) { return entries_bytes(size); }
 }

@@ -212,7 +212,7 @@ def test_transform_rounds_as_the_reference(kernels: ctypes.CDLL, size: int) -> N
         assert ((expected == found) | (np.abs(wide - middle) < 1e-14)).all()
 
 
-@pytest.mark.parametrize("size", [1024, 1536, 1920, 2048, 3072, 4096, 5120, 7168, 8192, 14336, 15360, 16384])
+@pytest.mark.parametrize("size", [1024, 1536, 1920, 2048, 5120, 7168, 8192, 10240, 12288, 14336, 16384])
 def test_blocks_that_make_a_part_each_transform_as_one(kernels: ctypes.CDLL, size: int) -> None:
     entries = np.empty(kernels.hadamard_bytes(ctypes.c_int(size // 8)) // 8)
     x, found = drawn(size, seed=3), np.full(size, np.nan, np.float32)
@@ -221,6 +221,37 @@ def test_blocks_that_make_a_part_each_transform_as_one(kernels: ctypes.CDLL, siz
     wide = hadamard.apply_hadamard(torch.from_numpy(x).double()).numpy()
     middle = (wide.astype(np.float32).astype(np.float64) + found) / 2
     assert ((wide.astype(np.float32) == found) | (np.abs(wide - middle) < 1e-14)).all()
+
+
+@pytest.mark.parametrize(
+    "root", [1.0, 0.7, 1.9999999, 1.0000001, 3.1622776e-3, 2.0**-60, 2.0**60, 1e-18, 1e18, 0.0, 1e-30]
+)
+def test_a_root_divides_as_a_division_does(kernels: ctypes.CDLL, root: float) -> None:
+    """Random quotients; values beside multiples of the root; zeros and extremes."""
+    random, divisor = np.random.default_rng(9), np.float32(root)
+    with np.errstate(all="ignore"):
+        codes = np.arange(1, 400_000).astype(np.float32) * divisor
+        near = [codes, np.nextafter(codes, np.float32(9e9)), np.nextafter(codes, np.float32(0))]
+        spread = 2.0 ** random.uniform(-30, 30, 2_000_000) * random.choice([-1, 1], 2_000_000)
+        x = np.concatenate([*near, spread * root, AWKWARD[:5]]).astype(np.float32)
+        found = np.empty_like(x)
+        refused = kernels.divide_by_root(
+            pointer(x), ctypes.c_int(x.size), ctypes.c_float(divisor), pointer(found)
+        )
+        expected = x / divisor
+    assert refused == x.size if root in (0.0, 1e-30) else refused < x.size
+    assert np.array_equal(expected, found, equal_nan=True)
+
+
+@pytest.mark.parametrize("scale", [STEP, 0.0261, 1.0, 3e-5])
+def test_codes_of_a_part(kernels: ctypes.CDLL, scale: float) -> None:
+    """Half steps and their neighbours, brought to the sums that the transform of width 4096 makes of them."""
+    x = half_steps(scale)
+    sums, found = x.astype(np.float64) * 64, np.empty(x.shape, np.int8)
+    kernels.part_codes(
+        pointer(sums), ctypes.c_int(x.size), ctypes.c_int(4096), ctypes.c_float(scale), pointer(found)
+    )
+    assert_same_bits(quantization.quantize(torch.from_numpy(x), scale), found)
 
 
 @pytest.mark.parametrize("divisor", [2, 3, 4, 7, 60, 640, 1023, 1024, 16384, 65535])
