@@ -21,6 +21,15 @@ __device__ __forceinline__ void let_next_kernel_begin() {
 #endif
 }
 
+// Whether what a kernel does before wait_for_inputs() may be hidden behind the kernel before it.
+__device__ constexpr bool kernels_overlap() {
+#if __CUDA_ARCH__ >= 900
+    return true;
+#else
+    return false;
+#endif
+}
+
 // A hint, which may be given before wait_for_inputs() for what an earlier kernel writes: nothing is read.
 __device__ __forceinline__ void prefetch_into_L2(const void *address) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
