@@ -1,8 +1,8 @@
 // One token (L = 1) of the recurrence of op.py: what does not depend on the inputs is found before they are
 // there, what does takes one read, one look-up and one tree sum, without a barrier.
 //
-// dt is a code: each thread of a block finds the step and the decay of one of its 256 values (one thread that of
-// the value at hand, where kernels do not overlap and dt is there from the start). A warp owns ROWS
+// dt is a code: each thread of a block finds the step and the decay of one of its 256 values (one thread that
+// of the value at hand, where kernels do not overlap and dt is there from the start). A warp owns ROWS
 // channels p of one head, lane l the entries n = N_LANE l + k of each row, so that it reads words. The tree's
 // levels above N_LANE are exchanges between lanes, and so are the last ones, because lane_sums leaves the
 // entries of a row in different lanes.
@@ -20,7 +20,8 @@ constexpr int STEP_THREADS = 256, STEP_WARPS = STEP_THREADS / 32;
 template <class T, int COUNT>
 struct Entry {
     static constexpr int BYTES = COUNT * sizeof(T);
-    using Piece = std::conditional_t<BYTES >= 4, uint32_t, std::conditional_t<BYTES == 2, uint16_t, uint8_t>>;
+    using Piece =
+        std::conditional_t<BYTES >= 4, uint32_t, std::conditional_t<BYTES == 2, uint16_t, uint8_t>>;
     struct alignas(BYTES < 16 ? BYTES : 16) Words {
         Piece at[BYTES / sizeof(Piece)];
     };
@@ -97,8 +98,8 @@ __device__ __forceinline__ void write_entries(T *row, const Entry<T, COUNT> &ent
     }
 }
 
-// The tree sums of ROWS rows, lane l with entries n = N_LANE l + k as entry r N_LANE + k; lane l returns that of
-// row l / (32 / ROWS).
+// The tree sums of ROWS rows, lane l with entries n = N_LANE l + k as entry r N_LANE + k; lane l returns that
+// of row l / (32 / ROWS).
 template <int ROWS, int N_LANE>
 __device__ __forceinline__ float row_sums(float (&entries)[ROWS * N_LANE]) {
     static_assert(ROWS * N_LANE <= 32, "a sum for every lane at most");
@@ -112,8 +113,8 @@ __device__ __forceinline__ float row_sums(float (&entries)[ROWS * N_LANE]) {
 
 // Where a warp is, and what no kernel writes of its head, its group and the row of each lane.
 //
-// LANES lanes end with the sum of one row, `own` of them from `inside` on, the warp's first channel or, for a warp
-// behind the last one, one that exists.
+// `inside` is the warp's first channel or, for a warp behind the last one, one that exists. LANES lanes end with
+// the sum of one row, `own`.
 template <int ROWS, bool WHOLE>
 struct StepWarp {
     static constexpr int LANES = 32 / ROWS;
@@ -152,7 +153,8 @@ struct StepPlaces {
     Stored *state_out;
     float *y;
 
-    __device__ __forceinline__ StepPlaces(const QuambaQuantizedSSDScan &op, const StepWarp<ROWS, WHOLE> &warp, int N) {
+    __device__ __forceinline__ StepPlaces(const QuambaQuantizedSSDScan &op,
+                                          const StepWarp<ROWS, WHOLE> &warp, int N) {
         const int64_t b = blockIdx.z, P = op.size.P, row = (b * op.size.H + warp.h) * P + warp.inside;
         dt = found_now(op.dt + b * op.dt_stride + warp.h);
         x = found_now(op.x + b * op.x_stride + warp.h * P + warp.inside + warp.own);
@@ -171,13 +173,13 @@ __device__ __forceinline__ void take_token(const StepPlaces<Stored, ROWS, WHOLE>
                                            StoredStates<Stored, ROWS, N_LANE> &states, const SSDStep *steps,
                                            float x_scale, int N) {
     const int first = warp.lane * N_LANE, own_row = warp.lane / warp.LANES;
-    const int8_t dt = *places.dt, x_code = *places.x;
     const auto B = read_entries<WHOLE, N_LANE>(places.B, first, N);
     const auto C = read_entries<WHOLE, N_LANE>(places.C, first, N);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         states.held[r] = read_entries<WHOLE, N_LANE>(places.state + warp.row(r) * N, first, N);
     }
+    const int8_t x_code = *places.x, dt = *places.dt;
     const SSDStep step = steps[static_cast<uint8_t>(dt)];
     const float x = dequantized(x_code, x_scale), own_input = step.step * x;
     float next[ROWS][N_LANE], read[ROWS * N_LANE];

@@ -10,7 +10,7 @@ cudaError_t launch_lanes(const QuambaQuantizedSelectiveScan &op, cudaStream_t st
     Gpu gpu = {};
     const cudaError_t error = current_gpu(gpu);
     if (error != cudaSuccess) return error;
-    const bool one_token = op.size.L == 1 && gpu.overlap;  // it does more in fp64, most of it ahead of its turn
+    const bool one_token = op.size.L == 1 && gpu.overlap;  // more fp64, most of it ahead of its turn
     const int threads = one_token ? SELECTIVE_STEP_THREADS : SELECTIVE_THREADS, channels = threads / LANES;
     const auto kernel =
         one_token ? selective_one_token<Stored, LANES, N_LANE> : selective_scan<Stored, LANES, N_LANE>;
