@@ -46,8 +46,8 @@ cudaError_t launch_one_token(const QuambaQuantizedSSDScan &op, const Gpu &gpu, c
     const auto kernel = whole ? ssd_one_token<Stored, N_LANE, ROWS, true>
                               : ssd_one_token<Stored, N_LANE, ROWS, false>;
     const unsigned blocks = unsigned((op.size.P + BLOCK_ROWS - 1) / BLOCK_ROWS);
-    return launch_overlapped(kernel, dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)), STEP_THREADS, 0, 1,
-                             gpu, stream, op);
+    return launch_overlapped(kernel, dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)), STEP_THREADS, 0,
+                             1, gpu, stream, op);
 }
 
 // More rows a warp share the reads of B and C; fewer give more warps where rows are few.

@@ -1,7 +1,8 @@
 // One token (L = 1) of the recurrence of op.py: what does not depend on the inputs is found before they are
 // there, what does takes one read, one look-up and one tree sum, without a barrier.
 //
-// dt is a code: each thread of a block finds the step and the decay of one of its 256 values. A warp owns ROWS
+// dt is a code: each thread of a block finds the step and the decay of one of its 256 values (one thread that
+// of the value at hand, where kernels do not overlap and dt is there from the start). A warp owns ROWS
 // channels p of one head, lane l the entries n = N_LANE l + k of each row, so that it reads words. The tree's
 // levels above N_LANE are exchanges between lanes, and so are the last ones, because lane_sums leaves the
 // entries of a row in different lanes.
@@ -19,22 +20,20 @@ constexpr int STEP_THREADS = 256, STEP_WARPS = STEP_THREADS / 32;
 template <class T, int COUNT>
 struct Entry {
     static constexpr int BYTES = COUNT * sizeof(T);
-    using Piece = std::conditional_t<BYTES >= 4, uint32_t, std::conditional_t<BYTES == 2, uint16_t, uint8_t>>;
+    using Piece =
+        std::conditional_t<BYTES >= 4, uint32_t, std::conditional_t<BYTES == 2, uint16_t, uint8_t>>;
     struct alignas(BYTES < 16 ? BYTES : 16) Words {
         Piece at[BYTES / sizeof(Piece)];
     };
     T at[COUNT];
 };
 
-// Out of the way: only scales beyond all use need it.
-__device__ __noinline__ int8_t quantized_by_division(float value, float scale) { return quantized(value, scale); }
-
 // The states of a warp as they are stored; for int8 with the reciprocals of their scales, made before the wait.
 template <class Stored, int ROWS, int N_LANE>
 struct StoredStates {
     Entry<Stored, N_LANE> held[ROWS];
     Entry<float, N_LANE> scale[ROWS], reciprocal[ROWS];
-    bool plain = true;  // no scale needs a division
+    bool plain = true;  // every scale has a plain reciprocal
 
     // Scales of row r; those from entry `count` on are none.
     __device__ __forceinline__ void set_scale(int r, const Entry<float, N_LANE> &of, int count) {
@@ -50,28 +49,21 @@ struct StoredStates {
         return State<Stored>::load(held[r].at[k], scale[r].at[k]);
     }
 
+    // PLAIN: every scale of the warp has a plain reciprocal.
+    template <bool PLAIN>
     __device__ __forceinline__ void store(const float (&next)[ROWS][N_LANE]) {
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
 #pragma unroll
             for (int k = 0; k < N_LANE; k++) {
-                if constexpr (sizeof(Stored) == 1) {
+                if constexpr (sizeof(Stored) > 1) {
+                    held[r].at[k] = State<Stored>::store(next[r][k], 1.0f);
+                } else if constexpr (PLAIN) {
                     held[r].at[k] = quantized_by(next[r][k], scale[r].at[k], reciprocal[r].at[k]);
                 } else {
-                    held[r].at[k] = State<Stored>::store(next[r][k], 1.0f);
+                    held[r].at[k] = quantized_anyhow(next[r][k], scale[r].at[k]);
                 }
             }
-        }
-        if constexpr (sizeof(Stored) == 1) {
-            if (!plain) divide(next);
-        }
-    }
-
-    __device__ __forceinline__ void divide(const float (&next)[ROWS][N_LANE]) {
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-#pragma unroll
-            for (int k = 0; k < N_LANE; k++) held[r].at[k] = quantized_by_division(next[r][k], scale[r].at[k]);
         }
     }
 };
@@ -106,8 +98,8 @@ __device__ __forceinline__ void write_entries(T *row, const Entry<T, COUNT> &ent
     }
 }
 
-// The tree sums of ROWS rows, lane l with entries n = N_LANE l + k as entry r N_LANE + k; lane l returns that of
-// row l / (32 / ROWS).
+// The tree sums of ROWS rows, lane l with entries n = N_LANE l + k as entry r N_LANE + k; lane l returns that
+// of row l / (32 / ROWS).
 template <int ROWS, int N_LANE>
 __device__ __forceinline__ float row_sums(float (&entries)[ROWS * N_LANE]) {
     static_assert(ROWS * N_LANE <= 32, "a sum for every lane at most");
@@ -121,8 +113,8 @@ __device__ __forceinline__ float row_sums(float (&entries)[ROWS * N_LANE]) {
 
 // Where a warp is, and what no kernel writes of its head, its group and the row of each lane.
 //
-// LANES lanes end with the sum of one row, `own` of them from `inside` on, the warp's first channel or, for a warp
-// behind the last one, one that exists.
+// `inside` is the warp's first channel or, for a warp behind the last one, one that exists. LANES lanes end with
+// the sum of one row, `own`.
 template <int ROWS, bool WHOLE>
 struct StepWarp {
     static constexpr int LANES = 32 / ROWS;
@@ -153,44 +145,41 @@ struct StepWarp {
     }
 };
 
-// Grid: rows of P in blocks, H, B. N_LANE: a power of two, 32 N_LANE >= N. WHOLE: 32 N_LANE = N, P is a
-// multiple of ROWS, and a lane's entries are aligned words.
-template <class Stored, int N_LANE, int ROWS, bool WHOLE>
-__global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSDScan op) {
-    __shared__ SSDStep steps[256];  // by the code of dt
-    let_next_kernel_begin();
-    StepWarp<ROWS, WHOLE> warp(op);
-    const int N = WHOLE ? 32 * N_LANE : int(op.size.N), P = int(op.size.P), first = warp.lane * N_LANE;
-    const int64_t b = blockIdx.z, row = (b * op.size.H + warp.h) * P + warp.inside;
-    const Stored *state = found_now(static_cast<const Stored *>(op.state) + row * N);
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) prefetch_into_L2(state + warp.row(r) * N + min(first, N - 1));
-    warp.read(op);
-    const float x_scale = op.x_scale[warp.scale_row];
-    StoredStates<Stored, ROWS, N_LANE> states;
-    if constexpr (sizeof(Stored) == 1) {
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            const int64_t index = __shfl_sync(ALL_LANES, warp.scale_row, r * warp.LANES);
-            states.set_scale(r, read_entries<WHOLE, N_LANE>(op.state_scale + index * N, first, N), N - first);
-        }
-    }
-    steps[threadIdx.x] = ssd_step(op, ssd_head(warp.A_log, warp.dt_bias), static_cast<int8_t>(threadIdx.x));
-    const int8_t *dt_at = found_now(op.dt + b * op.dt_stride + warp.h);
-    const int8_t *x_at = found_now(op.x + b * op.x_stride + warp.h * P + warp.inside + warp.own);
-    const int8_t *B_at = found_now(op.B + b * op.B_stride + warp.g * N);
-    const int8_t *C_at = found_now(op.C + b * op.C_stride + warp.g * N);
-    Stored *out = found_now(static_cast<Stored *>(op.state_out) + row * N);
-    __syncthreads();
+// Where the inputs and outputs of a warp lie, found before the wait.
+template <class Stored, int ROWS, bool WHOLE>
+struct StepPlaces {
+    const int8_t *dt, *x, *B, *C;
+    const Stored *state;
+    Stored *state_out;
+    float *y;
 
-    wait_for_inputs();
-    if (warp.p_0 >= P) return;
-    const int8_t dt = *dt_at, x_code = *x_at;
-    const auto B = read_entries<WHOLE, N_LANE>(B_at, first, N), C = read_entries<WHOLE, N_LANE>(C_at, first, N);
+    __device__ __forceinline__ StepPlaces(const QuambaQuantizedSSDScan &op,
+                                          const StepWarp<ROWS, WHOLE> &warp, int N) {
+        const int64_t b = blockIdx.z, P = op.size.P, row = (b * op.size.H + warp.h) * P + warp.inside;
+        dt = found_now(op.dt + b * op.dt_stride + warp.h);
+        x = found_now(op.x + b * op.x_stride + warp.h * P + warp.inside + warp.own);
+        B = found_now(op.B + b * op.B_stride + warp.g * N);
+        C = found_now(op.C + b * op.C_stride + warp.g * N);
+        state = found_now(static_cast<const Stored *>(op.state) + row * N);
+        state_out = found_now(static_cast<Stored *>(op.state_out) + row * N);
+        y = op.y + row;
+    }
+};
+
+// Behind the wait.
+template <bool WHOLE, bool PLAIN, class Stored, int ROWS, int N_LANE>
+__device__ __forceinline__ void take_token(const StepPlaces<Stored, ROWS, WHOLE> &places,
+                                           const StepWarp<ROWS, WHOLE> &warp,
+                                           StoredStates<Stored, ROWS, N_LANE> &states, const SSDStep *steps,
+                                           float x_scale, int N) {
+    const int first = warp.lane * N_LANE, own_row = warp.lane / warp.LANES;
+    const auto B = read_entries<WHOLE, N_LANE>(places.B, first, N);
+    const auto C = read_entries<WHOLE, N_LANE>(places.C, first, N);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        states.held[r] = read_entries<WHOLE, N_LANE>(state + warp.row(r) * N, first, N);
+        states.held[r] = read_entries<WHOLE, N_LANE>(places.state + warp.row(r) * N, first, N);
     }
+    const int8_t x_code = *places.x, dt = *places.dt;
     const SSDStep step = steps[static_cast<uint8_t>(dt)];
     const float x = dequantized(x_code, x_scale), own_input = step.step * x;
     float next[ROWS][N_LANE], read[ROWS * N_LANE];
@@ -203,14 +192,51 @@ __global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSD
             read[r * N_LANE + k] = next[r][k] * dequantized(C.at[k], warp.C_scale);
         }
     }
-    states.store(next);
+    states.template store<PLAIN>(next);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        if (WHOLE || r <= warp.last) write_entries<WHOLE>(out + r * N, states.held[r], first, N);
+        if (WHOLE || r <= warp.last) write_entries<WHOLE>(places.state_out + r * N, states.held[r], first, N);
     }
     const float sum = row_sums<ROWS, N_LANE>(read);
-    const int r = warp.lane / warp.LANES;
-    if (warp.lane % warp.LANES == 0 && r <= warp.last) op.y[row + r] = sum + warp.D * x;
+    if (warp.lane % warp.LANES == 0 && own_row <= warp.last) places.y[own_row] = sum + warp.D * x;
+}
+
+// Grid: rows of P in blocks, H, B. N_LANE: a power of two, 32 N_LANE >= N. WHOLE: 32 N_LANE = N, P is a
+// multiple of ROWS, and a lane's entries are aligned words.
+template <class Stored, int N_LANE, int ROWS, bool WHOLE>
+__global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSDScan op) {
+    __shared__ SSDStep steps[256];  // by the code of dt
+    let_next_kernel_begin();
+    StepWarp<ROWS, WHOLE> warp(op);
+    const int N = WHOLE ? 32 * N_LANE : int(op.size.N), first = warp.lane * N_LANE;
+    const StepPlaces<Stored, ROWS, WHOLE> places(op, warp, N);
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) prefetch_into_L2(places.state + warp.row(r) * N + min(first, N - 1));
+    warp.read(op);
+    const float x_scale = op.x_scale[warp.scale_row];
+    StoredStates<Stored, ROWS, N_LANE> states;
+    if constexpr (sizeof(Stored) == 1) {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            const int64_t index = __shfl_sync(ALL_LANES, warp.scale_row, r * warp.LANES);
+            states.set_scale(r, read_entries<WHOLE, N_LANE>(op.state_scale + index * N, first, N), N - first);
+        }
+    }
+    const auto step_of = [&](int8_t dt) { return ssd_step(op, ssd_head(warp.A_log, warp.dt_bias), dt); };
+    if constexpr (kernels_overlap()) {
+        steps[threadIdx.x] = step_of(static_cast<int8_t>(threadIdx.x));
+    } else if (threadIdx.x == 0) {  // fp64 may be slow here, and nothing hides it
+        steps[static_cast<uint8_t>(*places.dt)] = step_of(*places.dt);
+    }
+    const bool plain = sizeof(Stored) > 1 || __all_sync(ALL_LANES, states.plain);
+    __syncthreads();
+    wait_for_inputs();
+    if (warp.p_0 != warp.inside) return;  // behind the last row
+    if (plain) {
+        take_token<WHOLE, true>(places, warp, states, steps, x_scale, N);
+    } else {
+        take_token<WHOLE, false>(places, warp, states, steps, x_scale, N);
+    }
 }
 
 }  // namespace quamba

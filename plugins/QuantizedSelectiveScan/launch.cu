@@ -7,14 +7,14 @@ namespace quamba {
 
 template <class Stored, int LANES, int N_LANE>
 cudaError_t launch_lanes(const QuambaQuantizedSelectiveScan &op, cudaStream_t stream) {
-    const bool one_token = op.size.L == 1;
+    Gpu gpu = {};
+    const cudaError_t error = current_gpu(gpu);
+    if (error != cudaSuccess) return error;
+    const bool one_token = op.size.L == 1 && gpu.overlap;  // more fp64, most of it ahead of its turn
     const int threads = one_token ? SELECTIVE_STEP_THREADS : SELECTIVE_THREADS, channels = threads / LANES;
     const auto kernel =
         one_token ? selective_one_token<Stored, LANES, N_LANE> : selective_scan<Stored, LANES, N_LANE>;
     const unsigned blocks = unsigned((op.size.E + channels - 1) / channels);
-    Gpu gpu = {};
-    const cudaError_t error = current_gpu(gpu);
-    if (error != cudaSuccess) return error;
     return launch_overlapped(kernel, dim3(blocks, unsigned(op.size.B)), threads, 0, 1, gpu, stream, op);
 }
 

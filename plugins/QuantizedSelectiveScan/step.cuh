@@ -13,7 +13,8 @@ constexpr int SELECTIVE_STEP_THREADS = 256;
 
 // Grid: channels in blocks, B.
 template <class Stored, int LANES, int N_LANE>
-__global__ void __launch_bounds__(SELECTIVE_STEP_THREADS) selective_one_token(QuambaQuantizedSelectiveScan op) {
+__global__ void __launch_bounds__(SELECTIVE_STEP_THREADS)
+    selective_one_token(QuambaQuantizedSelectiveScan op) {
     __shared__ float gates[256];  // by the code of z
     let_next_kernel_begin();
     const int lane = threadIdx.x % LANES, N = int(op.size.N), E = int(op.size.E);

@@ -168,6 +168,12 @@ QUAMBA_HOST_DEVICE int8_t quantized_by(float value, float scale, float reciproca
     return static_cast<int8_t>(clipped(rintf(steps)));
 }
 
+// quantized_by() for any scale: others are brought where it holds by a power of two, and the value with them.
+QUAMBA_HOST_DEVICE int8_t quantized_anyhow(float value, float scale) {
+    const float power = has_plain_reciprocal(scale) ? 1.0f : scale < 1.0f ? 0x1p100f : 0x1p-100f;
+    return quantized_by(value * power, scale * power, plain_reciprocal(scale * power));
+}
+
 // quantized(value / root, scale), the same code for every input, mostly without a division.
 //
 // `reciprocal` is safe_reciprocal(root * scale). The estimate and what quantized() rounds are five fp32

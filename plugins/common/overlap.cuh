@@ -13,11 +13,20 @@ __device__ __forceinline__ void wait_for_inputs() {
 #endif
 }
 
-// Near the end of a kernel that is long: blocks that come early are put where there is room, not evenly. A short
-// one says it before its own wait_for_inputs(), so that what the next one does before its wait is hidden.
+// Near the end of a kernel that is long: blocks that come early are put where there is room, not evenly. A
+// short one says it before its own wait_for_inputs(): what the next one does before its wait is hidden.
 __device__ __forceinline__ void let_next_kernel_begin() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Whether what a kernel does before wait_for_inputs() may be hidden behind the kernel before it.
+__device__ constexpr bool kernels_overlap() {
+#if __CUDA_ARCH__ >= 900
+    return true;
+#else
+    return false;
 #endif
 }
 

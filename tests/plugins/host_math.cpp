@@ -138,6 +138,10 @@ void quantized_by_all(const float *x, int count, float scale, int8_t *y) {
     for (int i = 0; i < count; i++) y[i] = quantized_by(x[i], scale, reciprocal);
 }
 
+void quantized_anyhow_all(const float *x, int count, float scale, int8_t *y) {
+    for (int i = 0; i < count; i++) y[i] = quantized_anyhow(x[i], scale);
+}
+
 void quantized_quotient_all(const float *x, int count, float root, float scale, int8_t *y) {
     const float reciprocal = safe_reciprocal(root * scale);
     for (int i = 0; i < count; i++) y[i] = quantized_quotient(x[i], root, scale, reciprocal);
