@@ -88,6 +88,33 @@ def test_decay_is_exp_of_what_is_not_positive(kernels: ctypes.CDLL) -> None:
     assert_same_bits(precise.exp(torch.from_numpy(x)), mapped(kernels.decay_all, x))
 
 
+def compared_decays(kernels: ctypes.CDLL, first: float, last: float, stride: int) -> NDArray[np.int64]:
+    """compare_decays() of host_math.cpp over the floats from first down to last."""
+    counts = np.zeros(4, np.int64)
+    ends = np.array([first, last], np.float32).view(np.uint32).tolist()
+    kernels.compare_decays(*map(ctypes.c_uint32, (*ends, stride)), ctypes.c_void_p(counts.ctypes.data))
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "stride"),
+    [
+        (-0.0, -np.inf, 257),  # of every exponent; a stride of 1, every input there is, takes some minutes
+        (-0.5, -4.0, 7),  # of a trained model
+        (-87.0, -104.5, 1),  # where fp32 becomes subnormal, then zero
+        (-(2.0**-26), -(2.0**-24), 16),  # about the middle between 1 and the float before it
+    ],
+)
+def test_decay_by_a_table_has_the_same_bits(
+    kernels: ctypes.CDLL, first: float, last: float, stride: int
+) -> None:
+    wide_differ, narrow_differ, open_, count = compared_decays(kernels, first, last, stride)
+    assert count > 100_000
+    assert wide_differ == 0
+    assert narrow_differ == 0
+    assert open_ < count / 1000
+
+
 @pytest.mark.parametrize("scale", [STEP, 0.0261, 0.3, 1e-4])
 def test_codes_of_silu_are_certified(kernels: ctypes.CDLL, scale: float) -> None:
     """Values at random, and those whose silu lies on or beside the middle between two codes."""
