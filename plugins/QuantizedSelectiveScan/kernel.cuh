@@ -15,8 +15,8 @@ namespace quamba {
 
 constexpr int SELECTIVE_THREADS = 128, SELECTIVE_TILE = 16;
 
-// Tokens whose decays a thread holds at once.
-QUAMBA_HOST_DEVICE constexpr int selective_batch(int n_lane) { return n_lane <= 2 ? 8 : n_lane == 4 ? 4 : 2; }
+// Tokens whose decays a thread holds at once: of more than eight entries, registers spill.
+QUAMBA_HOST_DEVICE constexpr int selective_batch(int n_lane) { return 8 / n_lane; }
 
 template <int LANES, int N_LANE>
 struct SelectiveTile {
