@@ -27,7 +27,7 @@ QUAMBA_HOST_DEVICE int8_t quantized(float value, float scale) {
 
 QUAMBA_HOST_DEVICE float exp_rounded(float x) { return static_cast<float>(exp(static_cast<double>(x))); }
 
-// exp_rounded(x) for x <= 0, straight through, so that several can be under way in one thread at once.
+// exp_rounded(x) for x <= 0, straight through: what the faster forms of decay.cuh are held to and fall back on.
 //
 // x = n ln 2 + r with |r| <= ln 2 / 2, where Taylor's polynomial of degree 13 is within 2^-57 of exp(r).
 // Below -105 the fp32 result is 0.

@@ -105,6 +105,8 @@ void compare_decays(uint32_t first, uint32_t last, uint32_t stride, int64_t *cou
     }
 }
 
+void decay_powers(double *powers) { memcpy(powers, POWERS, sizeof(POWERS)); }
+
 void quantize_all(const float *x, int count, float scale, int8_t *y) {
     for (int i = 0; i < count; i++) y[i] = quantized(x[i], scale);
 }
