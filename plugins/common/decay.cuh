@@ -106,7 +106,7 @@ QUAMBA_HOST_DEVICE float decay_narrow(float x, const Powers &powers) {
 
 // Issue slots (a quarter of an SM's cycle) an exponential of a warp, by its SASS and the rates of the CUDA guide:
 //   sm_90  polynomial 36 (18 fp64 of 2), wide 20 (10 fp64 of 2; 16 instructions), narrow 28
-//   sm_87  polynomial 1290 (18 fp64 and 2 conversions of 64), wide 780, narrow 28 and 20 for what it leaves open
+//   sm_87  polynomial 1290 (18 fp64 and 2 conversions of 64), wide 770, narrow 28 and 24 for what it leaves open
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000)
 constexpr bool FAST_FP64 = true;  // half of fp32's rate; everywhere else a 64th, or fewer
 #else
