@@ -1,10 +1,11 @@
 // Mamba-1's scan as the recurrence of op.py, for any length but 1 (step.cuh): the state stays in registers.
 //
 // LANES lanes of a warp own one channel e, lane l the entries n = l + LANES k. Tokens come in tiles: B, C,
-// step, step x, D x and silu(z) of the tile are found once a block. exp(step A) takes fp64 for every entry;
+// step, step x, D x and silu(z) of the tile are found once a block. exp(step A) is needed for every entry:
 // those of a few tokens are found together, and their tree sums are finished together.
 #pragma once
 
+#include "../common/decay.cuh"
 #include "../common/overlap.cuh"
 #include "../common/state.cuh"
 #include "../common/warp.cuh"
@@ -14,8 +15,8 @@ namespace quamba {
 
 constexpr int SELECTIVE_THREADS = 128, SELECTIVE_TILE = 16;
 
-// Tokens whose decays a thread holds at once.
-QUAMBA_HOST_DEVICE constexpr int selective_batch(int n_lane) { return n_lane <= 2 ? 8 : n_lane == 4 ? 4 : 2; }
+// Tokens whose decays a thread holds at once: of more than eight entries, registers spill.
+QUAMBA_HOST_DEVICE constexpr int selective_batch(int n_lane) { return 8 / n_lane; }
 
 template <int LANES, int N_LANE>
 struct SelectiveTile {
@@ -50,14 +51,10 @@ struct SelectiveTile {
 // BATCH tokens from token t of the tile on; lane l ends up with y of token l / (LANES / BATCH).
 template <class Stored, int BATCH, int LANES, int N_LANE>
 __device__ __forceinline__ float advance(float (&h)[N_LANE], const float (&A)[N_LANE], float state_scale,
-                                         const SelectiveTile<LANES, N_LANE> &tile, int t, int lane,
-                                         int channel) {
+                                         const SelectiveTile<LANES, N_LANE> &tile, const LaneDecay &decayed,
+                                         int t, int lane, int channel) {
     float decay[BATCH][N_LANE], partial[BATCH];
-#pragma unroll
-    for (int i = 0; i < BATCH; i++) {
-#pragma unroll
-        for (int k = 0; k < N_LANE; k++) decay[i][k] = decay_rounded(tile.step[t + i][channel] * A[k]);
-    }
+    decayed(decay, [&](int i, int k) { return tile.step[t + i][channel] * A[k]; });
 #pragma unroll
     for (int i = 0; i < BATCH; i++) {
         const float input = tile.inputs[t + i][channel];
@@ -85,6 +82,7 @@ __global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuanti
     const int64_t e = min(e_0 + channel, op.size.E - 1), at = (b * op.size.E + e) * N;
     const bool owned = e_0 + channel < op.size.E;
 
+    const LaneDecay decayed;
     float A[N_LANE], h[N_LANE];
     const Stored *stored = static_cast<const Stored *>(op.state);
 #pragma unroll
@@ -106,12 +104,12 @@ __global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuanti
         __syncthreads();
         int t = 0;
         for (; t + BATCH <= count; t += BATCH) {
-            const float y = advance<Stored, BATCH>(h, A, op.state_scale, tile, t, lane, channel);
+            const float y = advance<Stored, BATCH>(h, A, op.state_scale, tile, decayed, t, lane, channel);
             const int64_t token = row + t + lane / (LANES / BATCH);
             if (lane % (LANES / BATCH) == 0 && owned) op.y[token * op.size.E + e] = y;
         }
         for (; t < count; t++) {
-            const float y = advance<Stored, 1>(h, A, op.state_scale, tile, t, lane, channel);
+            const float y = advance<Stored, 1>(h, A, op.state_scale, tile, decayed, t, lane, channel);
             if (lane == 0 && owned) op.y[(row + t) * op.size.E + e] = y;
         }
     }

@@ -44,7 +44,7 @@ QUAMBA_HOST_DEVICE ExpParts exp_parts(double x) {
     return parts;
 }
 
-// exp_rounded(x) for x <= 0, straight through, so that several can be under way in one thread at once.
+// exp_rounded(x) for x <= 0, straight through: what the faster forms of decay.cuh are held to and fall back on.
 //
 // Taylor's polynomial of degree 13 is within 2^-57 of exp(r). Below -105 the fp32 result is 0.
 QUAMBA_HOST_DEVICE float decay_rounded(float x) {

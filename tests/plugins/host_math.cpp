@@ -1,5 +1,6 @@
 // The host-device parts of plugins/common for test_host_math.py: scalar mathematics over arrays, and what a
 // block or a warp does with them replayed as loops over its threads.
+#include "../../plugins/common/decay.cuh"
 #include "../../plugins/common/hadamard_part.cuh"
 #include "../../plugins/common/numeric.cuh"
 #include "../../plugins/common/state.cuh"
@@ -85,9 +86,42 @@ void step_state(Stored *stored, float scale, float decay, float input, const flo
     }
 }
 
+// What the lanes of a warp hold of POWERS.
+template <class Entry>
+struct HostPowers {
+    Entry entries[32];
+
+    HostPowers() {
+        for (int j = 0; j < 32; j++) entries[j] = Entry::entry(j, POWERS);
+    }
+    Entry operator()(int m) const { return entries[m & 31]; }
+};
+
+bool same_bits(float a, float b) { return memcmp(&a, &b, sizeof(a)) == 0; }
+
 }  // namespace
 
 extern "C" {
+
+// Of the floats whose bits are first, first + stride, .. to last: how many decay_wide() and decay_narrow() turn
+// into other bits than decay_rounded(), how many of -87.25 and above decay_narrow() leaves open, and how many
+// there are.
+void compare_decays(uint32_t first, uint32_t last, uint32_t stride, int64_t *counts) {
+    const HostPowers<WidePower> wide;
+    const HostPowers<NarrowPower> narrow;
+    for (uint64_t bits = first; bits <= last; bits += stride) {
+        const uint32_t low = uint32_t(bits);
+        float x;
+        memcpy(&x, &low, sizeof(x));
+        const float expected = decay_rounded(x), closed = decay_narrow(x, narrow);
+        counts[0] += !same_bits(decay_wide(x, wide), expected);
+        counts[1] += !std::isnan(closed) && !same_bits(closed, expected);
+        counts[2] += std::isnan(closed) && x >= -87.25f;
+        counts[3]++;
+    }
+}
+
+void decay_powers(double *powers) { memcpy(powers, POWERS, sizeof(POWERS)); }
 
 void quantize_all(const float *x, int count, float scale, int8_t *y) {
     for (int i = 0; i < count; i++) y[i] = quantized(x[i], scale);
