@@ -12,6 +12,12 @@
 #pragma once
 
 #include "int8_mma.cuh"
+#ifdef QUAMBA_TRACE
+#define TRACE(i) if (threadIdx.x == 0) trace_times[int(sizeof(typename End::Output) == 4) * 256 * 8 + blockIdx.x * 8 + i] = clock64();
+__device__ long long trace_times[2 * 256 * 8];
+#else
+#define TRACE(i)
+#endif
 
 namespace quamba {
 
@@ -119,84 +125,125 @@ __device__ __forceinline__ void multiply_step(int32_t (&sums)[4], const WeightSt
     mma(sums, weight.upper.z, weight.lower.z, weight.upper.w, weight.lower.w, x.z, x.w);
 }
 
-// Starts to bring a step. ALIGNED: weight begins on 16 bytes and K % 16 == 0; else it is there on return. Rows
-// from last_row on and columns from K on are zero.
-template <bool ALIGNED>
-__device__ __forceinline__ void copy_step(uint4 *upper, uint4 *lower, const Int8Product &p, int first_row,
-                                          int last_row, const WarpSteps &at) {
-    const int lane = threadIdx.x % 32, k = at.step * GEMV_STEP + lane % 4 * 16;
-    const int row = first_row + at.chunk * GEMV_ROWS + lane / 4;
-    const auto copy = [&](uint4 *to, int row) {
-        const bool held = row < last_row && k < p.K;
-        const int8_t *codes = held ? p.weight + static_cast<int64_t>(row) * p.K + k : p.weight;
-        if (ALIGNED) {
-            copy_streamed(shared_address(to), codes, held ? 16 : 0);
+// What a warp loads next: 16 columns of a row of weight for every lane, and the same of the row eight below.
+struct WeightWalk {
+    const int8_t *codes;  // of the upper row
+    int64_t to_lower;     // bytes
+    int row, k, last_row, K;
+    int left;  // steps of this chunk, this one too
+    int steps, chunk_rows;
+    int64_t to_next_chunk;  // bytes, from its last step
+
+    __device__ __forceinline__ WeightWalk(const Int8Product &p, int first_row, int last_row, const WarpSteps &at)
+        : to_lower(8 * int64_t(p.K)), row(first_row + at.chunk * GEMV_ROWS + threadIdx.x % 32 / 4),
+          k(at.step * GEMV_STEP + threadIdx.x % 4 * 16), last_row(last_row), K(p.K), left(at.stop - at.step),
+          steps(at.stop - at.begin), chunk_rows(at.chunk_stride * GEMV_ROWS),
+          to_next_chunk(int64_t(chunk_rows) * K - int64_t(steps - 1) * GEMV_STEP) {
+        codes = p.weight + int64_t(row) * K + k;
+    }
+
+    // Starts to bring the step. ALIGNED: weight begins on 16 bytes and K % 16 == 0; else it is there on return.
+    // Rows from last_row on and columns from K on are zero.
+    template <bool ALIGNED>
+    __device__ __forceinline__ void copy(uint4 *upper, uint4 *lower) const {
+        const bool column = k < K, in_upper = column && row < last_row, in_lower = column && row + 8 < last_row;
+        if constexpr (ALIGNED) {
+            copy_streamed(shared_address(upper), codes, in_upper ? 16 : 0);
+            copy_streamed(shared_address(lower), codes + to_lower, in_lower ? 16 : 0);
         } else {
-            *to = held ? load_codes(codes, p.K - k) : uint4{0, 0, 0, 0};
+            *upper = in_upper ? load_codes(codes, K - k) : uint4{0, 0, 0, 0};
+            *lower = in_lower ? load_codes(codes + to_lower, K - k) : uint4{0, 0, 0, 0};
         }
-    };
-    copy(upper, row);
-    copy(lower, row + 8);
+    }
+
+    __device__ __forceinline__ void advance() {
+        const bool last = --left == 0;
+        codes += last ? to_next_chunk : GEMV_STEP;
+        k += last ? (1 - steps) * GEMV_STEP : GEMV_STEP;
+        row += last ? chunk_rows : 0;
+        left = last ? steps : left;
+    }
+};
+
+// The rest of a block's weight begins to flow into L2 while the kernel in front ends.
+__device__ __forceinline__ void prefetch_rows(const int8_t *rows, int bytes) {
+    for (int at = threadIdx.x * 128; at < bytes; at += GEMV_THREADS * 128) prefetch_into_L2(rows + at);
 }
 
-// source: brings the codes of the tokens into shared memory. End::NEXT_MAY_BEGIN_EARLY: whether the kernel behind
-// may come before this one's inputs are there.
+// source: brings the codes of the tokens into shared memory. prefetched: bytes of a block's weight that are to
+// be in L2 before the inputs are there. End::NEXT_MAY_BEGIN_EARLY: whether the kernel behind may come before.
 template <class Source, class End, bool ALIGNED, int DEPTH>
 __global__ void __launch_bounds__(GEMV_THREADS, 2)
-    int8_gemv(Int8Product p, Source source, End end, GemvShape shape) {
+    int8_gemv(Int8Product p, Source source, End end, GemvShape shape, int prefetched) {
     extern __shared__ uint4 slots[];  // (DEPTH, 2, threads), tokens (T, gemv_pitch(K) / 16), sums (see GemvShape)
     uint4 *tokens = slots + DEPTH * 2 * GEMV_THREADS;
     int32_t *partial = reinterpret_cast<int32_t *>(tokens + p.T * (gemv_pitch(p.K) / 16));
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, k_warp = warp % shape.k_warps;
     const int first_row = blockIdx.x * shape.rows, last_row = min(first_row + shape.rows, p.M);
+    TRACE(0)
 
     // the thread ends row m of tokens first_t, first_t + abreast, ..
     const int abreast = GEMV_THREADS / shape.rows, first_t = threadIdx.x / shape.rows;
     const int row_in_block = threadIdx.x % shape.rows, m = first_row + row_in_block;
     const bool ends = first_t < abreast && first_t < p.T && m < last_row;
     typename End::Row row{};
-    if (ends) row = end.row(m);
 
-    const int chunks = shape.chunks();
-    WarpSteps now = first_step(shape, p.K, warp), ahead = now;
+    const WarpSteps first = first_step(shape, p.K, warp);
+    const int chunks = shape.chunks(), steps = first.stop - first.begin;
+    const int total = first.chunk < chunks ? (chunks - first.chunk - 1) / first.chunk_stride * steps + steps : 0;
+    WeightWalk ahead(p, first_row, last_row, first);
+    int to_copy = total;
     uint4 *own_slots = slots + threadIdx.x;
-    const auto copy_next = [&](int slot) {
-        uint4 *to = own_slots + slot * 2 * GEMV_THREADS;
-        if (ahead.chunk < chunks) {
-            copy_step<ALIGNED>(to, to + GEMV_THREADS, p, first_row, last_row, ahead);
+    const auto copy_next = [&](uint4 *to) {
+        if (to_copy > 0) {
+            ahead.copy<ALIGNED>(to, to + GEMV_THREADS);
             ahead.advance();
+            to_copy--;
         }
         end_copy_group();
     };
-    for (int slot = 0; slot < DEPTH; slot++) copy_next(slot);
+#pragma unroll
+    for (int slot = 0; slot < DEPTH; slot++) copy_next(own_slots + slot * 2 * GEMV_THREADS);
+    if (ends) row = end.row(m);
+    if (prefetched > 0) prefetch_rows(p.weight + int64_t(first_row) * p.K, min(prefetched, (last_row - first_row) * p.K));
     if (End::NEXT_MAY_BEGIN_EARLY) let_next_kernel_begin();
+    TRACE(1)
     wait_for_inputs();
+    TRACE(2)
     if (!End::NEXT_MAY_BEGIN_EARLY) let_next_kernel_begin();
     typename End::Loaded loaded{};
     if (ends) loaded = end.load(first_t, m);
     source.template stage<GEMV_THREADS>(tokens, p);
     __syncthreads();
+    TRACE(3)
 
     int32_t sums[4] = {};
-    const uint4 *token = tokens + lane / 4 * (gemv_pitch(p.K) / 16) + lane % 4;
-    for (int slot = 0; now.chunk < chunks; slot = slot + 1 == DEPTH ? 0 : slot + 1) {
+    const bool has_token = lane / 4 < p.T;
+    const uint4 *first_piece = tokens + lane / 4 * (gemv_pitch(p.K) / 16) + lane % 4 + first.begin * (GEMV_STEP / 16);
+    const uint4 *piece = first_piece;
+    uint4 *slot = own_slots, *const last_slot = own_slots + (DEPTH - 1) * 2 * GEMV_THREADS;
+    int32_t *to = partial + (first.chunk * shape.k_warps + k_warp) * p.T * GEMV_ROWS;
+    int left = steps;
+    for (int step = 0; step < total; step++) {
         wait_copy_groups<DEPTH - 1>();
-        const uint4 *held = own_slots + slot * 2 * GEMV_THREADS;
-        const WeightStep weight = {held[0], held[GEMV_THREADS]};
-        const uint4 x = lane / 4 < p.T ? token[now.step * (GEMV_STEP / 16)] : uint4{0, 0, 0, 0};
+        const WeightStep weight = {slot[0], slot[GEMV_THREADS]};
+        const uint4 x = has_token ? *piece : uint4{0, 0, 0, 0};
         multiply_step(sums, weight, x);
-        copy_next(slot);  // the slot has been read
-        if (now.last_of_chunk()) {
-            int32_t *to = partial + (now.chunk * shape.k_warps + k_warp) * p.T * GEMV_ROWS;
+        copy_next(slot);  // it has been read
+        slot = slot == last_slot ? own_slots : slot + 2 * GEMV_THREADS;
+        piece += GEMV_STEP / 16;
+        if (--left == 0) {
+            left = steps, piece = first_piece;
 #pragma unroll
             for (int j = 0; j < 4; j++) {
                 const int t = sum_column(lane, j);
                 if (t < p.T) to[t * GEMV_ROWS + sum_row(lane, j)] = sums[j];
                 sums[j] = 0;
             }
+            to += first.chunk_stride * shape.k_warps * p.T * GEMV_ROWS;
         }
-        now.advance();
     }
+    TRACE(4)
     __syncthreads();
     if (!ends) return;
     const int32_t *own = partial + row_in_block / GEMV_ROWS * shape.k_warps * p.T * GEMV_ROWS;
@@ -207,6 +254,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2)
         if (t != first_t) loaded = end.load(t, m);
         end.y[static_cast<int64_t>(t) * p.M + m] = end.value(total, row, loaded);
     }
+    TRACE(5)
 }
 
 #endif  // __CUDACC__

@@ -5,6 +5,9 @@
 #include "int8_gemv.cuh"
 #include "launch.cuh"
 
+#include <algorithm>
+#include <cstdlib>
+
 namespace quamba {
 
 // Rows of a matrix of codes that 16-byte accesses may read whole.
@@ -19,6 +22,14 @@ inline int gemv_depth(const Int8Product &p, const Gpu &gpu) {
 
 inline bool takes_gemv(const Int8Product &p, const Gpu &gpu) { return gemv_depth(p, gpu) > 0; }
 
+// Bytes of a block's weight that it has flow into L2 while the kernel in front ends: what its shared memory does not
+// hold, as far as all blocks' part of half an L2 goes.
+inline int gemv_prefetched(int K, const GemvShape &shape, int depth, const Gpu &gpu) {
+    const int64_t all = int64_t(shape.rows) * K;
+    if (!gpu.overlap || getenv("NO_PREFETCH") || all <= int64_t(depth) * GEMV_THREADS * 32) return 0;
+    return int(std::min<int64_t>(all, gpu.l2_bytes / 2 / gpu.multiprocessors));
+}
+
 template <int DEPTH, class Source, class End>
 cudaError_t launch_gemv_depth(const Int8Product &p, const Source &source, const End &end, const Gpu &gpu,
                               cudaStream_t stream) {
@@ -27,7 +38,7 @@ cudaError_t launch_gemv_depth(const Int8Product &p, const Source &source, const 
                                                          : int8_gemv<Source, End, false, DEPTH>;
     return launch_overlapped(kernel, dim3((p.M + shape.rows - 1) / shape.rows), GEMV_THREADS,
                              size_t(gemv_shared_bytes(p.K, p.T, shape, DEPTH)), 1, gpu, stream, p, source, end,
-                             shape);
+                             shape, gemv_prefetched(p.K, shape, DEPTH, gpu));
 }
 
 // Of what takes_gemv.

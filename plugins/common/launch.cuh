@@ -7,6 +7,7 @@ namespace quamba {
 
 struct Gpu {
     int multiprocessors, shared_bytes;  // shared_bytes: the most that one block may have
+    int l2_bytes;
     bool clusters, overlap;             // both sm_90: thread block clusters, programmatic dependent launch
 };
 
@@ -21,6 +22,7 @@ inline cudaError_t current_gpu(Gpu &gpu) {
     if (error == cudaSuccess) {
         error = cudaDeviceGetAttribute(&gpu.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     }
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&gpu.l2_bytes, cudaDevAttrL2CacheSize, device);
     gpu.clusters = gpu.overlap = major >= 9;
 #ifdef QUAMBA_NO_OVERLAP
     gpu.overlap = false;
