@@ -26,8 +26,8 @@ struct ProjectionStepEnd {
         float scale, bias, out_scale;
     };
     struct Loaded {
-        uint32_t past;
-        int8_t *state_out;  // W - 1 codes of this sequence and channel
+        int8_t past[LARGEST_WIDTH - 1];  // as they come from memory: what combines them would wait for them
+        int8_t *state_out;               // W - 1 codes of this sequence and channel
     };
 
     int8_t *y;  // (T, M)
@@ -60,16 +60,32 @@ struct ProjectionStepEnd {
         return row;
     }
 
+    // Where the state of a channel begins.
+    QUAMBA_HOST_DEVICE int64_t state_at(int t, int m) const {
+        return (static_cast<int64_t>(t) * C + m - begin) * (W - 1);
+    }
+
+#ifdef __CUDACC__
+    __device__ void prefetch(int t, int m) const {
+        if (convolved(m)) prefetch_into_L2(state + state_at(t, m));
+    }
+#endif
+
     QUAMBA_HOST_DEVICE Loaded load(int t, int m) const {
         if (!convolved(m)) return {};
-        const int64_t at = (static_cast<int64_t>(t) * C + m - begin) * (W - 1);
-        return {word(state + at, W - 1, LARGEST_WIDTH - 1), state_out + at};
+        const int64_t at = state_at(t, m);
+        Loaded loaded = {{}, state_out + at};
+#pragma unroll
+        for (int i = 0; i < LARGEST_WIDTH - 1; i++) {
+            if (i < W - 1) loaded.past[i] = state[at + i];
+        }
+        return loaded;
     }
 
     QUAMBA_HOST_DEVICE int8_t value(int32_t total, const Row &row, const Loaded &loaded) const {
         const int8_t code = projection.value(total, row.projection, {});
         if (!row.convolved) return code;
-        const uint32_t codes = loaded.past | static_cast<uint32_t>(static_cast<uint8_t>(code)) << 24;
+        const uint32_t codes = word(loaded.past, W - 1, LARGEST_WIDTH - 1) | static_cast<uint32_t>(static_cast<uint8_t>(code)) << 24;
 #pragma unroll
         for (int i = 0; i < LARGEST_WIDTH - 1; i++) {
             if (i < W - 1) loaded.state_out[i] = static_cast<int8_t>(codes >> 8 * (LARGEST_WIDTH + 1 - W + i));
@@ -94,35 +110,70 @@ struct ProjectionStepEnd {
 
 // One token of fp32, normed and quantized by every block for itself; a block an SM makes that cheap.
 struct NormedToken {
+    static constexpr int HELD = 2;  // times four entries that a thread keeps in registers
+
     const float *x;
     float epsilon, scale;
     bool aligned;  // x begins on 16 bytes and K % 4 == 0
 
     template <int THREADS>
     __device__ __forceinline__ void stage(uint4 *tokens, const Int8Product &p) const {
-        int8_t *codes = reinterpret_cast<int8_t *>(tokens);
-        const int K = p.K, padded = (K + GEMV_STEP - 1) / GEMV_STEP * GEMV_STEP;
-        const float4 *fours = reinterpret_cast<const float4 *>(x);
-        const auto four = [&](int i) { return fours[i]; };
-        const auto one = [&](int k) { return x[k]; };
+        if (aligned && p.K <= HELD * 4 * THREADS) {
+            stage_held<THREADS>(reinterpret_cast<char4 *>(tokens), p.K);
+        } else {
+            stage_twice<THREADS>(reinterpret_cast<int8_t *>(tokens), p.K);
+        }
+    }
+
+    // What codes are made with, of the block's sum of squares.
+    struct Quantizer {
+        float root, scale, reciprocal;
+
+        __device__ __forceinline__ int8_t operator()(float v) const {
+            return quantized_quotient(v, root, scale, reciprocal);
+        }
+    };
+
+    template <int THREADS>
+    __device__ __forceinline__ Quantizer quantizer(double squares, int K) const {
+        const float root = root_mean_square(block_sum<THREADS>(squares), K, epsilon);
+        return {root, scale, safe_reciprocal(root * scale)};
+    }
+
+    static __device__ __forceinline__ int whole_steps(int K) { return (K + GEMV_STEP - 1) / GEMV_STEP * GEMV_STEP; }
+
+    // Read once: what memory takes is waited for once.
+    template <int THREADS>
+    __device__ __forceinline__ void stage_held(char4 *codes, int K) const {
+        float4 held[HELD];
+#pragma unroll
+        for (int j = 0; j < HELD; j++) {
+            const int i = threadIdx.x + j * THREADS;
+            held[j] = 4 * i < K ? reinterpret_cast<const float4 *>(x)[i] : float4{0.0f, 0.0f, 0.0f, 0.0f};
+        }
+        double sums[HELD] = {};
+        const auto add = [](double sum, float v) { return fma(static_cast<double>(v), static_cast<double>(v), sum); };
+#pragma unroll
+        for (int j = 0; j < HELD; j++) {
+            sums[j] = add(add(add(add(0.0, held[j].x), held[j].y), held[j].z), held[j].w);
+            if (j > 0) sums[0] += sums[j];
+        }
+        const Quantizer code = quantizer<THREADS>(sums[0], K);
+#pragma unroll
+        for (int j = 0; j < HELD; j++) {
+            const int i = threadIdx.x + j * THREADS;
+            if (4 * i < whole_steps(K)) codes[i] = {code(held[j].x), code(held[j].y), code(held[j].z), code(held[j].w)};
+        }
+    }
+
+    template <int THREADS>
+    __device__ __forceinline__ void stage_twice(int8_t *codes, int K) const {
+        const auto load = [&](int k) { return x[k]; };
         double sum = 0.0;
-        const auto add = [&](float v) { sum = fma(static_cast<double>(v), static_cast<double>(v), sum); };
-        if (aligned) {
-            in_batches<4>(K / 4, four, [&](int, float4 v) { add(v.x), add(v.y), add(v.z), add(v.w); });
-        } else {
-            in_batches<8>(K, one, [&](int, float v) { add(v); });
-        }
-        const float root = root_mean_square(block_sum<THREADS>(sum), K, epsilon);
-        const float reciprocal = safe_reciprocal(root * scale);
-        const auto code = [&](float v) { return quantized_quotient(v, root, scale, reciprocal); };
-        if (aligned) {
-            in_batches<4>(K / 4, four, [&](int i, float4 v) {
-                reinterpret_cast<char4 *>(codes)[i] = {code(v.x), code(v.y), code(v.z), code(v.w)};
-            });
-        } else {
-            in_batches<8>(K, one, [&](int k, float v) { codes[k] = code(v); });
-        }
-        for (int k = K + threadIdx.x; k < padded; k += THREADS) codes[k] = 0;
+        in_batches<8>(K, load, [&](int, float v) { sum = fma(static_cast<double>(v), static_cast<double>(v), sum); });
+        const Quantizer code = quantizer<THREADS>(sum, K);
+        in_batches<8>(K, load, [&](int k, float v) { codes[k] = code(v); });
+        for (int k = K + threadIdx.x; k < whole_steps(K); k += THREADS) codes[k] = 0;
     }
 };
 

@@ -22,6 +22,8 @@ struct ResidualEnd {
     // The constants of one row of the weight; they never change, so a kernel may read them before its inputs.
     QUAMBA_HOST_DEVICE Row row(int m) const { return {product_scale(x_scale, weight_scale[m]), bias[m]}; }
 
+    QUAMBA_HOST_DEVICE void prefetch(int, int) const {}
+
     QUAMBA_HOST_DEVICE float load(int t, int m) const { return residual[t * residual_stride + m]; }
 
     QUAMBA_HOST_DEVICE float value(int32_t total, const Row &row, float residual_value) const {

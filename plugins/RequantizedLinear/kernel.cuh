@@ -23,6 +23,8 @@ struct RequantizedEnd {
         return {product_scale(x_scale, weight_scale[m]), bias[m], out_scale[m]};
     }
 
+    QUAMBA_HOST_DEVICE void prefetch(int, int) const {}
+
     QUAMBA_HOST_DEVICE Loaded load(int, int) const { return {}; }
 
     QUAMBA_HOST_DEVICE int8_t value(int32_t total, const Row &row, Loaded) const {

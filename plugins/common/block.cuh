@@ -12,10 +12,10 @@ __device__ __forceinline__ double block_sum(double value) {
     value = wide_lane_sum(value);
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
     __syncthreads();
-    double total = 0.0;
+    double sums[4] = {};
 #pragma unroll
-    for (int warp = 0; warp < THREADS / 32; warp++) total += partial[warp];
-    return total;
+    for (int warp = 0; warp < THREADS / 32; warp++) sums[warp % 4] += partial[warp];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
 // The same in a block of any multiple of 32 threads, in the time of one barrier and two sums over lanes.

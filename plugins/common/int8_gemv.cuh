@@ -12,12 +12,6 @@
 #pragma once
 
 #include "int8_mma.cuh"
-#ifdef QUAMBA_TRACE
-#define TRACE(i) if (threadIdx.x == 0) trace_times[int(sizeof(typename End::Output) == 4) * 256 * 8 + blockIdx.x * 8 + i] = clock64();
-__device__ long long trace_times[2 * 256 * 8];
-#else
-#define TRACE(i)
-#endif
 
 namespace quamba {
 
@@ -180,7 +174,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2)
     int32_t *partial = reinterpret_cast<int32_t *>(tokens + p.T * (gemv_pitch(p.K) / 16));
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, k_warp = warp % shape.k_warps;
     const int first_row = blockIdx.x * shape.rows, last_row = min(first_row + shape.rows, p.M);
-    TRACE(0)
+    TRACE(sizeof(typename End::Output) == 4 ? 3 : 0, 0)
 
     // the thread ends row m of tokens first_t, first_t + abreast, ..
     const int abreast = GEMV_THREADS / shape.rows, first_t = threadIdx.x / shape.rows;
@@ -204,18 +198,21 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2)
     };
 #pragma unroll
     for (int slot = 0; slot < DEPTH; slot++) copy_next(own_slots + slot * 2 * GEMV_THREADS);
-    if (ends) row = end.row(m);
+    if (ends) {
+        row = end.row(m);
+        end.prefetch(first_t, m);
+    }
     if (prefetched > 0) prefetch_rows(p.weight + int64_t(first_row) * p.K, min(prefetched, (last_row - first_row) * p.K));
     if (End::NEXT_MAY_BEGIN_EARLY) let_next_kernel_begin();
-    TRACE(1)
+    TRACE(sizeof(typename End::Output) == 4 ? 3 : 0, 1)
     wait_for_inputs();
-    TRACE(2)
+    TRACE(sizeof(typename End::Output) == 4 ? 3 : 0, 2)
     if (!End::NEXT_MAY_BEGIN_EARLY) let_next_kernel_begin();
+    source.template stage<GEMV_THREADS>(tokens, p);
     typename End::Loaded loaded{};
     if (ends) loaded = end.load(first_t, m);
-    source.template stage<GEMV_THREADS>(tokens, p);
     __syncthreads();
-    TRACE(3)
+    TRACE(sizeof(typename End::Output) == 4 ? 3 : 0, 3)
 
     int32_t sums[4] = {};
     const bool has_token = lane / 4 < p.T;
@@ -243,7 +240,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2)
             to += first.chunk_stride * shape.k_warps * p.T * GEMV_ROWS;
         }
     }
-    TRACE(4)
+    TRACE(sizeof(typename End::Output) == 4 ? 3 : 0, 4)
     __syncthreads();
     if (!ends) return;
     const int32_t *own = partial + row_in_block / GEMV_ROWS * shape.k_warps * p.T * GEMV_ROWS;
@@ -254,7 +251,7 @@ __global__ void __launch_bounds__(GEMV_THREADS, 2)
         if (t != first_t) loaded = end.load(t, m);
         end.y[static_cast<int64_t>(t) * p.M + m] = end.value(total, row, loaded);
     }
-    TRACE(5)
+    TRACE(sizeof(typename End::Output) == 4 ? 3 : 0, 5)
 }
 
 #endif  // __CUDACC__
