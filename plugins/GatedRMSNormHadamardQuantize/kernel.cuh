@@ -139,7 +139,6 @@ __global__ void __launch_bounds__(1024)
     extern __shared__ double entries[];  // the part's, then n_groups * parts sums of squares
     __shared__ float gate[256];
     __shared__ Root root[MOST_GROUPS];
-    TRACE(2, 0)
     const int E = int(op.size.E), groups = op.n_groups, group_width = E / groups;
     const int64_t token = blockIdx.x / PARTS;
     const TokenPart part(E, int(blockIdx.x % PARTS));
@@ -150,10 +149,8 @@ __global__ void __launch_bounds__(1024)
     float weight[PARTS], gated[ITEMS][PARTS];
     load_position(weight, op.norm_weight, position_of(0, part), part);
     fill_gate(gate, op.z_scale);
-    let_next_kernel_begin();
-    TRACE(2, 1)
     wait_for_inputs();
-    TRACE(2, 2)
+    let_next_kernel_begin();
     const double squares = gate_positions(gated, x, z, gate, part);
     Root only = {};
     if (groups == 1) {
@@ -172,9 +169,7 @@ __global__ void __launch_bounds__(1024)
                            ? norm_position(gated[item], weight, part.part, [&](int) { return only; })
                            : norm_position(gated[item], weight, part.part, root_of);
     }
-    TRACE(2, 4)
     transform_part(folded, entries, part, scale, op.y + token * E);
-    TRACE(2, 5)
 }
 
 }  // namespace quamba

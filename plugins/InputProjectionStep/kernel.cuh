@@ -18,6 +18,7 @@ constexpr int LARGEST_WIDTH = 4;  // of the convolution
 // the newest in the highest byte, zeros below those of a narrower convolution.
 struct ProjectionStepEnd {
     using Output = int8_t;
+    static constexpr int DEPTH = 7, REGISTERS = 72;      // see int8_gemv; room for a block of out_proj is left
     static constexpr bool NEXT_MAY_BEGIN_EARLY = false;  // a scan's blocks would fill what out_proj's weight needs
     struct Row {
         RequantizedEnd::Row projection;

@@ -58,7 +58,7 @@ extern "C" int quamba_InputProjectionStep_launch(const QuambaInputProjectionStep
     int8_t *codes = static_cast<int8_t *>(workspace);
     const quamba::Int8Product product = {codes, op->weight, K, int(op->size.B), K, int(op->size.M)};
     const quamba::ProjectionStepEnd end = quamba::projection_step_end(*op);
-    if (product.T == 1 && quamba::takes_gemv(product, gpu)) {
+    if (product.T == 1 && quamba::takes_gemv<quamba::ProjectionStepEnd>(product, gpu)) {
         const bool aligned = reinterpret_cast<uintptr_t>(op->x) % 16 == 0 && K % 4 == 0;
         const quamba::NormedToken token = {op->x, op->epsilon, op->norm_scale, aligned};
         return quamba::launch_gemv(product, token, end, gpu, stream);

@@ -8,6 +8,7 @@ namespace quamba {
 
 struct ResidualEnd {
     using Output = float;
+    static constexpr int DEPTH = 6, REGISTERS = 56;     // see int8_gemv
     static constexpr bool NEXT_MAY_BEGIN_EARLY = true;  // out_proj: the next in_proj's weight may flow
     struct Row {
         float scale, bias;

@@ -206,7 +206,6 @@ __device__ __forceinline__ void take_token(const StepPlaces<Stored, ROWS, WHOLE>
 template <class Stored, int N_LANE, int ROWS, bool WHOLE>
 __global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSDScan op) {
     __shared__ SSDStep steps[256];  // by the code of dt
-    TRACE(1, 0)
     let_next_kernel_begin();
     StepWarp<ROWS, WHOLE> warp(op);
     const int N = WHOLE ? 32 * N_LANE : int(op.size.N), first = warp.lane * N_LANE;
@@ -231,9 +230,7 @@ __global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSD
     }
     const bool plain = sizeof(Stored) > 1 || __all_sync(ALL_LANES, states.plain);
     __syncthreads();
-    TRACE(1, 1)
     wait_for_inputs();
-    TRACE(1, 2)
     if (warp.p_0 != warp.inside) return;  // behind the last row
     if (plain) {
         take_token<WHOLE, true>(places, warp, states, steps, x_scale, N);

@@ -8,6 +8,7 @@ namespace quamba {
 
 struct RequantizedEnd {
     using Output = int8_t;
+    static constexpr int DEPTH = 6, REGISTERS = 56;     // see int8_gemv
     static constexpr bool NEXT_MAY_BEGIN_EARLY = true;  // x_proj, dt_proj: small kernels behind
     struct Row {
         float scale, bias, out_scale;

@@ -5,9 +5,6 @@
 #include "int8_gemv.cuh"
 #include "launch.cuh"
 
-#include <algorithm>
-#include <cstdlib>
-
 namespace quamba {
 
 // Rows of a matrix of codes that 16-byte accesses may read whole.
@@ -16,18 +13,14 @@ inline bool aligned_rows(const int8_t *matrix, int64_t stride, int K) {
 }
 
 // Steps ahead of int8_gemv; 0 where the tokens are too many or too long for it.
-inline int gemv_depth(const Int8Product &p, const Gpu &gpu) {
-    return gemv_depth(p.K, p.M, p.T, gpu.multiprocessors, gpu.shared_bytes);
+template <class End>
+int gemv_depth(const Int8Product &p, const Gpu &gpu) {
+    return gemv_depth(p.K, p.M, p.T, gpu.multiprocessors, gpu.shared_bytes, End::DEPTH);
 }
 
-inline bool takes_gemv(const Int8Product &p, const Gpu &gpu) { return gemv_depth(p, gpu) > 0; }
-
-// Bytes of a block's weight that it has flow into L2 while the kernel in front ends: what its shared memory does not
-// hold, as far as all blocks' part of half an L2 goes.
-inline int gemv_prefetched(int K, const GemvShape &shape, int depth, const Gpu &gpu) {
-    const int64_t all = int64_t(shape.rows) * K;
-    if (!gpu.overlap || getenv("NO_PREFETCH") || all <= int64_t(depth) * GEMV_THREADS * 32) return 0;
-    return int(std::min<int64_t>(all, gpu.l2_bytes / 2 / gpu.multiprocessors));
+template <class End>
+bool takes_gemv(const Int8Product &p, const Gpu &gpu) {
+    return gemv_depth<End>(p, gpu) > 0;
 }
 
 template <int DEPTH, class Source, class End>
@@ -38,15 +31,16 @@ cudaError_t launch_gemv_depth(const Int8Product &p, const Source &source, const 
                                                          : int8_gemv<Source, End, false, DEPTH>;
     return launch_overlapped(kernel, dim3((p.M + shape.rows - 1) / shape.rows), GEMV_THREADS,
                              size_t(gemv_shared_bytes(p.K, p.T, shape, DEPTH)), 1, gpu, stream, p, source, end,
-                             shape, gemv_prefetched(p.K, shape, DEPTH, gpu));
+                             shape);
 }
 
 // Of what takes_gemv.
 template <class Source, class End>
 cudaError_t launch_gemv(const Int8Product &p, const Source &source, const End &end, const Gpu &gpu,
                         cudaStream_t stream) {
-    return gemv_depth(p, gpu) == GEMV_DEPTH ? launch_gemv_depth<GEMV_DEPTH>(p, source, end, gpu, stream)
-                                            : launch_gemv_depth<GEMV_SMALL_DEPTH>(p, source, end, gpu, stream);
+    return gemv_depth<End>(p, gpu) == End::DEPTH
+               ? launch_gemv_depth<End::DEPTH>(p, source, end, gpu, stream)
+               : launch_gemv_depth<GEMV_SMALL_DEPTH>(p, source, end, gpu, stream);
 }
 
 template <class Tile>
@@ -83,7 +77,7 @@ using LargeTile = GemmTile<128, 128, 2, 4, 3, 2>;
 
 template <class End>
 cudaError_t launch_int8_linear(const Int8Product &p, const End &end, const Gpu &gpu, cudaStream_t stream) {
-    if (takes_gemv(p, gpu)) return launch_gemv(p, Codes{aligned_rows(p.x, p.x_stride, p.K)}, end, gpu, stream);
+    if (takes_gemv<End>(p, gpu)) return launch_gemv(p, Codes{aligned_rows(p.x, p.x_stride, p.K)}, end, gpu, stream);
     if (p.T <= 16) return launch_gemm<FewTokens>(p, end, gemm_splits<FewTokens>(p, gpu), gpu, stream);
     if (p.T <= 32) return launch_gemm<SomeTokens>(p, end, gemm_splits<SomeTokens>(p, gpu), gpu, stream);
     if (p.T <= 64) return launch_gemm<MediumTile>(p, end, gemm_splits<MediumTile>(p, gpu), gpu, stream);

@@ -7,7 +7,6 @@ namespace quamba {
 
 struct Gpu {
     int multiprocessors, shared_bytes;  // shared_bytes: the most that one block may have
-    int l2_bytes;
     bool clusters, overlap;             // both sm_90: thread block clusters, programmatic dependent launch
 };
 
@@ -22,7 +21,6 @@ inline cudaError_t current_gpu(Gpu &gpu) {
     if (error == cudaSuccess) {
         error = cudaDeviceGetAttribute(&gpu.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
     }
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&gpu.l2_bytes, cudaDevAttrL2CacheSize, device);
     gpu.clusters = gpu.overlap = major >= 9;
 #ifdef QUAMBA_NO_OVERLAP
     gpu.overlap = false;
@@ -44,6 +42,11 @@ cudaError_t launch_overlapped(void (*kernel)(Parameters...), dim3 grid, int thre
                               int cluster, const Gpu &gpu, cudaStream_t stream, Arguments... arguments) {
     cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
                                              cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes));
+    // the same split of shared memory and L1 for all: a multiprocessor changes it only once no block is on it
+    if (error == cudaSuccess) {
+        error = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel),
+                                     cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    }
     if (error != cudaSuccess) return error;
     cudaLaunchAttribute attributes[2] = {};
     cudaLaunchConfig_t config = {};

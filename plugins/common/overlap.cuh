@@ -1,17 +1,5 @@
 // What a kernel says to overlap with the kernels before and behind it.
 #pragma once
-#ifdef QUAMBA_TRACE
-namespace quamba { __device__ unsigned long long trace_times[4 * 1024 * 6];
-__device__ __forceinline__ void trace(int kernel, int i) {
-    if (threadIdx.x) return;
-    unsigned long long t; asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
-    const int block = blockIdx.x + gridDim.x * blockIdx.y;
-    if (block < 1024) trace_times[(kernel * 1024 + block) * 6 + i] = t;
-} }
-#define TRACE(k, i) trace(k, i);
-#else
-#define TRACE(k, i)
-#endif
 
 namespace quamba {
 

@@ -142,22 +142,29 @@ void replay_gemm_stage(const int8_t *x, const int8_t *weight, int32_t *sums) {
     }
 }
 
-int gemv_depth_of(int K, int M, int T, int multiprocessors, int available) {
-    return gemv_depth(K, M, T, multiprocessors, available);
+int gemv_depth_of(int K, int M, int T, int multiprocessors, int available, int most) {
+    return gemv_depth(K, M, T, multiprocessors, available, most);
 }
 
 int gemv_pitch_of(int K) { return gemv_pitch(K); }
 
-// Blocks of an int8_gemv; how often its warps come to each step of 64 columns of each 16 rows of a block, with
-// the rows of a block last: visits (chunks, steps), 1 + entries.
+// Blocks of an int8_gemv; how often the lanes of the second block's warps come to each 16 columns of each row of it,
+// with the rows of a block last: visits (16 chunks, 4 steps), 1 + entries. -1 where a walk's offset is not its place.
 int gemv_visits(int K, int M, int T, int multiprocessors, int32_t *visits) {
     const GemvShape shape = gemv_shape(K, M, T, multiprocessors);
-    const int steps = (K + GEMV_STEP - 1) / GEMV_STEP;
+    const int pieces = (K + GEMV_STEP - 1) / GEMV_STEP * (GEMV_STEP / 16), first_row = shape.rows;
     for (int warp = 0; warp < GEMV_WARPS; warp++) {
-        for (WarpSteps at = first_step(shape, K, warp); at.chunk < shape.chunks(); at.advance())
-            visits[at.chunk * steps + at.step]++;
+        const WarpShare share(shape, K, warp);
+        for (int lane = 0; lane < 32; lane++) {
+            WeightWalk walk(share, K, first_row, lane);
+            for (int step = 0; step < share.all_steps(shape.chunks()); step++, walk.advance()) {
+                if (walk.at != int64_t(walk.row) * K + walk.k) return -1;
+                int32_t *upper = visits + (walk.row - first_row) * pieces + walk.k / 16;
+                upper[0]++, upper[8 * pieces]++;
+            }
+        }
     }
-    visits[shape.chunks() * steps] = shape.rows;
+    visits[shape.chunks() * GEMV_ROWS * pieces] = shape.rows;
     return (M + shape.rows - 1) / shape.rows;
 }
 

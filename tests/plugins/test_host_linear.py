@@ -111,12 +111,11 @@ def test_warps_of_the_gemv_share_every_step_out(
     kernels: ctypes.CDLL, K: int, M: int, T: int, multiprocessors: int
 ) -> None:
     """Each is done once; one block an SM, unless a block had more rows than threads to end them."""
-    steps = -(-K // 64)
-    visits = np.zeros(64 * steps + 1, np.int32)
+    pieces = -(-K // 64) * 4
+    visits = np.zeros(512 * pieces + 1, np.int32)
     blocks = kernels.gemv_visits(K, M, T, multiprocessors, pointer(visits))
     rows = int(visits[np.nonzero(visits)[0][-1]])
-    chunks = -(-rows // 16)
-    assert (visits[: chunks * steps] == 1).all()
+    assert (visits[: -(-rows // 16) * 16 * pieces] == 1).all()
     assert rows % 8 == 0
     assert rows <= (512 if T == 1 else 128)
     assert rows * blocks >= M > rows * (blocks - 1)
@@ -130,10 +129,10 @@ SHARED_KIB = {"H200": (132, 227), "RTX 4090": (128, 99), "Orin": (16, 163), "Ori
 def test_one_token_of_every_published_size_takes_the_gemv(kernels: ctypes.CDLL, gpu: str) -> None:
     multiprocessors, kib = SHARED_KIB[gpu]
     for K, M in [(768, 3352), (1536, 768), (2560, 10576), (5120, 2560), (4096, 18560), (8192, 4096)]:
-        assert kernels.gemv_depth_of(K, M, 1, multiprocessors, kib * 1024) >= 3, (K, M)
-    assert kernels.gemv_depth_of(2560, 10576, 1, multiprocessors, 227 * 1024) == 6
-    assert kernels.gemv_depth_of(2560, 10576, 9, multiprocessors, 227 * 1024) == 0
-    assert kernels.gemv_depth_of(131071, 10576, 1, multiprocessors, kib * 1024) == (3 if kib == 227 else 0)
+        assert kernels.gemv_depth_of(K, M, 1, multiprocessors, kib * 1024, 7) >= 3, (K, M)
+    assert kernels.gemv_depth_of(2560, 10576, 1, multiprocessors, 227 * 1024, 7) == 7
+    assert kernels.gemv_depth_of(2560, 10576, 9, multiprocessors, 227 * 1024, 7) == 0
+    assert kernels.gemv_depth_of(131071, 10576, 1, multiprocessors, kib * 1024, 7) == (3 if kib == 227 else 0)
 
 
 def test_a_stage_of_the_gemm_is_the_product(kernels: ctypes.CDLL) -> None:
