@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from quamba_export.runtime.engine import Engine, Logits, States, checked_ids, prefill, stack_states
+from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.sampling import Sampler, Sampling
 
 
@@ -30,20 +31,32 @@ class Decoder(Protocol):
 class HostDecoder:
     """A decoder over an engine, with numpy samplers, one a sequence."""
 
-    def __init__(self, engine: Engine, sampling: Sampling) -> None:
-        self.engine, self.sampling = engine, sampling
+    def __init__(self, engine: Engine, sampling: Sampling, begin: Sequence[States] = ()) -> None:
+        """begin: of every prompt the states (of one sequence) that it goes on from, consumed; none: zero.
+
+        Raises QuambaError (exit 2) for a repetition penalty on tokens that states do not remember.
+        """
+        if begin and sampling.repetition_penalty != 1.0:
+            raise QuambaError(
+                "saved states do not say which tokens have occurred",
+                found=f"--repetition-penalty {sampling.repetition_penalty}",
+                allowed="1, where saved states are continued",
+                code=ExitCode.USAGE,
+            )
+        self.engine, self.sampling, self._begin = engine, sampling, begin
         self._samplers: list[Sampler] = []
         self._states: States | None = None
         self._tokens: list[int] = []
 
     def start(self, prompts: Sequence[Sequence[int]]) -> list[int]:
         """Prompts may differ in length: a state has no place for padding, so each is fed by itself."""
-        checked = [
-            checked_ids([prompt], self.engine.vocab_size) for prompt in prompts
-        ]  # all, before any is run
-        fed = [prefill(self.engine, ids) for ids in checked]
+        vocab_size = self.engine.vocab_size
+        checked = [checked_ids([prompt], vocab_size) for prompt in prompts]  # all, before any is run
+        begin: Sequence[States | None] = self._begin or [None] * len(prompts)
+        fed = [prefill(self.engine, ids, states) for ids, states in zip(checked, begin, strict=True)]
+        self._begin = ()
         self._samplers = [
-            Sampler(self.sampling, self.engine.vocab_size, prompt, row) for row, prompt in enumerate(prompts)
+            Sampler(self.sampling, vocab_size, prompt, row) for row, prompt in enumerate(prompts)
         ]
         self._states = stack_states(self.engine, [states for _, states in fed])
         return self._choose(np.concatenate([logits for logits, _ in fed]))
@@ -58,6 +71,13 @@ class HostDecoder:
             return self._tokens
         logits, self._states = self.engine.run(ids, self._states)
         return self._choose(logits)
+
+    def finish(self) -> States:
+        """The states behind every token but those returned last, which were not fed; the caller's own now."""
+        states, self._states = self._states, None
+        if states is None:
+            raise RuntimeError("finish() before start()")
+        return states
 
     def _choose(self, logits: Logits) -> list[int]:
         """The next token of every row from logits (B, 1, V)."""

@@ -17,7 +17,10 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from quamba_export.runtime.bundle import Bundle
+    from quamba_export.runtime.decoder import HostDecoder
     from quamba_export.runtime.generate import Generation, Piece
+    from quamba_export.runtime.saved_states import SavedStates
 
 STDIN = Path("-")
 
@@ -48,6 +51,18 @@ def run(
     ] = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed draws the same text.")] = 0,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text. May be repeated.")] = None,
+    load_state: Annotated[
+        Path | None, typer.Option(help="Go on from the states in this file, with a prompt or without.")
+    ] = None,
+    save_state: Annotated[
+        Path | None, typer.Option(help="Write the states at the end of the text to this file.")
+    ] = None,
+    prefix_file: Annotated[
+        Path | None, typer.Option(help="UTF-8 text in front of the prompt, with --prompt-library.")
+    ] = None,
+    prompt_library: Annotated[
+        Path | None, typer.Option(help="Folder of states: the prefix is computed once, then read from here.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: one a physical core.")] = 0,
     provider: ProviderOption = None,
     as_json: Json = False,
@@ -57,18 +72,76 @@ def run(
     Example: quamba-export run bundle/ --prompt "In the beginning" --temperature 0.8 --top-p 0.95 --seed 7
     """
     from quamba_export.runtime.bundle import open_bundle
-    from quamba_export.runtime.generate import Limits
+    from quamba_export.runtime.decoder import HostDecoder
+    from quamba_export.runtime.generate import Limits, stream
     from quamba_export.runtime.sampling import Sampling
+    from quamba_export.runtime.saved_states import save_states
 
-    text = read_prompt(prompt, prompt_file)
+    no_prompt = load_state is not None and prompt is None and prompt_file is None
+    text = "" if no_prompt else read_prompt(prompt, prompt_file)
+    check_state_flags(load_state, save_state, prefix_file, prompt_library)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     opened = open_bundle(bundle, threads=threads, provider=provider)
     limits = Limits(max_new_tokens, tuple(stop or ()), opened.manifest.eos_token_id)
     for warning in opened.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    generation = show(opened.stream([text], limits, sampling), quiet=as_json)
-    result = {"prompt": text, **asdict(generation), "seed": seed, "warnings": opened.warnings}
+    before = states_before(opened, load_state, prefix_file, prompt_library)
+    ids = opened.encode(text) if text or before is None else []
+    fed = [*([before.next_token] if before else []), *ids]
+    decoder = HostDecoder(opened.engine, sampling, [before.states] if before else [])
+    generation = show(stream(decoder, opened.tokenizer, [fed], limits), quiet=as_json)
+    if save_state is not None:
+        save_states(save_state, states_at_end(opened, decoder, before, ids, generation), opened.manifest)
+    result = {"prompt": text, **asdict(generation), "tokens_before": before.tokens if before else 0}
+    result |= {"seed": seed, "saved_state": str(save_state) if save_state else None}
+    result["warnings"] = opened.warnings
     emit(result, as_json, lambda _: print(summary(result), file=sys.stderr))
+
+
+def check_state_flags(
+    load_state: Path | None, save_state: Path | None, prefix_file: Path | None, prompt_library: Path | None
+) -> None:
+    """Refuse flags that do not go together and a file that cannot be written, before anything is run."""
+    from quamba_export.runtime.saved_states import check_writable
+
+    if (prefix_file is None) != (prompt_library is None) or (prefix_file and load_state):
+        given = {"--prefix-file": prefix_file, "--prompt-library": prompt_library, "--load-state": load_state}
+        raise QuambaError(
+            "what comes before the prompt is one text or one file of states",
+            found=" and ".join(flag for flag, value in given.items() if value),
+            allowed="--load-state FILE, or --prefix-file FILE --prompt-library FOLDER",
+            code=ExitCode.USAGE,
+        )
+    if save_state is not None:
+        check_writable(save_state)
+
+
+def states_before(
+    opened: Bundle, load_state: Path | None, prefix_file: Path | None, prompt_library: Path | None
+) -> SavedStates | None:
+    """What the prompt goes on from: a file's states, a library's, or nothing."""
+    from quamba_export.runtime.prompt_library import states_of_prompt
+    from quamba_export.runtime.saved_states import load_states
+
+    if load_state is not None:
+        return load_states(load_state, opened.engine, opened.manifest)
+    if prefix_file is None or prompt_library is None:
+        return None
+    ids = opened.encode(read_prompt(None, prefix_file))
+    return states_of_prompt(prompt_library, ids, opened.engine, opened.manifest)
+
+
+def states_at_end(
+    opened: Bundle, decoder: HostDecoder, before: SavedStates | None, ids: list[int], generation: Generation
+) -> SavedStates:
+    """The states at the end of prompt and text; those of the prompt where no token was asked for."""
+    from quamba_export.runtime.saved_states import SavedStates, feed
+
+    if not generation.token_ids:  # the model has not run
+        return feed(opened.engine, ids, before)
+    *new, last = generation.token_ids
+    tokens = (before.tokens if before else 0) + generation.prompt_tokens + len(new)
+    return SavedStates(decoder.finish(), tokens, last)
 
 
 def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
@@ -109,9 +182,13 @@ def show(pieces: Iterator[Piece], *, quiet: bool) -> Generation:
 def summary(result: dict[str, Any]) -> str:
     """One line for people: lengths, reason, speed."""
     lengths = f"{result['prompt_tokens']} prompt + {len(result['token_ids'])} new tokens"
+    if result["tokens_before"]:
+        lengths = f"{result['tokens_before']} saved + {lengths}"
     parts = [f"{lengths} ({result['finish_reason']})"]
     if result["ttft_ms"] is not None:
         parts.append(f"TTFT {result['ttft_ms']:.1f} ms")
     if result["tpot_ms"] is not None:
         parts.append(f"TPOT {result['tpot_ms']:.2f} ms, {result['tokens_per_second']:.1f} tokens/s")
+    if result["saved_state"]:
+        parts.append(f"states in {result['saved_state']}")
     return ", ".join(parts)

@@ -52,6 +52,8 @@ def test_json_is_one_object_and_has_the_same_text(export: str) -> None:
         "tpot_ms",
         "tokens_per_second",
         "seed",
+        "tokens_before",
+        "saved_state",
         "warnings",
     }
 

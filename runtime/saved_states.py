@@ -1,0 +1,191 @@
+"""The states of one sequence as a file: a prompt computed once, or a conversation put aside.
+
+The layout is that of safetensors, written and read with numpy alone: 8 bytes of header length, the header as
+JSON, the tensors one after another. The header's metadata says which model the states are of, how many tokens
+are behind them, which token is to be fed next, and the sha256 of all that. The last token of a text is kept
+back because logits are not saved: fed with what follows, it gives those that choose the first new token.
+States belong to an export: every bundle made of it, on a CPU or in TensorRT, computes the same bits from
+them.
+
+Nothing of a file is believed before it is checked: no array is allocated until every size in the header
+agrees with the model's own state table and with the size of the file.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quamba_export.runtime.engine import Engine, States, prefill
+from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.folder_check import MANIFEST_NAMES, kind_of
+from quamba_export.runtime.manifest import Manifest, StateTensor
+from quamba_export.runtime.saved_states_header import (
+    MAX_HEADER_BYTES,
+    NUMPY_DTYPE,
+    REMAKE,
+    Header,
+    changed,
+    digest_of,
+    header_of,
+    in_file_order,
+    parse_header,
+)
+
+
+@dataclass(frozen=True)
+class SavedStates:
+    """One sequence up to its last token, which is still to be fed."""
+
+    states: States  # (1, ...) each
+    tokens: int  # behind the states
+    next_token: int
+
+
+def feed(engine: Engine, ids: Sequence[int], before: SavedStates | None = None) -> SavedStates:
+    """Go on by `ids`, from `before` (whose states are consumed) or from nothing, where one id is wanted."""
+    known, begin = ([before.next_token], before.states) if before else ([], None)
+    *behind, last = [*known, *ids]
+    if behind:
+        _, begin = prefill(engine, [behind], begin)
+    tokens = (before.tokens if before else 0) + len(behind)
+    return SavedStates(begin if begin is not None else engine.zero_states(1), tokens, last)
+
+
+def save_states(path: Path | str, saved: SavedStates, manifest: Manifest) -> int:
+    """Write one sequence's states to a file, atomically; returns its bytes.
+
+    The states are read, not consumed; of a larger batch, give a slice of each tensor through an engine's
+    `load_states`. manifest: of the bundle or export that computed them. Raises QuambaError for states that
+    are not one sequence of that model (exit 3) and for a path that cannot be written (exit 2); OSError where
+    the disk is full.
+    """
+    path = Path(path)
+    check_writable(path)
+    arrays = [stored(state, saved.states) for state in in_file_order(manifest.states)]
+    digest = digest_of(saved.tokens, saved.next_token)
+    for array in arrays:
+        digest.update(bytes_of(array))
+    header = header_of(manifest, saved.tokens, saved.next_token, digest.hexdigest())
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            for array in arrays:
+                file.write(bytes_of(array))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path.stat().st_size
+
+
+def load_states(path: Path | str, engine: Engine, manifest: Manifest) -> SavedStates:
+    """What `save_states` wrote, held by `engine`.
+
+    Give it to `feed`, or feed `next_token` and what follows; `fork()` the states first to use them again.
+    Raises QuambaError: exit 4 where the file is of another model or its bytes are not those that were saved,
+    exit 3 for anything else that `save_states` does not write.
+    """
+    path = Path(path)
+    with open_regular(path) as (file, size):
+        content = read_header(file, size, path)
+        header = parse_header(content, path, manifest, size - 8 - len(content))
+        arrays = read_tensors(file, header, manifest.states, path)
+    return SavedStates(engine.load_states(arrays), header.tokens, header.next_token)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path that `save_states` could not write, or that would spoil a bundle (exit 2)."""
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir():
+        found = "a directory of this name" if path.is_dir() else f"no directory {folder}"
+        raise QuambaError(f"{path} cannot be written", found=found, allowed="a new file", code=ExitCode.USAGE)
+    check_outside(path)
+
+
+def check_outside(path: Path) -> None:
+    """Refuse a path in a bundle or export, which is then refused for the file too many (exit 2)."""
+    for folder in path.absolute().parents:
+        if any((folder / name).exists() for name in MANIFEST_NAMES):
+            raise QuambaError(
+                f"{path} would lie in a bundle or export, which is then refused for the file too many",
+                found=str(folder),
+                allowed="a path in any other directory",
+                code=ExitCode.USAGE,
+            )
+
+
+def stored(state: StateTensor, states: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """One state (1, ...) as it lies in the file. Raises QuambaError if it is not of the model."""
+    array = states.get(state.past)
+    shape = (1, *state.shape)
+    if array is None or array.shape != shape or array.dtype != state.dtype:
+        raise QuambaError(
+            f"state '{state.past}' cannot be saved",
+            found="no such state" if array is None else f"{array.dtype} {array.shape}",
+            allowed=f"one sequence: {state.dtype} {shape}",
+        )
+    return np.ascontiguousarray(array, dtype=NUMPY_DTYPE[state.dtype])
+
+
+def bytes_of(array: NDArray[Any]) -> memoryview:
+    """The memory of a contiguous array."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[tuple[BufferedReader, int]]:
+    """Open a regular file, never waiting for a FIFO's other end; yields the file and its size in bytes."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise QuambaError(f"{path} cannot be read", found=str(error), allowed="saved states") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise QuambaError(f"{path} holds no states", found=kind_of(status), allowed="a regular file")
+    with os.fdopen(descriptor, "rb") as file:
+        yield file, status.st_size
+
+
+def read_header(file: BufferedReader, size: int, path: Path) -> bytes:
+    """The header's JSON, not larger than allowed and not beyond the file's end."""
+    length = int.from_bytes(file.read(8), "little")
+    most = min(MAX_HEADER_BYTES, size - 8)
+    if not 0 < length <= most:
+        raise QuambaError(
+            f"{path} holds no states",
+            found=f"a header of {length} bytes in a file of {size}",
+            allowed=f"a header of 1 to {MAX_HEADER_BYTES} bytes within the file",
+            fix=REMAKE,
+        )
+    return file.read(length)
+
+
+def read_tensors(
+    file: BufferedReader, header: Header, table: tuple[StateTensor, ...], path: Path
+) -> dict[str, NDArray[Any]]:
+    """Every state (1, ...) by name, from a file whose sizes have been checked."""
+    digest, by_name = digest_of(header.tokens, header.next_token), {state.past: state for state in table}
+    arrays: dict[str, NDArray[Any]] = {}
+    for name in header.names:
+        state = by_name[name]
+        array = np.empty((1, *state.shape), NUMPY_DTYPE[state.dtype])
+        if file.readinto(bytes_of(array)) != state.nbytes:
+            raise changed(path, "fewer bytes than a moment ago", "a file that nobody writes to")
+        digest.update(bytes_of(array))
+        arrays[name] = array
+    if digest.hexdigest() != header.sha256:
+        raise changed(path, f"sha256 {digest.hexdigest()}", f"sha256 {header.sha256}")
+    return arrays
