@@ -21,7 +21,7 @@ NEAR_THE_ENDS = (-65504.0, -65472.0, -(2.0**-24), 0.0, 2.0**-24, 2.0**-14, 65472
 
 
 def _ends(*shape: int) -> Array:
-    """fp16's largest and smallest numbers in turn: exact sums of them need all of the 50 bits."""
+    """fp16's largest and smallest numbers in turn; with equal weights the small ones are what is left."""
     return np.resize(NEAR_THE_ENDS, shape)
 
 
@@ -32,6 +32,7 @@ def _int4(op: str) -> list[Case]:
         draw(op, "strided", int4.SHAPES["short_group"], strided=True),
         draw(op, "largest_sum", sizes, x=65504.0, weight=-120),
         draw(op, "ends", sizes, x=_ends(1, 2, 416)),
+        draw(op, "cancelling", sizes, x=_ends(1, 2, 416), weight=0x11),
     ]
 
 
