@@ -16,6 +16,7 @@ from quamba_export.exporter.commands.bench import bench
 from quamba_export.exporter.commands.build import build
 from quamba_export.exporter.commands.calibrate import calibrate
 from quamba_export.exporter.commands.compare import compare
+from quamba_export.exporter.commands.doctor import doctor
 from quamba_export.exporter.commands.eval import evaluate
 from quamba_export.exporter.commands.export import export
 from quamba_export.exporter.commands.inspect import inspect
@@ -66,6 +67,7 @@ for name, command in (
     ("inspect", inspect),
     ("bench", bench),
     ("report", report),
+    ("doctor", doctor),
 ):
     app.command(name)(command)
 

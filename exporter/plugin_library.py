@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quamba_export.exporter.kept_folder import kept_folder
-from quamba_export.plugins.common.c_header import header
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 NAME = "libquamba_plugins.so"
@@ -34,6 +33,7 @@ HEADER_PLACES = (
     "/usr/local/tensorrt/include",
 )
 HEADERS_CRATE = 'trtx-sys = { version = "=0.5.0", default-features = false }'  # TensorRT 10.16, Apache-2.0
+HEADERS_KEPT = "tensorrt-headers"  # in the cache
 TESTED_HEADERS = ((10, 3), (12, 0))  # from, below
 
 
@@ -67,6 +67,8 @@ def plugin_library(
     headers: folder of TensorRT's NvInfer.h, by default the system's, else a public copy that cargo fetches;
     tools: by default those for this machine. Raises QuambaError where a tool is missing or the build fails.
     """
+    from quamba_export.plugins.common.c_header import header  # imports torch, which a look for tools does not
+
     cache = (cache or cache_folder()).resolve()
     tools = tools or native_toolchain(headers or find_headers(cache))
     digest = _digest(header(), tools.describe(), ",".join(map(str, architectures)))
@@ -107,13 +109,18 @@ def find_nvcc() -> Path:
 
 def find_headers(cache: Path) -> Path:
     """The folder of NvInfer.h: $TENSORRT_INCLUDE, the system's, else a public copy fetched once by cargo."""
+    return installed_headers(cache) or kept_folder(cache / HEADERS_KEPT, _fetch_headers)
+
+
+def installed_headers(cache: Path) -> Path | None:
+    """The same where nothing has to be fetched, else None."""
     named = os.environ.get("TENSORRT_INCLUDE")
-    for place in (named,) if named else HEADER_PLACES:
+    for place in (named,) if named else (*HEADER_PLACES, cache / HEADERS_KEPT):
         if (Path(place) / "NvInfer.h").exists():
             return Path(place)
     if named:
         raise missing_tool("NvInfer.h", f"none in TENSORRT_INCLUDE={named}", "name the folder that holds it")
-    return kept_folder(cache / "tensorrt-headers", _fetch_headers)
+    return None
 
 
 def tensorrt_version(headers: Path) -> tuple[int, int]:
@@ -151,6 +158,8 @@ def _fetch_headers(new: Path) -> None:
 
 def configured(tools: Toolchain, architectures: Sequence[int], work: Path) -> Path:
     """A build folder in `work` from which CMake makes the library. Raises QuambaError where it refuses."""
+    from quamba_export.plugins.common.c_header import header
+
     (work / "contracts.h").write_text(header(), encoding="utf-8")
     real = [f"{architecture}-real" for architecture in architectures[:-1]]
     options = {
