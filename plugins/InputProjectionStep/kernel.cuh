@@ -113,7 +113,7 @@ struct NormedToken {
             in_batches<8>(K, one, [&](int, float v) { add(v); });
         }
         const float root = root_mean_square(block_sum<THREADS>(sum), K, epsilon);
-        const float reciprocal = safe_reciprocal(root * scale);
+        const float reciprocal = quotient_reciprocal(root, scale);
         const auto code = [&](float v) { return quantized_quotient(v, root, scale, reciprocal); };
         if (aligned) {
             in_batches<4>(K / 4, four, [&](int i, float4 v) {
