@@ -12,7 +12,6 @@ import hashlib
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from quamba_export.exporter.plugin_library import (
     missing_tool,
     plugin_library,
     run_tool,
+    tool_version,
 )
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -138,7 +138,7 @@ def find_cross_compiler() -> Path:
 
 def _release(nvcc: Path) -> str:
     """Of CUDA, "13.2". Raises QuambaError (exit 5) for another CUDA than JetPack 7's."""
-    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    said = tool_version(nvcc)
     found = re.search(r"release (\d+\.\d+)", said)
     if found is None or not found[1].startswith("13."):
         raise QuambaError(

@@ -162,23 +162,34 @@ def check_build_tools() -> Iterator[Check]:
     yield found_tool("nvcc", find_nvcc, "compiling the kernels")
     yield found_tool("cmake", lambda: find_tool("cmake"), "compiling the plugins")
     yield found_tool("ninja", lambda: find_tool("ninja"), "compiling the plugins")
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    yield Check(
-        "C++ compiler",
-        "ok" if compiler else "missing",
-        compiler or "no c++ on PATH",
-        BUILD,
-        "compiling the plugins",
-        "" if compiler else "apt-get install g++",
-    )
+    yield found_tool("C++ compiler", find_compiler, "compiling the plugins")
     yield check_headers()
 
 
+def find_compiler() -> Path:
+    """$CXX or c++, as CMake looks for it."""
+    from quamba_export.exporter.plugin_library import missing_tool
+
+    name = os.environ.get("CXX", "c++")
+    if found := shutil.which(name):
+        return Path(found)
+    raise missing_tool(name, f"no {name} on PATH", "apt-get install g++")
+
+
 def found_tool(name: str, find: Callable[[], Path], purpose: str) -> Check:
+    """Whether it is there, and runs."""
+    from quamba_export.exporter.plugin_library import tool_version
+
     try:
-        return Check(name, "ok", str(find()), BUILD, purpose, "")
+        program = find()
     except QuambaError as error:
         return Check(name, "missing", error.found, BUILD, purpose, error.fix)
+    try:
+        number = re.search(r"\d+(\.\d+)+", tool_version(program))
+    except QuambaError as error:
+        return Check(name, "wrong", f"{error.message}: {error.found}", BUILD, purpose, error.fix)
+    found = f"{number.group()} in {program}" if number else str(program)
+    return Check(name, "ok", found, BUILD, purpose, "")
 
 
 def check_headers() -> Check:

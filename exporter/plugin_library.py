@@ -48,11 +48,11 @@ class Toolchain:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:
-        """What of the tools decides the library's bytes."""
-        version = subprocess.run([self.compiler, "--version"], capture_output=True, text=True, check=True)
+        """What of the tools decides the library's bytes. QuambaError where the compiler does not run."""
+        version = tool_version(self.compiler)
         major, minor = tensorrt_version(self.headers)
         options = "".join(f"{name}={value}\n" for name, value in sorted(self.options.items()))
-        return f"{version.stdout}{options}TensorRT {major}.{minor}"
+        return f"{version}{options}TensorRT {major}.{minor}"
 
 
 def plugin_library(
@@ -105,6 +105,25 @@ def find_nvcc() -> Path:
         if candidate.exists():
             return candidate
     raise missing_tool("nvcc", "none in $CUDACXX, PATH, /usr/local/cuda", "pip install 'quamba-export[cuda]'")
+
+
+def tool_version(program: Path) -> str:
+    """What it says of itself. Raises QuambaError (exit 5) where it does not run: there, and of no use."""
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True)
+        failure = f"exit status {done.returncode}: {(done.stderr or done.stdout).strip()[-1000:]}"
+    except OSError as error:
+        failure = str(error.strerror)
+    else:
+        if done.returncode == 0:
+            return done.stdout
+    raise QuambaError(
+        f"{program} --version fails",
+        found=failure,
+        allowed="a program of this machine that runs",
+        fix="install it anew, or name another compiler in CUDACXX",
+        code=ExitCode.INCOMPATIBLE,
+    )
 
 
 def find_headers(cache: Path) -> Path:

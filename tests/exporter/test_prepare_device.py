@@ -13,11 +13,12 @@ from plugin_registry import CACHE, skipping_what_is_missing
 from refusals import refused
 from typer.testing import CliRunner
 
-from quamba_export.exporter import prepare_device
+from quamba_export.exporter import cross_build, prepare_device
 from quamba_export.exporter.build import EngineChoices, build_bundle
 from quamba_export.exporter.cli import app
 from quamba_export.exporter.cross_build import cross_library, cross_toolchain
-from quamba_export.exporter.plugin_library import find_nvcc
+from quamba_export.exporter.doctor_checks import found_tool
+from quamba_export.exporter.plugin_library import Toolchain, find_nvcc
 from quamba_export.exporter.prepare_device import driver_cuda
 from quamba_export.runtime.engine_record import EngineRecord, PreparedRecord, WeightTensor
 from quamba_export.runtime.errors import ExitCode
@@ -187,6 +188,27 @@ def test_a_missing_compiler_is_named_with_its_package(
     monkeypatch.setenv("CUDACXX", "nvcc")
     with refused(f"without {name}", f"apt-get install {package}", code=5):
         cross_toolchain(jetpack, CACHE)
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [("#!/bin/sh\necho no licence >&2\nexit 3\n", "no licence"), ("no program", "Exec format error")],
+)
+def test_a_compiler_that_does_not_run_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, says: str
+) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(program)
+    nvcc.chmod(0o755)
+    tools = Toolchain(nvcc, nvcc, nvcc, tmp_path)
+    with refused(f"{nvcc} --version", says, "CUDACXX", code=ExitCode.INCOMPATIBLE):
+        tools.describe()
+    monkeypatch.setenv("CUDACXX", str(nvcc))
+    monkeypatch.setattr(cross_build, "find_cross_compiler", lambda: Path("aarch64-linux-gnu-g++"))
+    with refused(f"{nvcc} --version", says, "CUDACXX", code=ExitCode.INCOMPATIBLE):
+        cross_toolchain(7, tmp_path)
+    check = found_tool("nvcc", lambda: nvcc, "compiling")
+    assert (check.state, says in check.found) == ("wrong", True)
 
 
 def test_a_compiler_that_is_not_where_it_is_said_to_be_is_refused(
