@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ for word; do
     word=$(echo "$word" | sed -E 's/^--image=profile=sm_([0-9]+),file=/--image3=kind=elf,sm=\\1,file=/')
     set -- "$@" "$word"
 done
-exec '{fatbinary}' "$@"
+exec {fatbinary} "$@"
 """
 
 
@@ -81,21 +82,19 @@ def _nvcc(cache: Path) -> tuple[Path, dict[str, str]]:
         "CMAKE_CXX_COMPILER": str(cxx),
         "CMAKE_CUDA_COMPILER": str(nvcc),
         "CMAKE_CUDA_HOST_COMPILER": str(cxx),
-        "CMAKE_CUDA_FLAGS": f"-L{kit}/nvidia/cu13/lib",  # of libcudart_static.a
+        "CMAKE_CUDA_FLAGS": shlex.quote(f"-L{kit}/nvidia/cu13/lib"),  # of libcudart_static.a
     }
 
 
 def _clang(cache: Path) -> tuple[Path, dict[str, str]]:
     """JetPack 6. clang takes libstdc++ and libc from the aarch64 g++."""
-    clang = next((found for name in CLANGS if (found := shutil.which(name))), None)
-    if clang is None:
-        raise missing_tool("clang", f"none of {', '.join(CLANGS)} on PATH", "apt-get install clang-19")
+    clang = find_clang()
     find_cross_compiler()
     fatbinary = find_nvcc().with_name("fatbinary")
     name = _kit_name("jetpack6", (*CUDA_12_X86, *CUDA_12_DEVICE, str(fatbinary), FATBINARY))
     kit = kept_folder(cache / name, lambda new: _cuda_12(new, fatbinary))
-    return Path(clang), {
-        "CMAKE_CXX_COMPILER": clang,
+    return clang, {
+        "CMAKE_CXX_COMPILER": str(clang),
         "CMAKE_CXX_COMPILER_TARGET": TARGET,
         "CLANG_CUDA": str(kit),
     }
@@ -112,7 +111,7 @@ def _cuda_12(new: Path, fatbinary: Path) -> None:
     (new / "lib/libcudart.so").symlink_to("libcudart.so.12")
     (new / "include/curand_mtgp32_kernel.h").touch()  # clang includes it into every kernel; none uses it
     wrapper = new / "bin/fatbinary"
-    wrapper.write_text(FATBINARY.format(fatbinary=fatbinary), encoding="utf-8")
+    wrapper.write_text(FATBINARY.format(fatbinary=shlex.quote(str(fatbinary))), encoding="utf-8")
     wrapper.chmod(0o755)
 
 
@@ -125,6 +124,14 @@ def fetch_wheels(requirements: Sequence[str], machine: str, new: Path) -> None:
         new.parent,
         f"cannot fetch wheels for {machine}",
     )
+
+
+def find_clang() -> Path:
+    """The first of CLANGS that is on PATH. Raises QuambaError (exit 5) where there is none."""
+    found = next((found for name in CLANGS if (found := shutil.which(name))), None)
+    if found is None:
+        raise missing_tool("clang", f"none of {', '.join(CLANGS)} on PATH", "apt-get install clang-19")
+    return Path(found)
 
 
 def find_cross_compiler() -> Path:
