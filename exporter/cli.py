@@ -22,6 +22,7 @@ from quamba_export.exporter.commands.export import export
 from quamba_export.exporter.commands.inspect import inspect
 from quamba_export.exporter.commands.report import report
 from quamba_export.exporter.commands.run import run
+from quamba_export.exporter.commands.targets import targets
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 EXTRA_OF_MODULE = {
@@ -67,6 +68,7 @@ for name, command in (
     ("inspect", inspect),
     ("bench", bench),
     ("report", report),
+    ("targets", targets),
     ("doctor", doctor),
 ):
     app.command(name)(command)

@@ -82,7 +82,7 @@ def _nvcc(cache: Path) -> tuple[Path, dict[str, str]]:
         "CMAKE_CXX_COMPILER": str(cxx),
         "CMAKE_CUDA_COMPILER": str(nvcc),
         "CMAKE_CUDA_HOST_COMPILER": str(cxx),
-        "CMAKE_CUDA_FLAGS": shlex.quote(f"-L{kit}/nvidia/cu13/lib"),  # of libcudart_static.a
+        "CMAKE_CUDA_FLAGS": quoted(f"-L{kit}/nvidia/cu13/lib"),  # of libcudart_static.a
     }
 
 
@@ -141,6 +141,12 @@ def find_cross_compiler() -> Path:
     if found is None:
         raise missing_tool(name, "nothing of that name on PATH", f"apt-get install g++-{TARGET}")
     return Path(found)
+
+
+def quoted(word: str) -> str:
+    """One word of compiler flags, for the shell and for CMake, which knows no quotes side by side."""
+    escaped = re.sub(r'(["\\\\$`])', r"\\\1", word)
+    return f'"{escaped}"'
 
 
 def _release(nvcc: Path) -> str:

@@ -15,7 +15,7 @@ from quamba_export.exporter.elf_header import AARCH64_LIBRARY, elf_kind
 from quamba_export.runtime.engine_record import PreparedRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest, files_of, read_manifest
-from quamba_export.targets.target import Target
+from quamba_export.targets.target_file import Target
 
 LIBRARY = "libquamba_plugins.so"
 

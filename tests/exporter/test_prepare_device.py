@@ -26,7 +26,7 @@ from quamba_export.exporter.prepare_device import driver_cuda
 from quamba_export.runtime.engine_record import EngineRecord, PreparedRecord, WeightTensor
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import Manifest, read_manifest
-from quamba_export.targets.target import Target
+from quamba_export.targets.target_file import Target
 
 LIBRARY = "libquamba_plugins.so"
 AARCH64 = bytes.fromhex("7f454c46 0201 01 00 0000000000000000 0300 b700") + b"the rest"
@@ -54,7 +54,7 @@ def prepared(export: Path, tmp_path: Path) -> Path:
 def test_it_is_the_export_with_the_library_and_says_for_what(export: Path, prepared: Path) -> None:
     manifest = read_manifest(prepared)
     digest = read_manifest(export).digest
-    assert (manifest.kind, manifest.prepared) == ("export", PreparedRecord("orin", 87, 6, digest))
+    assert (manifest.kind, manifest.prepared) == ("export", PreparedRecord("agx-orin", 87, 6, digest))
     assert manifest.digest != digest == manifest.export_digest
     assert set(manifest.files) == {*FILES, LIBRARY}
     record, source = (json.loads((path / "export.json").read_text()) for path in (prepared, export))
@@ -93,7 +93,7 @@ def test_the_cpu_bundle_of_it_is_that_of_the_export(prepared: Path, tmp_path: Pa
 
 
 def test_another_gpu_is_refused_its_library(prepared: Path, tmp_path: Path) -> None:
-    with refused("are not for h200", "compiled for orin, sm_87", "allowed: sm_90", code=5):
+    with refused("are not for h200", "compiled for agx-orin, sm_87", "allowed: sm_90", code=5):
         build_bundle(prepared, "h200", tmp_path / "bundle")
 
 
@@ -142,7 +142,7 @@ def test_a_library_that_is_not_the_jetson_s_is_refused(
 ) -> None:
     library = tmp_path / "compiled.so"
     library.write_bytes(content)
-    with refused("is no library for orin", found, "aarch64", "leave out --plugins", code=5):
+    with refused("is no library for agx-orin", found, "aarch64", "leave out --plugins", code=5):
         build_bundle(export, "orin", tmp_path / "prepared", EngineChoices(plugins=library))
     assert not (tmp_path / "prepared").exists()
 
@@ -151,7 +151,7 @@ def test_an_export_may_be_prepared_again(prepared: Path, export: Path, tmp_path:
     choices = EngineChoices(plugins=prepared / LIBRARY, jetpack=7)
     build_bundle(prepared, "orin", tmp_path / "again", choices)
     again = read_manifest(tmp_path / "again")
-    assert again.prepared == PreparedRecord("orin", 87, 7, read_manifest(export).digest)
+    assert again.prepared == PreparedRecord("agx-orin", 87, 7, read_manifest(export).digest)
 
 
 @pytest.mark.parametrize("key", ["target", "sm", "jetpack", "export", "prepared"])
@@ -198,7 +198,7 @@ def test_the_command_compiles_for_the_jetson(
         app, ["build", str(export), "--target", "orin", "-o", str(out), "--jetpack", str(jetpack)]
     )
     assert result.exit_code == 0, result.output
-    assert "quamba-export build prepared --target orin" in result.output
+    assert "quamba-export build prepared --target agx-orin" in result.output
     header = (out / LIBRARY).read_bytes()[:20]
     assert header[:4] == b"\x7fELF"
     assert int.from_bytes(header[18:20], "little") == 183  # EM_AARCH64

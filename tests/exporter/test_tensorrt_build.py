@@ -61,7 +61,7 @@ def test_profiles_cover_one_token_and_a_chunk() -> None:
     assert prefill.shape((-1, 16, 64, 128), "max") == (8, 16, 64, 128)
 
 
-@pytest.mark.parametrize("name", ["h200", "rtx4090", "orin", "orin-nano"])
+@pytest.mark.parametrize("name", ["h200", "rtx4090", "agx-orin", "orin-nano", "agx-thor", "rtx5090", "a100"])
 def test_a_gpu_target_says_what_its_engines_take(name: str) -> None:
     target = load_target(name)
     assert target.backend == "tensorrt"
