@@ -85,9 +85,6 @@ def show_one(target: Target, floors: list[PredictedFloor], formula: str, console
         sizes = f"{floor.weight_bytes / 1e9:.2f} GB", f"{floor.state_bytes / 1e6:.1f} MB"
         times = f"{floor.tpot_ms:.2f} ms", f"{floor.batch_tpot_ms:.2f} ms"
         table.add_row(floor.size, *sizes, *times, "" if floor.fits else "does not fit into the memory")
-    console.print(
-        "\nTPOT floors, predicted and not measured: memory delivers a token's bytes no sooner\n",
-        highlight=False,
-    )
+    console.print("\nTPOT floors, predicted and not measured\n", highlight=False)
     console.print(table, highlight=False)
     console.print(f"\n{formula}", highlight=False, markup=False)

@@ -15,18 +15,8 @@ from quamba_export.exporter import cli
 from quamba_export.exporter.commands.calibrate import resumable
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
-COMMANDS = (
-    "calibrate",
-    "export",
-    "build",
-    "run",
-    "eval",
-    "compare",
-    "inspect",
-    "report",
-    "targets",
-    "doctor",
-)
+COMMANDS = ("calibrate", "export", "build", "run", "eval", "compare", "inspect", "bench", "report")
+COMMANDS += ("targets", "doctor")
 
 
 @dataclass

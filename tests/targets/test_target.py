@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
+from quamba_export.exporter.plugin_library import ARCHITECTURES
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.targets.target import load_target, target_names, targets
 from quamba_export.targets.target_file import Target, parse_target
@@ -43,6 +44,18 @@ def test_the_devices_are_there_with_what_they_have() -> None:
     six = releases["JetPack 6.2"]
     assert (six.tensorrt, six.cuda, six.python, six.driver) == ("10.3", "12.6", "3.10", "540")
     assert releases["JetPack 7.2"].cuda == "13.2"
+
+
+def test_what_is_called_compiled_is_compiled_for() -> None:
+    for target in targets():
+        if target.backend == "tensorrt":
+            assert (target.tested == "no") == (target.sm not in ARCHITECTURES), target.name
+
+
+def test_the_example_in_the_docs_is_a_target(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "targets.md").read_text()
+    (tmp_path / "mine.toml").write_text(text.split("```toml\n")[1].split("```")[0])
+    assert load_target(str(tmp_path / "mine.toml")).sm == 86
 
 
 def test_other_names_of_a_target_are_taken() -> None:
