@@ -22,6 +22,7 @@ from quamba_export.exporter.doctor_gpu import (
     check_tensorrt,
     library_of,
 )
+from quamba_export.exporter.doctor_run import check_kernel, check_model
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 
@@ -42,13 +43,17 @@ class Diagnosis:
 def diagnose(use: Use, plugins: Path | None = None, bundle: Path | None = None) -> Diagnosis:
     """Every check, whatever the use: the use only decides which of them count.
 
-    plugins, bundle: the library to load into TensorRT's registry, or a bundle or export/ that holds one.
-    Raises QuambaError for a path that has none, before anything is checked.
+    plugins, bundle: a library to load and to launch, or a bundle or export/ to run, and its library where it
+    has one. Raises QuambaError for a path that is neither, before anything is checked.
     """
     library = library_of(plugins, bundle)
     checks = [check_python(), check_itself(), *map(check_package, PACKAGES), check_int8_products()]
-    checks += [check_gpu(), check_tensorrt(), check_builder()]
-    checks += [check_plugins(library)] if library else []
+    gpu = check_gpu()
+    checks += [gpu, check_tensorrt(), check_builder()]
+    if library:
+        loaded = check_plugins(library)
+        checks += [loaded, check_kernel(library, (gpu, loaded))]
+    checks += [check_model(bundle, checks)] if bundle else []
     checks += check_build_tools()
     found = Diagnosis(use, ready=False, checks=tuple(checks))
     return Diagnosis(use, ready=not found.lacking, checks=found.checks)

@@ -111,9 +111,8 @@ def check_itself() -> Check:
     try:
         return Check("quamba-export", "ok", version("quamba-export"), ALL, "everything", "")
     except PackageNotFoundError:
-        return Check(
-            "quamba-export", "missing", "no distribution", ALL, "everything", "pip install quamba-export"
-        )
+        fix = "pip install -e . in the checkout"
+        return Check("quamba-export", "missing", "not installed", ALL, "everything", fix)
 
 
 def check_package(package: Package) -> Check:

@@ -99,7 +99,7 @@ def check_plugins(library: Path) -> Check:
 def library_of(plugins: Path | None, bundle: Path | None) -> Path | None:
     """The library that is to be loaded, if one is named; a bundle's files are verified first.
 
-    Raises QuambaError: exit 2 where both are named, 3 for a path without one, 4 for a changed bundle.
+    Raises QuambaError: exit 2 where both are named, 3 for what is neither, 4 for a changed bundle.
     """
     if plugins is not None and bundle is not None:
         raise QuambaError(
@@ -109,14 +109,7 @@ def library_of(plugins: Path | None, bundle: Path | None) -> Path | None:
             code=ExitCode.USAGE,
         )
     if bundle is not None:
-        if LIBRARY not in read_manifest(bundle).files:
-            raise QuambaError(
-                f"{bundle} has no plugin library",
-                found="a bundle or export for ONNX Runtime",
-                allowed=f"one that holds {LIBRARY}",
-                fix="leave out --bundle: a CPU needs no plugins",
-            )
-        return bundle / LIBRARY
+        return bundle / LIBRARY if LIBRARY in read_manifest(bundle).files else None
     if plugins is not None and not plugins.is_file():
         raise QuambaError(f"{plugins} is no plugin library", found="no such file", allowed=LIBRARY)
     return plugins

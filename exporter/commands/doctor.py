@@ -24,10 +24,10 @@ def doctor(
         typer.Option("--for", help="The use whose needs decide the exit code."),
     ] = "cpu",
     plugins: Annotated[
-        Path | None, typer.Option(help="A libquamba_plugins.so to load into TensorRT's registry.")
+        Path | None, typer.Option(help="A libquamba_plugins.so to load into TensorRT's registry and launch.")
     ] = None,
     bundle: Annotated[
-        Path | None, typer.Option(help="The same with the library of a bundle/, which is verified first.")
+        Path | None, typer.Option(help="A bundle/ to verify and to run, its plugin library as above.")
     ] = None,
     as_json: Json = False,
 ) -> None:

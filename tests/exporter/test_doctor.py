@@ -6,21 +6,30 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tomllib
-from fake_cuda import FakeCuda
+from fake_cuda import FakeCuda, at, fake_argmax
 from fake_export import write_fake_export
 from refusals import refused
+from tiny_flow import Flow
 
 from quamba_export.exporter import doctor_checks, doctor_gpu
 from quamba_export.exporter.doctor import Diagnosis, diagnose, require_ready
 from quamba_export.exporter.doctor_checks import PACKAGES, Check, check_headers, check_package, numbers
+from quamba_export.exporter.doctor_gpu import LIBRARY
+from quamba_export.exporter.doctor_run import check_kernel, check_model
 from quamba_export.plugins.common.registry import op_names
+from quamba_export.runtime.device_argmax import Argmax
+from quamba_export.runtime.engine import Ids, Logits, States
+from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.manifest import read_manifest
 
 ROOT = Path(__file__).parents[2]
 TORCH = next(package for package in PACKAGES if package.name == "torch")
@@ -42,6 +51,11 @@ main()
 def on_a_bare_machine(*arguments: str) -> subprocess.CompletedProcess[str]:
     command, environment = [sys.executable, "-c", NOTHING, *arguments], {**os.environ, "COLUMNS": "150"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def on_this_machine(*arguments: object) -> Any:
+    command = [sys.executable, "-m", "quamba_export.exporter.cli", "doctor", "--json", *map(str, arguments)]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def test_it_answers_where_nothing_is_installed() -> None:
@@ -172,9 +186,73 @@ def test_a_library_is_named_once_and_must_be_there(tmp_path: Path) -> None:
         diagnose("cpu", tmp_path, tmp_path)
     with refused("is no plugin library"):
         diagnose("cpu", tmp_path / "libquamba_plugins.so")
-    with refused("has no plugin library", "leave out --bundle"):
-        diagnose("cpu", bundle=export)
     (export / "config.json").write_bytes(b"{ }")
     with pytest.raises(QuambaError) as caught:
         diagnose("cpu", bundle=export)
     assert caught.value.code is ExitCode.INTEGRITY
+
+
+@dataclass
+class FakeLibrary:
+    """quamba_argmax in the place of a library's, as tests/fake_cuda.py has it or wrongly."""
+
+    api: FakeCuda
+    right: bool = True
+
+    def argmax_of(self, functions: object, cuda: object) -> Argmax:
+        def clear(logits: int, batch: int, vocabulary: int, tokens: int) -> None:
+            at(tokens, (batch,), np.int64)[:] = 0
+
+        return fake_argmax(self.api) if self.right else clear
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_kernel_is_launched(monkeypatch: pytest.MonkeyPatch, right: bool) -> None:
+    library = FakeLibrary(FakeCuda(), right)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", library.api)
+    monkeypatch.setattr("quamba_export.runtime.device_argmax.argmax_of", library.argmax_of)
+    for name in ("load_plugins", "plugin_functions"):
+        monkeypatch.setattr(f"quamba_export.runtime.tensorrt_library.{name}", lambda *library: None)
+    check = check_kernel(Path(LIBRARY), ())
+    assert check.state == ("ok" if right else "wrong")
+    assert ("is right" if right else "chose [0, 0, 0, 0] instead of [0, 1, 25145, 50287]") in check.found
+
+
+def test_a_kernel_that_cannot_be_launched_is_not() -> None:
+    gpu = Check("GPU", "missing", "none", ("gpu-run",), "TensorRT bundles", "buy one")
+    check = check_kernel(Path(LIBRARY), (gpu,))
+    assert (check.state, check.found, check.fix) == ("missing", "not run: GPU missing", "buy one")
+
+
+def test_a_bundle_is_run(flow: Flow) -> None:
+    done = on_this_machine("--bundle", flow.bundle)
+    (model,) = (check for check in done["checks"] if check["name"] == "model")
+    assert (model["state"], model["needed_for"]) == ("ok", ["cpu"])
+    assert "at once and one by one" in model["found"]
+
+
+class Forgetful(OrtEngine):
+    """Leaves the states of a single token as they were."""
+
+    def run(self, input_ids: Ids, states: States, num_logits: int = 1) -> tuple[Logits, Any]:
+        before = states.fork()
+        logits, after = super().run(input_ids, states, num_logits)
+        return logits, after if input_ids.shape[1] > 1 else before
+
+
+def test_a_model_that_is_not_the_same_one_by_one_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, flow: Flow
+) -> None:
+    manifest = read_manifest(flow.bundle)
+    engine = Forgetful(flow.bundle / "model.onnx", manifest.states, manifest.vocab_size)
+    monkeypatch.setattr("quamba_export.runtime.bundle.open_model", lambda bundle: (manifest, engine))
+    check = check_model(flow.bundle, ())
+    assert (check.state, "at once against one by one: states" in check.found) == ("wrong", True)
+
+
+def test_a_model_whose_package_is_missing_is_not_run(flow: Flow) -> None:
+    ort = Check("onnxruntime", "missing", "not installed", ("cpu",), "CPU bundles", "pip install it")
+    torch = Check("torch", "missing", "not installed", ("calibrate",), "calibration", "pip install torch")
+    assert check_model(flow.bundle, (torch,)).state == "ok"
+    check = check_model(flow.bundle, (torch, ort))
+    assert (check.state, check.found, check.fix) == ("missing", "not run: onnxruntime missing", ort.fix)
