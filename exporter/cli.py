@@ -37,6 +37,7 @@ EXTRA_OF_MODULE = {
     "huggingface_hub": "hub",
     "datasets": "hub",
 }
+EXTRA_OF_COMMAND = {"export": "export", "build": "export", "compare": "compare", "report": "compare"}
 OUT_OF_MEMORY_TEXTS = (
     "not enough memory",
     "can't allocate memory",
@@ -99,12 +100,7 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
     """The text and the exit code of an error that ended a command."""
     if isinstance(error, QuambaError):
         return str(error), error.code
-    extra = (
-        EXTRA_OF_MODULE.get((error.name or "").split(".")[0])
-        if isinstance(error, ModuleNotFoundError)
-        else None
-    )
-    if extra:
+    if isinstance(error, ModuleNotFoundError) and (extra := extra_with(error.name or "")):
         return f'{error}\n  fix: pip install "quamba-export[{extra}]"', ExitCode.USAGE
     if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY_TEXTS):
         fix = "shorten --window or the samples, or free some memory"
@@ -115,6 +111,13 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
     if isinstance(error, OSError) and error.errno in UNUSABLE_PATH:
         return f"{error.filename} cannot be used\n  found: {error.strerror}", ExitCode.INVALID_INPUT
     return f"{error!r}\n  this is a bug in quamba-export: please report it with the lines above", ExitCode.BUG
+
+
+def extra_with(module: str) -> str | None:
+    """The extra that brings a module: of a command that has its own, that one, with the rest of its needs."""
+    extra = EXTRA_OF_MODULE.get(module.split(".")[0])
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    return extra if extra in (None, "hub") else EXTRA_OF_COMMAND.get(command, extra)
 
 
 if __name__ == "__main__":

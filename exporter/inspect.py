@@ -59,6 +59,12 @@ def inspect_path(source: str, layer: int = 0) -> Any:
     """
     kind = artefact_kind(Path(source))
     if kind == "checkpoint":
+        if Path(source).is_dir() and not (Path(source) / "config.json").exists():
+            raise QuambaError(
+                f"{source} is nothing that quamba-export knows",
+                found="no config.json, calibration.json, export.json or manifest.json in it",
+                allowed="a checkpoint, calibration/, export/ or bundle/",
+            )
         return inspect_checkpoint(source)
     if kind == "calibration":
         from quamba_export.exporter.inspect_scales import inspect_calibration

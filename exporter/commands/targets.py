@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def targets(
     action: Annotated[Literal["list", "show"], typer.Argument(help="All of them, or one.")] = "list",
     name: Annotated[
-        str | None, typer.Argument(metavar="[TARGET]", help="For show: a name, or a .toml file of one's own.")
+        str | None, typer.Argument(metavar="TARGET", help="For show: a name, or a .toml file of one's own.")
     ] = None,
     as_json: Json = False,
 ) -> None:

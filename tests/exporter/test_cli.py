@@ -146,6 +146,33 @@ def test_every_error_leaves_with_its_exit_code(
     assert ("Traceback" in captured.err) == (code is ExitCode.BUG)
 
 
+@pytest.mark.parametrize(
+    ("command", "module", "extra"),
+    [
+        ("build", "torch", "export"),
+        ("build", "numpy", "export"),
+        ("compare", "safetensors", "compare"),
+        ("calibrate", "torch", "calibrate"),
+        ("calibrate", "datasets", "hub"),
+        ("compare", "datasets", "hub"),
+        ("run", "numpy", "runtime"),
+    ],
+)
+def test_the_extra_named_is_the_command_s(
+    monkeypatch: pytest.MonkeyPatch, command: str, module: str, extra: str
+) -> None:
+    """Else a second one would be missing after the first was installed."""
+    monkeypatch.setattr(sys, "argv", ["quamba-export", command, "x"])
+    message, _ = cli.explain(ModuleNotFoundError(f"No module named '{module}'", name=module))
+    assert f"quamba-export[{extra}]" in message
+
+
+def test_inspect_says_what_it_knows(quamba_export: Command, tmp_path: Path) -> None:
+    result = quamba_export("inspect", tmp_path)
+    assert result.returncode == ExitCode.INVALID_INPUT
+    assert "no config.json, calibration.json, export.json or manifest.json in it" in result.stderr
+
+
 def raiser(error: Exception) -> Callable[[], None]:
     def app() -> None:
         raise error
