@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
+from collections.abc import Callable
 
 import typer
 
@@ -85,9 +86,14 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 
 
 def main() -> None:
-    """Run the command line; every way out has one of the exit codes of runtime/errors.py (130 for Ctrl-C)."""
+    """The console script."""
+    leave_with_code(app)
+
+
+def leave_with_code(command: Callable[[], object]) -> None:
+    """Run it; every way out has one of the exit codes of runtime/errors.py (130 for Ctrl-C)."""
     try:
-        app()
+        command()
     except Exception as error:
         message, code = explain(error)
         if code is ExitCode.BUG:

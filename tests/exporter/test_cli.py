@@ -167,6 +167,23 @@ def test_the_extra_named_is_the_command_s(
     assert f"quamba-export[{extra}]" in message
 
 
+MODULES = {
+    "tensorrt_check": ["nowhere"],
+    "tensorrt_speed": ["toast", "--plugins", "nowhere"],
+    "tensorrt_random": ["toast", "--plugins", "nowhere"],
+    "gpu_speed_table": ["nowhere", "nowhere"],
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_commands_of_modules_leave_the_same_way(module: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"quamba_export.exporter.{module}", *MODULES[module]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode in set(ExitCode) - {ExitCode.OK, ExitCode.BUG}, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
 def test_inspect_says_what_it_knows(quamba_export: Command, tmp_path: Path) -> None:
     result = quamba_export("inspect", tmp_path)
     assert result.returncode == ExitCode.INVALID_INPUT
