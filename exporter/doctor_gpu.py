@@ -15,6 +15,7 @@ from quamba_export.runtime.tensorrt_library import (
     is_lean,
     load_plugins,
 )
+from quamba_export.targets.target import targets
 
 GPU: tuple[Use, ...] = ("gpu-run", "gpu-build")
 PLUGIN_SOURCES = Path(__file__).resolve().parent.parent / "plugins"
@@ -33,7 +34,7 @@ def check_gpu() -> Check:
         cuda = Cuda()
         free, total = cuda.memory()
         memory = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"
-        found = f"{cuda.name}, sm_{cuda.sm}, {memory}, {driver_version()}"
+        found = f"{cuda.name}, sm_{cuda.sm} ({target_of(cuda.sm)}), {memory}, {driver_version()}"
     except QuambaError as error:
         return Check("GPU", "missing", f"{error.message}: {error.found}", GPU, purpose, error.fix)
     except ImportError as error:  # numpy's: without it there is no cuda-python here either
@@ -42,6 +43,12 @@ def check_gpu() -> Check:
         fix = "install NVIDIA's driver: nvidia-smi must name the GPU"
         return Check("GPU", "missing", str(error), GPU, purpose, fix)
     return Check("GPU", "ok", found, GPU, purpose, "")
+
+
+def target_of(sm: int) -> str:
+    """What `build` takes for a GPU of this architecture."""
+    names = [target.name for target in targets() if target.sm == sm]
+    return f"--target {' or '.join(names)}" if names else "no target: see docs/targets.md"
 
 
 def driver_version() -> str:

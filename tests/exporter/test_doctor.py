@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 TORCH = next(package for package in PACKAGES if package.name == "torch")
 NOTHING = """
 import importlib.metadata as metadata, sys
-for name in ("numpy", "tokenizers", "onnxruntime", "torch", "onnx", "safetensors", "cuda", "tomllib"):
+for name in ("numpy", "tokenizers", "onnxruntime", "torch", "onnx", "safetensors", "cuda"):
     sys.modules[name] = None
 for name in ("tensorrt", "tensorrt_bindings", "tensorrt_lean", "tensorrt_lean_bindings"):
     sys.modules[name] = None
@@ -121,7 +121,14 @@ def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr(doctor_gpu, "DRIVER_VERSION", driver)
     check = doctor_gpu.check_gpu()
     assert check.state == "ok"
-    assert check.found == "Fake GPU, sm_87, 8.0 of 8.0 GiB free, driver 540.4.0"
+    assert check.found == (
+        "Fake GPU, sm_87 (--target agx-orin or orin-nano or orin-nx), 8.0 of 8.0 GiB free, driver 540.4.0"
+    )
+
+
+def test_a_gpu_without_a_target_is_told_of_one_s_own() -> None:
+    assert doctor_gpu.target_of(75) == "no target: see docs/targets.md"
+    assert doctor_gpu.target_of(90) == "--target h100 or h200"
 
 
 def test_a_driver_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
