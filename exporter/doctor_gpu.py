@@ -15,7 +15,6 @@ from quamba_export.runtime.tensorrt_library import (
     is_lean,
     load_plugins,
 )
-from quamba_export.targets.target import targets
 
 GPU: tuple[Use, ...] = ("gpu-run", "gpu-build")
 PLUGIN_SOURCES = Path(__file__).resolve().parent.parent / "plugins"
@@ -47,6 +46,8 @@ def check_gpu() -> Check:
 
 def target_of(sm: int) -> str:
     """What `build` takes for a GPU of this architecture."""
+    from quamba_export.targets.target import targets
+
     names = [target.name for target in targets() if target.sm == sm]
     return f"--target {' or '.join(names)}" if names else "no target: see docs/targets.md"
 

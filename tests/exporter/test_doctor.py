@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 TORCH = next(package for package in PACKAGES if package.name == "torch")
 NOTHING = """
 import importlib.metadata as metadata, sys
-for name in ("numpy", "tokenizers", "onnxruntime", "torch", "onnx", "safetensors", "cuda"):
+for name in ("numpy", "tokenizers", "onnxruntime", "torch", "onnx", "safetensors", "cuda", "tomllib"):
     sys.modules[name] = None
 for name in ("tensorrt", "tensorrt_bindings", "tensorrt_lean", "tensorrt_lean_bindings"):
     sys.modules[name] = None
