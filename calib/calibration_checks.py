@@ -21,6 +21,7 @@ from quamba_export.calib.json_fields import JsonFields
 from quamba_export.calib.observers import refuse_unknown
 from quamba_export.calib.recipe import Recipe
 from quamba_export.calib.sites import SITES, scale_shape, site_names
+from quamba_export.plugins.common.quantization import SMALLEST_SCALE
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 FIX = "run `quamba-export calibrate` on this checkpoint"
@@ -202,7 +203,8 @@ def _check_values(tensor: Tensor, name: str, config: MambaConfig, where: str) ->
     heads = config.n_heads // max(config.n_groups, 1)  # in a group of B and C
     kind = name.rpartition(".")[2]
     if tensor.is_floating_point():
-        right, allowed = bool((tensor.isfinite() & (tensor > 0)).all()), "finite and > 0 everywhere"
+        right = bool((tensor.isfinite() & (tensor >= SMALLEST_SCALE)).all())
+        allowed = "finite and > 0 everywhere, at least 2^-67"
     elif kind in ("head_group_range", "dim_group_range"):
         last = heads if kind == "head_group_range" else config.headdim
         steps = torch.diff(tensor, dim=-1, prepend=torch.zeros_like(tensor[..., :1]))

@@ -95,7 +95,9 @@ def calibration_windows(
             f"too little calibration text in {source}",
             found=f"{stream.size} tokens",
             allowed=f"at least {needed} tokens ({count} samples of {size})",
-            fix="give a longer text, or smaller --calib-size and --calib-seqlen",
+            fix=f"give a longer text, or --calib-size {stream.size // size}"
+            if stream.size >= size
+            else "give a longer text, or a smaller --calib-seqlen",
         )
     every = windows(stream, size)
     if seed is None:

@@ -44,5 +44,6 @@ def _snapshot(hub_id: str, patterns: list[str]) -> Path:
             f"the hub gave no checkpoint {hub_id}",
             found=(str(error).strip() or type(error).__name__).splitlines()[0],
             allowed="a directory, or the owner/name of a model that this account may read",
+            fix="fetch it where there is a network, and give the directory",
             code=ExitCode.REMOTE,
         ) from error

@@ -16,7 +16,7 @@ from quamba_export.calib.int4_rounding import int4_weight
 from quamba_export.calib.qformat import QFormat, qformat_named
 from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
 from quamba_export.calib.rewrites import rewrite
-from quamba_export.plugins.common.quantization import INT8_MAX, quantize
+from quamba_export.plugins.common.quantization import INT8_MAX, SMALLEST_SCALE, quantize
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 
@@ -201,8 +201,9 @@ class _Layer:
 
 
 def absmax_scale(values: Tensor, dim: int | None = None) -> Tensor:
-    """max |values| / 127 in fp32, over everything or over `dim`; an all-zero slice gets 1 (its codes are
-    all 0).
+    """max |values| / 127 in fp32, over everything or over `dim`; where that is below SMALLEST_SCALE the slice
+    counts as zeros and gets 1 (its codes are all 0).
     """
     peak = values.abs().max() if dim is None else values.abs().amax(dim)
-    return torch.where(peak > 0, peak / INT8_MAX, torch.ones_like(peak)).float()
+    scale = (peak / INT8_MAX).float()
+    return torch.where(scale >= SMALLEST_SCALE, scale, torch.ones_like(scale))

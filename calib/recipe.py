@@ -12,17 +12,21 @@ alpha = 0.99999
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import tomllib
-
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.observers import AbsoluteMaximum, Observer, observer_from_table, refuse_unknown
 from quamba_export.calib.sites import SITES
 from quamba_export.runtime.errors import QuambaError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 RECIPES = Path(__file__).parent / "recipes"
 MOST_GROUPS = 256

@@ -18,7 +18,8 @@ from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest, manifest_for, read_manifest, write_manifest
-from quamba_export.targets.target import Target, load_target
+from quamba_export.targets.target import load_target
+from quamba_export.targets.target_file import Target
 
 WITH_KERNELS = ("w8a8", "w4a8")  # the widths whose ops the plugin library holds
 

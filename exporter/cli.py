@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
+from collections.abc import Callable
 
 import typer
 
@@ -16,11 +17,13 @@ from quamba_export.exporter.commands.bench import bench
 from quamba_export.exporter.commands.build import build
 from quamba_export.exporter.commands.calibrate import calibrate
 from quamba_export.exporter.commands.compare import compare
+from quamba_export.exporter.commands.doctor import doctor
 from quamba_export.exporter.commands.eval import evaluate
 from quamba_export.exporter.commands.export import export
 from quamba_export.exporter.commands.inspect import inspect
 from quamba_export.exporter.commands.report import report
 from quamba_export.exporter.commands.run import run
+from quamba_export.exporter.commands.targets import targets
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 EXTRA_OF_MODULE = {
@@ -35,6 +38,7 @@ EXTRA_OF_MODULE = {
     "huggingface_hub": "hub",
     "datasets": "hub",
 }
+EXTRA_OF_COMMAND = {"export": "export", "build": "export", "compare": "compare", "report": "compare"}
 OUT_OF_MEMORY_TEXTS = (
     "not enough memory",
     "can't allocate memory",
@@ -66,6 +70,8 @@ for name, command in (
     ("inspect", inspect),
     ("bench", bench),
     ("report", report),
+    ("targets", targets),
+    ("doctor", doctor),
 ):
     app.command(name)(command)
 
@@ -80,9 +86,14 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 
 
 def main() -> None:
-    """Run the command line; every way out has one of the exit codes of runtime/errors.py (130 for Ctrl-C)."""
+    """The console script."""
+    leave_with_code(app)
+
+
+def leave_with_code(command: Callable[[], object]) -> None:
+    """Run it; every way out has one of the exit codes of runtime/errors.py (130 for Ctrl-C)."""
     try:
-        app()
+        command()
     except Exception as error:
         message, code = explain(error)
         if code is ExitCode.BUG:
@@ -95,12 +106,7 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
     """The text and the exit code of an error that ended a command."""
     if isinstance(error, QuambaError):
         return str(error), error.code
-    extra = (
-        EXTRA_OF_MODULE.get((error.name or "").split(".")[0])
-        if isinstance(error, ModuleNotFoundError)
-        else None
-    )
-    if extra:
+    if isinstance(error, ModuleNotFoundError) and (extra := extra_with(error.name or "")):
         return f'{error}\n  fix: pip install "quamba-export[{extra}]"', ExitCode.USAGE
     if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY_TEXTS):
         fix = "shorten --window or the samples, or free some memory"
@@ -111,6 +117,13 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
     if isinstance(error, OSError) and error.errno in UNUSABLE_PATH:
         return f"{error.filename} cannot be used\n  found: {error.strerror}", ExitCode.INVALID_INPUT
     return f"{error!r}\n  this is a bug in quamba-export: please report it with the lines above", ExitCode.BUG
+
+
+def extra_with(module: str) -> str | None:
+    """The extra that brings a module: of a command that has its own, that one, with the rest of its needs."""
+    extra = EXTRA_OF_MODULE.get(module.split(".")[0])
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    return extra if extra in (None, "hub") else EXTRA_OF_COMMAND.get(command, extra)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def engine_runner(bundle: Path, path: Path, manifest: Manifest) -> EngineRunner:
             allowed="a bundle made with `quamba-export build --target h200` or another GPU",
             code=ExitCode.USAGE,
         )
-    export = manifest.digest if manifest.kind == "export" else manifest.sources["export"]
+    export = manifest.export_digest
     if found.sources["export"] != export:
         raise QuambaError(
             f"{bundle} was built from another export than {path}",

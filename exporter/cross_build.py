@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
+import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +27,7 @@ from quamba_export.exporter.plugin_library import (
     missing_tool,
     plugin_library,
     run_tool,
+    tool_version,
 )
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -42,7 +43,7 @@ for word; do
     word=$(echo "$word" | sed -E 's/^--image=profile=sm_([0-9]+),file=/--image3=kind=elf,sm=\\1,file=/')
     set -- "$@" "$word"
 done
-exec '{fatbinary}' "$@"
+exec {fatbinary} "$@"
 """
 
 
@@ -81,21 +82,19 @@ def _nvcc(cache: Path) -> tuple[Path, dict[str, str]]:
         "CMAKE_CXX_COMPILER": str(cxx),
         "CMAKE_CUDA_COMPILER": str(nvcc),
         "CMAKE_CUDA_HOST_COMPILER": str(cxx),
-        "CMAKE_CUDA_FLAGS": f"-L{kit}/nvidia/cu13/lib",  # of libcudart_static.a
+        "CMAKE_CUDA_FLAGS": quoted(f"-L{kit}/nvidia/cu13/lib"),  # of libcudart_static.a
     }
 
 
 def _clang(cache: Path) -> tuple[Path, dict[str, str]]:
     """JetPack 6. clang takes libstdc++ and libc from the aarch64 g++."""
-    clang = next((found for name in CLANGS if (found := shutil.which(name))), None)
-    if clang is None:
-        raise missing_tool("clang", f"none of {', '.join(CLANGS)} on PATH", "apt-get install clang-19")
+    clang = find_clang()
     find_cross_compiler()
     fatbinary = find_nvcc().with_name("fatbinary")
     name = _kit_name("jetpack6", (*CUDA_12_X86, *CUDA_12_DEVICE, str(fatbinary), FATBINARY))
     kit = kept_folder(cache / name, lambda new: _cuda_12(new, fatbinary))
-    return Path(clang), {
-        "CMAKE_CXX_COMPILER": clang,
+    return clang, {
+        "CMAKE_CXX_COMPILER": str(clang),
         "CMAKE_CXX_COMPILER_TARGET": TARGET,
         "CLANG_CUDA": str(kit),
     }
@@ -112,7 +111,7 @@ def _cuda_12(new: Path, fatbinary: Path) -> None:
     (new / "lib/libcudart.so").symlink_to("libcudart.so.12")
     (new / "include/curand_mtgp32_kernel.h").touch()  # clang includes it into every kernel; none uses it
     wrapper = new / "bin/fatbinary"
-    wrapper.write_text(FATBINARY.format(fatbinary=fatbinary), encoding="utf-8")
+    wrapper.write_text(FATBINARY.format(fatbinary=shlex.quote(str(fatbinary))), encoding="utf-8")
     wrapper.chmod(0o755)
 
 
@@ -127,6 +126,14 @@ def fetch_wheels(requirements: Sequence[str], machine: str, new: Path) -> None:
     )
 
 
+def find_clang() -> Path:
+    """The first of CLANGS that is on PATH. Raises QuambaError (exit 5) where there is none."""
+    found = next((found for name in CLANGS if (found := shutil.which(name))), None)
+    if found is None:
+        raise missing_tool("clang", f"none of {', '.join(CLANGS)} on PATH", "apt-get install clang-19")
+    return Path(found)
+
+
 def find_cross_compiler() -> Path:
     """The aarch64 g++. Raises QuambaError (exit 5) where there is none."""
     name = f"{TARGET}-g++"
@@ -136,9 +143,15 @@ def find_cross_compiler() -> Path:
     return Path(found)
 
 
+def quoted(word: str) -> str:
+    """One word of compiler flags, for the shell and for CMake, which knows no quotes side by side."""
+    escaped = re.sub(r'(["\\\\$`])', r"\\\1", word)
+    return f'"{escaped}"'
+
+
 def _release(nvcc: Path) -> str:
     """Of CUDA, "13.2". Raises QuambaError (exit 5) for another CUDA than JetPack 7's."""
-    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    said = tool_version(nvcc)
     found = re.search(r"release (\d+\.\d+)", said)
     if found is None or not found[1].startswith("13."):
         raise QuambaError(

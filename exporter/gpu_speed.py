@@ -26,7 +26,7 @@ class GpuSpeed:
     """One model on one GPU. The keys of the tables are numbers in words, as JSON has them."""
 
     engine: str  # what ran it and in which version
-    size: str  # a name of exporter/random_models.py
+    size: str  # a name of exporter/model_sizes.py
     numbers: str  # "w8a8", "w4a8", "fp16"
     gpu: str
     gb_per_s: float  # a copy on this GPU in this run, bytes read plus bytes written

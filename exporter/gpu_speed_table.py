@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from quamba_export.exporter.cli import leave_with_code
 from quamba_export.exporter.gpu_speed import GpuSpeed, read_speeds
 from quamba_export.runtime.errors import QuambaError
 
@@ -141,4 +142,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    leave_with_code(lambda: typer.run(main))

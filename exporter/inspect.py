@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quamba_export.exporter.artefacts import artefact_kind, require_graph
+from quamba_export.exporter.artefacts import artefact_kind
+from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
     from quamba_export.exporter.layer_scale_table import ScaleEntry
@@ -32,8 +34,8 @@ class CheckpointFacts:
 
 
 @dataclass(frozen=True)
-class GraphFacts:
-    """An exported graph, in export/ or in a bundle for CPU."""
+class ManifestFacts:
+    """What a manifest says, of every export/ and bundle/."""
 
     kind: str
     path: str
@@ -44,9 +46,22 @@ class GraphFacts:
     config: dict[str, Any]
     sources: dict[str, str | None]
     files: dict[str, int]  # bytes by name
-    bytes_by_group: dict[str, int]  # of the graph's constants
     state_bytes: dict[str, int]  # "conv" and "ssm", of one sequence
     state_dtypes: dict[str, str]
+    bytes_by_group: dict[str, int]  # of the weights
+
+
+@dataclass(frozen=True)
+class EngineFacts(ManifestFacts):
+    """TensorRT plans in a bundle."""
+
+    engine: dict[str, Any]  # its record in the manifest, without the table of weights
+
+
+@dataclass(frozen=True)
+class GraphFacts(ManifestFacts):
+    """An exported graph, in export/ or in a bundle for CPU."""
+
     nodes: dict[str, int]  # count by operator
     layer: int
     layer_table: list[ScaleEntry]
@@ -59,12 +74,18 @@ def inspect_path(source: str, layer: int = 0) -> Any:
     """
     kind = artefact_kind(Path(source))
     if kind == "checkpoint":
+        if Path(source).is_dir() and not (Path(source) / "config.json").exists():
+            raise QuambaError(
+                f"{source} is nothing that quamba-export knows",
+                found="no config.json, calibration.json, export.json or manifest.json in it",
+                allowed="a checkpoint, calibration/, export/ or bundle/",
+            )
         return inspect_checkpoint(source)
     if kind == "calibration":
         from quamba_export.exporter.inspect_scales import inspect_calibration
 
         return inspect_calibration(Path(source), layer)
-    return inspect_graph(Path(source), layer)
+    return inspect_manifest(Path(source), layer)
 
 
 def inspect_checkpoint(source: str) -> CheckpointFacts:
@@ -85,17 +106,29 @@ def inspect_checkpoint(source: str) -> CheckpointFacts:
     )
 
 
-def inspect_graph(path: Path, layer: int = 0) -> GraphFacts:
+def inspect_manifest(path: Path, layer: int = 0) -> GraphFacts | EngineFacts:
+    manifest = read_manifest(path)
+    if manifest.engine is not None:
+        return inspect_engines(path, manifest, manifest.engine)
+    return inspect_graph(path, manifest, layer)
+
+
+def inspect_engines(path: Path, manifest: Manifest, record: EngineRecord) -> EngineFacts:
+    engine = asdict(record)
+    del engine["weights"]
+    sizes = ((weight.name, weight.end - weight.offset) for weight in record.weights)
+    return EngineFacts(**manifest_facts(path, manifest), bytes_by_group=bytes_by_group(sizes), engine=engine)
+
+
+def inspect_graph(path: Path, manifest: Manifest, layer: int) -> GraphFacts:
     import math
 
     import onnx
 
     from quamba_export.exporter.layer_scale_table import exported_layer_table
-    from quamba_export.runtime.manifest import read_manifest
 
-    manifest = read_manifest(path)
     check_layer(layer, manifest.config["n_layer"])
-    graph = onnx.load(str(require_graph(path, manifest)), load_external_data=False).graph
+    graph = onnx.load(str(path / "model.onnx"), load_external_data=False).graph
     constants = (
         (
             tensor.name,
@@ -103,24 +136,31 @@ def inspect_graph(path: Path, layer: int = 0) -> GraphFacts:
         )
         for tensor in graph.initializer
     )
-    states = {name: [s for s in manifest.states if f"_{name}_" in s.past] for name in ("conv", "ssm")}
     return GraphFacts(
-        kind=manifest.kind,
-        path=str(path),
-        digest=manifest.digest,
-        producer=manifest.producer,
-        target=manifest.target,
-        qformat=manifest.qformat,
-        config=dict(manifest.config),
-        sources=dict(manifest.sources),
-        files={name: entry.size for name, entry in manifest.files.items()},
+        **manifest_facts(path, manifest),
         bytes_by_group=bytes_by_group(constants),
-        state_bytes={name: sum(state.nbytes for state in table) for name, table in states.items()},
-        state_dtypes={name: table[0].dtype for name, table in states.items()},
         nodes=dict(Counter(node.op_type for node in graph.node).most_common()),
         layer=layer,
         layer_table=exported_layer_table(path, graph, manifest.config, layer),
     )
+
+
+def manifest_facts(path: Path, manifest: Manifest) -> dict[str, Any]:
+    """ManifestFacts' fields but the last."""
+    states = {name: [s for s in manifest.states if f"_{name}_" in s.past] for name in ("conv", "ssm")}
+    return {
+        "kind": manifest.kind,
+        "path": str(path),
+        "digest": manifest.digest,
+        "producer": manifest.producer,
+        "target": manifest.target,
+        "qformat": manifest.qformat,
+        "config": dict(manifest.config),
+        "sources": dict(manifest.sources),
+        "files": {name: entry.size for name, entry in manifest.files.items()},
+        "state_bytes": {name: sum(state.nbytes for state in table) for name, table in states.items()},
+        "state_dtypes": {name: table[0].dtype for name, table in states.items()},
+    }
 
 
 def check_layer(layer: int, n_layer: int) -> None:

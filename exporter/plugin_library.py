@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quamba_export.exporter.kept_folder import kept_folder
-from quamba_export.plugins.common.c_header import header
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 NAME = "libquamba_plugins.so"
@@ -34,6 +33,7 @@ HEADER_PLACES = (
     "/usr/local/tensorrt/include",
 )
 HEADERS_CRATE = 'trtx-sys = { version = "=0.5.0", default-features = false }'  # TensorRT 10.16, Apache-2.0
+HEADERS_KEPT = "tensorrt-headers"  # in the cache
 TESTED_HEADERS = ((10, 3), (12, 0))  # from, below
 
 
@@ -48,11 +48,11 @@ class Toolchain:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def describe(self) -> str:
-        """What of the tools decides the library's bytes."""
-        version = subprocess.run([self.compiler, "--version"], capture_output=True, text=True, check=True)
+        """What of the tools decides the library's bytes. QuambaError where the compiler does not run."""
+        version = tool_version(self.compiler)
         major, minor = tensorrt_version(self.headers)
         options = "".join(f"{name}={value}\n" for name, value in sorted(self.options.items()))
-        return f"{version.stdout}{options}TensorRT {major}.{minor}"
+        return f"{version}{options}TensorRT {major}.{minor}"
 
 
 def plugin_library(
@@ -67,6 +67,8 @@ def plugin_library(
     headers: folder of TensorRT's NvInfer.h, by default the system's, else a public copy that cargo fetches;
     tools: by default those for this machine. Raises QuambaError where a tool is missing or the build fails.
     """
+    from quamba_export.plugins.common.c_header import header  # imports torch, which a look for tools does not
+
     cache = (cache or cache_folder()).resolve()
     tools = tools or native_toolchain(headers or find_headers(cache))
     digest = _digest(header(), tools.describe(), ",".join(map(str, architectures)))
@@ -105,15 +107,39 @@ def find_nvcc() -> Path:
     raise missing_tool("nvcc", "none in $CUDACXX, PATH, /usr/local/cuda", "pip install 'quamba-export[cuda]'")
 
 
+def tool_version(program: Path) -> str:
+    """What it says of itself. Raises QuambaError (exit 5) where it does not run: there, and of no use."""
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True)
+        failure = f"exit status {done.returncode}: {(done.stderr or done.stdout).strip()[-1000:]}"
+    except OSError as error:
+        failure = str(error.strerror)
+    else:
+        if done.returncode == 0:
+            return done.stdout
+    raise QuambaError(
+        f"{program} --version fails",
+        found=failure,
+        allowed="a program of this machine that runs",
+        fix="install it anew, or name another compiler in CUDACXX",
+        code=ExitCode.INCOMPATIBLE,
+    )
+
+
 def find_headers(cache: Path) -> Path:
     """The folder of NvInfer.h: $TENSORRT_INCLUDE, the system's, else a public copy fetched once by cargo."""
+    return installed_headers(cache) or kept_folder(cache / HEADERS_KEPT, _fetch_headers)
+
+
+def installed_headers(cache: Path) -> Path | None:
+    """The same where nothing has to be fetched, else None."""
     named = os.environ.get("TENSORRT_INCLUDE")
-    for place in (named,) if named else HEADER_PLACES:
+    for place in (named,) if named else (*HEADER_PLACES, cache / HEADERS_KEPT):
         if (Path(place) / "NvInfer.h").exists():
             return Path(place)
     if named:
         raise missing_tool("NvInfer.h", f"none in TENSORRT_INCLUDE={named}", "name the folder that holds it")
-    return kept_folder(cache / "tensorrt-headers", _fetch_headers)
+    return None
 
 
 def tensorrt_version(headers: Path) -> tuple[int, int]:
@@ -151,6 +177,8 @@ def _fetch_headers(new: Path) -> None:
 
 def configured(tools: Toolchain, architectures: Sequence[int], work: Path) -> Path:
     """A build folder in `work` from which CMake makes the library. Raises QuambaError where it refuses."""
+    from quamba_export.plugins.common.c_header import header
+
     (work / "contracts.h").write_text(header(), encoding="utf-8")
     real = [f"{architecture}-real" for architecture in architectures[:-1]]
     options = {

@@ -11,10 +11,11 @@ from pathlib import Path
 from quamba_export.calib.output_directory import written_directory
 from quamba_export.exporter.console import say
 from quamba_export.exporter.cross_build import JETPACKS, cross_library
+from quamba_export.exporter.elf_header import AARCH64_LIBRARY, elf_kind
 from quamba_export.runtime.engine_record import PreparedRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest, files_of, read_manifest
-from quamba_export.targets.target import Target
+from quamba_export.targets.target_file import Target
 
 LIBRARY = "libquamba_plugins.so"
 
@@ -25,10 +26,12 @@ def prepare_for_device(
     """Write the verified export/ at `out` once more, with the library for the target's GPU and JetPack.
 
     It is still an export: whatever reads one reads it. library: one that was compiled before. Raises
-    QuambaError, exit 5 where a tool is missing.
+    QuambaError, exit 5 where a tool is missing, or the library is not a Jetson's.
     """
     source = read_manifest(export)
-    if library is None:
+    if library is not None:
+        check_library(library, target)
+    else:
         say(f"plugins: compiling for sm_{target.sm}, JetPack {jetpack}; half a minute the first time")
         library = cross_library(jetpack, [target.sm])
     with written_directory(out, "export") as folder:
@@ -36,10 +39,22 @@ def prepare_for_device(
             shutil.copyfile(export / name, folder / name)
         shutil.copyfile(library, folder / LIBRARY)
         record = json.loads((export / "export.json").read_bytes())
-        record["prepared"] = asdict(PreparedRecord(target.name, target.sm, jetpack))
+        record["prepared"] = asdict(PreparedRecord(target.name, target.sm, jetpack, source.export_digest))
         record["files"] = files_of(folder)
         (folder / "export.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return read_manifest(out)
+
+
+def check_library(library: Path, target: Target) -> None:
+    """Refuse (exit 5) a file that the processor of a Jetson cannot load."""
+    if (found := elf_kind(library)) != AARCH64_LIBRARY:
+        raise QuambaError(
+            f"{library} is no library for {target.name}",
+            found=found,
+            allowed=AARCH64_LIBRARY,
+            fix="leave out --plugins: it is compiled here",
+            code=ExitCode.INCOMPATIBLE,
+        )
 
 
 def prepared_library(export: Path, source: Manifest, target: Target) -> Path | None:

@@ -15,46 +15,12 @@ from torch import Tensor
 
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
+from quamba_export.exporter.model_sizes import CONFIGS
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 ACTIVATION_SCALE = 1 / 32  # of values with a deviation of 1
 WEIGHT_DEVIATION = 127 / math.sqrt(3)  # of uniform codes
 RESIDUAL_GAIN = 0.2  # deviation of what a block adds to the stream
-VOCABULARY = 50288
-
-_MAMBA1 = MambaConfig(
-    kind="mamba1",
-    d_model=768,
-    n_layer=24,
-    vocab_size=VOCABULARY,
-    d_inner=1536,
-    d_state=16,
-    d_conv=4,
-    dt_rank=48,
-    headdim=0,
-    n_groups=0,
-    tie_embeddings=True,
-    conv_bias=True,
-    proj_bias=False,
-    norm_epsilon=1e-5,
-)
-_MAMBA2 = replace(_MAMBA1, kind="mamba2", d_state=128, dt_rank=0, headdim=64, n_groups=1)
-
-
-def _sized(base: MambaConfig, d_model: int, n_layer: int) -> MambaConfig:
-    dt_rank = -(-d_model // 16) if base.kind == "mamba1" else 0
-    return replace(base, d_model=d_model, n_layer=n_layer, d_inner=2 * d_model, dt_rank=dt_rank)
-
-
-CONFIGS = {
-    "mamba-130m": _MAMBA1,
-    "mamba-790m": _sized(_MAMBA1, 1536, 48),
-    "mamba-2.8b": _sized(_MAMBA1, 2560, 64),
-    "mamba2-130m": _MAMBA2,
-    "mamba2-780m": _sized(_MAMBA2, 1536, 48),
-    "mamba2-2.7b": _sized(_MAMBA2, 2560, 64),
-    "mamba2-8b": replace(_sized(_MAMBA2, 4096, 56), n_groups=8, vocab_size=256000, tie_embeddings=False),
-}
 
 
 def random_model(

@@ -18,6 +18,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from quamba_export.exporter.cli import leave_with_code
 from quamba_export.exporter.engine_comparison import compare, compare_positions
 from quamba_export.exporter.gpu_speed import milliseconds
 from quamba_export.exporter.plugin_library import plugin_library
@@ -141,4 +142,4 @@ def show_times(engine: TrtEngine, tokens: Ids) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    leave_with_code(lambda: typer.run(main))

@@ -2,7 +2,7 @@
 
     python -m quamba_export.exporter.tensorrt_random mamba2-2.7b mamba2-8b:2 --plugins libquamba_plugins.so
 
-A size is a name of exporter/random_models.py, `:2` behind it keeps two layers. Models whose run on the CPU is
+A size is a name of exporter/model_sizes.py, `:2` behind it keeps two layers. Models whose run on the CPU is
 short (--compare-below, in millions of weights) are also compared with ONNX Runtime. Exit 9 where they differ.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 import typer
 
 from quamba_export.calib.quantized_model import QuantizedModel
+from quamba_export.exporter.cli import leave_with_code
 from quamba_export.exporter.onnx_export import onnx_from_model, write_model
 from quamba_export.exporter.random_models import random_model
 from quamba_export.exporter.tensorrt_build import BuildOptions
@@ -26,9 +27,7 @@ from quamba_export.runtime.errors import ExitCode
 
 
 def main(
-    sizes: Annotated[
-        list[str], typer.Argument(help="Names of exporter/random_models.py, `:N` for N layers.")
-    ],
+    sizes: Annotated[list[str], typer.Argument(help="Names of exporter/model_sizes.py, `:N` for N layers.")],
     plugins: Annotated[Path, typer.Option(help="libquamba_plugins.so.")],
     compare_below: Annotated[int, typer.Option(help="Millions of weights up to which to compare.")] = 200,
 ) -> None:
@@ -59,4 +58,4 @@ def measure(model: QuantizedModel, plugins: Path, compare_below: int, report: Re
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    leave_with_code(lambda: typer.run(main))

@@ -3,7 +3,7 @@
     python -m quamba_export.exporter.tensorrt_speed mamba2-2.7b mamba-130m --plugins libquamba_plugins.so \\
         --output ours.jsonl
 
-A size is a name of exporter/random_models.py, `:2` behind it keeps two layers. Two pairs of engines are built
+A size is a name of exporter/model_sizes.py, `:2` behind it keeps two layers. Two pairs of engines are built
 of each: one for a single sequence (TTFT, TPOT, TPOT after long contexts) and one for several. Both prefill
 512 tokens a call in all, so that memory grows with the states of the batch and not with longer calls. Memory
 is what the loaded engines, weights and states take of the GPU, without CUDA's context.
@@ -20,6 +20,7 @@ import numpy as np
 import typer
 
 from quamba_export.calib.quantized_model import QuantizedModel
+from quamba_export.exporter.cli import leave_with_code
 from quamba_export.exporter.gpu_speed import (
     BATCHES,
     MIB,
@@ -45,9 +46,7 @@ COPY_BYTES = 2 << 30
 
 
 def main(
-    sizes: Annotated[
-        list[str], typer.Argument(help="Names of exporter/random_models.py, `:N` for N layers.")
-    ],
+    sizes: Annotated[list[str], typer.Argument(help="Names of exporter/model_sizes.py, `:N` for N layers.")],
     plugins: Annotated[Path, typer.Option(help="libquamba_plugins.so.")],
     context: Annotated[
         list[int], typer.Option(min=1, help="Tokens to time TPOT after; repeatable.")
@@ -146,4 +145,4 @@ def device_gb_per_s(cuda: Cuda) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    leave_with_code(lambda: typer.run(main))

@@ -11,7 +11,9 @@ import ctypes
 import gc
 import importlib
 import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+MEMINFO = Path("/proc/meminfo")
 BACKEND, BACKENDS = "QUAMBA_CUDA_BACKEND", ("cuda-python", "pycuda")
 
 
@@ -64,10 +67,19 @@ class Cuda:
         properties = self.call("cudaGetDeviceProperties", self.device)
         return bytes(properties.name).partition(b"\0")[0].decode()
 
+    @property
+    def shares_host_memory(self) -> bool:
+        """Whether the device has no memory of its own: a Jetson's."""
+        attribute = self.api.cudaDeviceAttr.cudaDevAttrIntegrated
+        return bool(self.call("cudaDeviceGetAttribute", attribute, self.device))
+
     def memory(self) -> tuple[int, int]:
-        """Free bytes of the device's memory, and all."""
+        """Free bytes of the device's memory, and all.
+
+        Of memory shared with the host what Linux can make free: CUDA counts the page cache there as used.
+        """
         free, total = self.call("cudaMemGetInfo")
-        return int(free), int(total)
+        return available_host_bytes() if self.shares_host_memory else int(free), int(total)
 
     @property
     def has_graphs(self) -> bool:
@@ -115,6 +127,20 @@ class Cuda:
             return Graph(self, self.call("cudaGraphInstantiate", graph, 0))
         finally:
             self.call("cudaGraphDestroy", graph)
+
+
+def available_host_bytes() -> int:
+    """Bytes that programs can take without swapping, as Linux estimates them; QuambaError (exit 5)."""
+    text = MEMINFO.read_text(encoding="utf-8")
+    found = re.search(r"^MemAvailable: +(\d+) kB$", text, re.MULTILINE)
+    if found is None:
+        raise QuambaError(
+            f"{MEMINFO} does not say how much memory is available",
+            found=text[:200],
+            allowed="a line MemAvailable (Linux 3.14 and later)",
+            code=ExitCode.INCOMPATIBLE,
+        )
+    return 1024 * int(found[1])
 
 
 def runtime_api() -> Any:

@@ -40,7 +40,9 @@ class PycudaRuntime:
     cudaStreamNonBlocking = 1
     cudaHostAllocDefault = 0
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyDefault=4)
-    cudaDeviceAttr = SimpleNamespace(cudaDevAttrComputeCapabilityMajor=0, cudaDevAttrComputeCapabilityMinor=1)
+    cudaDeviceAttr = SimpleNamespace(
+        cudaDevAttrComputeCapabilityMajor=0, cudaDevAttrComputeCapabilityMinor=1, cudaDevAttrIntegrated=2
+    )
 
     def __init__(self) -> None:
         """Raises QuambaError (exit 5) where pycuda cannot be imported or finds no GPU."""
@@ -71,7 +73,11 @@ class PycudaRuntime:
         return SUCCESS, 0  # the primary context is current: there is nothing to choose by number
 
     def cudaDeviceGetAttribute(self, which: int, device: int) -> tuple[Any, ...]:
-        return self._status(lambda: self._device.compute_capability()[which])
+        def ask() -> int:
+            integrated = self._device.get_attribute(self._driver.device_attribute.INTEGRATED)
+            return int((*self._device.compute_capability(), integrated)[which])
+
+        return self._status(ask)
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[Any, ...]:
         return self._status(lambda: SimpleNamespace(name=self._device.name().encode()))

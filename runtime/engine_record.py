@@ -91,6 +91,7 @@ class PreparedRecord:
     target: str
     sm: int  # compute capability of the GPU, 87 for 8.7
     jetpack: int
+    export: str  # digest of the export that it was made from
 
 
 def parse_prepared(fields: Fields) -> PreparedRecord:
@@ -98,6 +99,7 @@ def parse_prepared(fields: Fields) -> PreparedRecord:
         target=fields.text("target"),
         sm=fields.integer("sm", 50, 999),
         jetpack=fields.integer("jetpack", 6, 7),
+        export=fields.digest("export"),
     )
     fields.end()
     return record

@@ -225,11 +225,12 @@ def load_engine(
     """The engine of the plans and weights in `folder`, whose plugins are loaded.
 
     Raises QuambaError (exit 4) where a plan has other inputs or outputs than record, states and vocab_size
-    say.
+    say, or takes fewer sequences or tokens.
     """
     decode, prefill = Plan(folder / DECODE, cuda), Plan(folder / PREFILL, cuda)
-    for plan in (decode, prefill):
+    for plan, longest in ((decode, 1), (prefill, record.prefill_length)):
         plan.check(tensors_of(record, states, vocab_size))
+        plan.check_calls(record.max_batch, longest)
     weights = DeviceWeights(folder / WEIGHTS, record.weights, cuda)
     argmax = argmax_of(plugin_functions(), cuda)
     return TrtEngine(decode, prefill, weights, cuda, record, states, vocab_size, argmax)

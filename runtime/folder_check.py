@@ -159,5 +159,15 @@ def find_manifest(folder: Path) -> str:
         f"{folder} is neither a bundle nor an export",
         found="no such directory" if not folder.is_dir() else "no manifest.json and no export.json in it",
         allowed="a directory that `quamba-export build` or `quamba-export export` wrote",
-        fix="quamba-export build export/ --target cpu -o bundle/",
+        fix=_way_to_bundle(folder),
     )
+
+
+def _way_to_bundle(folder: Path) -> str:
+    """The command that comes next for what a directory holds."""
+    build = "quamba-export build export/ --target cpu -o bundle/"
+    if (folder / "calibration.json").is_file():
+        return f"quamba-export export CHECKPOINT --calibration {folder} -o export/, then {build}"
+    if (folder / "config.json").is_file():
+        return f"it may be a checkpoint: first quamba-export calibrate {folder} --data TEXT -o calibration/"
+    return build

@@ -83,6 +83,13 @@ class Manifest:
     digest: str = ""  # sha256 of the manifest file itself; identifies everything above
 
     @property
+    def export_digest(self) -> str:
+        """What identifies the export that this is, was prepared from, or was built of."""
+        if self.kind == "bundle":
+            return cast(str, self.sources["export"])
+        return self.digest if self.prepared is None else self.prepared.export
+
+    @property
     def vocab_size(self) -> int:
         """V: rows of the embedding, padding included."""
         return cast(int, self.config["vocab_size"])
@@ -230,7 +237,7 @@ def manifest_for(
         eos_token_id=export.eos_token_id,
         states=export.states,
         files={name: FileEntry(**entry) for name, entry in files_of(folder).items()},
-        sources={**export.sources, "export": export.digest},
+        sources={**export.sources, "export": export.export_digest},
         engine=engine,
     )
 

@@ -56,6 +56,18 @@ class Plan:
                     code=ExitCode.INTEGRITY,
                 )
 
+    def check_calls(self, batch: int, length: int) -> None:
+        """Raise QuambaError (exit 4) where the plan does not take `batch` sequences of `length` tokens."""
+        _, _, (most, longest) = self._engine.get_tensor_profile_shape("input_ids", 0)
+        if batch > most or length > longest:
+            raise QuambaError(
+                f"the manifest's max_batch or prefill_length does not fit {self._path}",
+                found=f"{batch} sequences of {length} tokens",
+                allowed=f"up to {most} of {longest}, which the plan was built for",
+                fix="build the bundle anew: `quamba-export build`",
+                code=ExitCode.INTEGRITY,
+            )
+
     def bind(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
         """Set the shapes of inputs and the addresses of inputs and outputs."""
         accepted = [self._context.set_input_shape(name, shape) for name, shape in shapes.items()]

@@ -1,56 +1,71 @@
-"""A target is one data file in this folder: where a bundle runs and what runs it there."""
+"""A target is one data file in this folder: where a bundle runs and what runs it there.
+
+A device that is not here is one TOML file of the same keys, named by its path where a target is named.
+"""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
 from importlib.resources import files
-
-import tomllib
+from pathlib import Path
 
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.targets.target_file import Target, parse_target
 
-
-@dataclass(frozen=True)
-class Target:
-    """One device family, as its TOML file describes it."""
-
-    name: str
-    description: str
-    backend: str  # the engine runtime/ picks for a bundle: "onnxruntime" or "tensorrt"
-    sm: int = 0  # compute capability of the GPU, 90 for 9.0; this and the rest of a "tensorrt" one only
-    max_batch: int = 0  # sequences
-    prefill_length: int = 0  # tokens of the longest call of the prefill engine
-    jetpack: int = 0  # of a Jetson, whose plugin library may be compiled elsewhere: the release it has
+MAX_BYTES = 64 << 10
 
 
 def target_names() -> list[str]:
-    """Names of the targets that `build` knows, sorted."""
+    """Names of the targets that this release has data files of, sorted."""
     folder = files(__package__)
     return sorted(
         entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
     )
 
 
+def targets() -> list[Target]:
+    """All of them."""
+    return [_shipped(name) for name in target_names()]
+
+
 def load_target(name: str) -> Target:
-    """The target called `name`. Raises QuambaError (exit 5) for one this release has no data file of."""
-    known = target_names()
+    """The target called `name`, or described by the TOML file of that path ("./mine.toml").
+
+    Raises QuambaError: exit 5 for a name that this release has no data file of, 3 for a file that describes
+    no target.
+    """
+    if name.endswith(".toml"):
+        return _custom(Path(name))
+    known = {alias: target for target in targets() for alias in (target.name, *target.aliases)}
     if name not in known:
         raise QuambaError(
             f"no bundle can be built for target '{name}'",
             found=f"--target {name}",
-            allowed=", ".join(known),
+            allowed=f"{', '.join(sorted(known))}, or the path of a .toml file that describes another one",
             fix="build for a target this release knows, for example"
-            f" `quamba-export build export/ --target {known[0]}`",
+            " `quamba-export build export/ --target cpu`; `quamba-export targets` lists them",
             code=ExitCode.INCOMPATIBLE,
         )
-    table = tomllib.loads(files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8"))
-    plans = table.get("backend") == "tensorrt"
-    expected = {field.name for field in fields(Target) if plans or field.default is MISSING} - {"jetpack"}
-    if set(table) - ({"jetpack"} if plans else set()) != expected:
+    return known[name]
+
+
+def _shipped(name: str) -> Target:
+    text = files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    return parse_target(text, f"targets/{name}.toml")
+
+
+def _custom(path: Path) -> Target:
+    """A user's file. It may not pass for one of the release's: a bundle's manifest holds the name only."""
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise QuambaError(f"{path} is too large", found="more", allowed=f"{MAX_BYTES} bytes")
+    target = parse_target(content.decode("utf-8", errors="replace"), str(path))
+    taken = {alias for shipped in targets() for alias in (shipped.name, *shipped.aliases)}
+    if clash := sorted(taken & {target.name, *target.aliases}):
         raise QuambaError(
-            f"targets/{name}.toml does not describe a target",
-            found=f"keys {sorted(table)}",
-            allowed=f"exactly {sorted(expected)}, and jetpack of a Jetson",
-            fix="correct the file's keys",
+            f"{path}: the name '{clash[0]}' is taken",
+            found="a target of this release",
+            allowed="any other name",
+            fix="rename it in the file",
         )
-    return Target(**table)
+    return target

@@ -28,11 +28,14 @@ class FakeCuda:
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyDefault=4)
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
     cudaDeviceAttr = SimpleNamespace(
-        cudaDevAttrComputeCapabilityMajor="major", cudaDevAttrComputeCapabilityMinor="minor"
+        cudaDevAttrComputeCapabilityMajor="major",
+        cudaDevAttrComputeCapabilityMinor="minor",
+        cudaDevAttrIntegrated="integrated",
     )
 
-    def __init__(self, sm: int = 90, memory: int = 1 << 30) -> None:
+    def __init__(self, sm: int = 90, memory: int = 1 << 30, *, integrated: bool = False) -> None:
         self.sm, self.free_bytes, self.total_bytes = sm, memory, memory
+        self.integrated = integrated  # the GPU of a Jetson, whose memory is the host's
         self.blocks: dict[int, Any] = {}
         self.capturing: list[Work] | None = None
         self.invalidated = False  # by a call that a capture forbids
@@ -52,7 +55,8 @@ class FakeCuda:
         return 0, 7
 
     def cudaDeviceGetAttribute(self, which: str, device: int) -> tuple[int, int]:
-        return 0, dict(zip(("major", "minor"), divmod(self.sm, 10), strict=True))[which]
+        major, minor = divmod(self.sm, 10)
+        return 0, {"major": major, "minor": minor, "integrated": int(self.integrated)}[which]
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[int, SimpleNamespace]:
         return 0, SimpleNamespace(name=b"Fake GPU\0\0")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -54,11 +55,15 @@ class Device:
     def name(self) -> str:
         return "Fake Orin"
 
+    def get_attribute(self, which: str) -> int:
+        return {"integrated": 0}[which]
+
 
 class FakePycuda:
     """Stands for pycuda.driver, and for pycuda.autoprimaryctx; FakePlan takes it for the device."""
 
     Error, MemoryError, Stream = Error, OutOfMemory, Stream
+    device_attribute = SimpleNamespace(INTEGRATED="integrated")
 
     def __init__(self, memory: int = 1 << 24) -> None:
         self.memory, self.device = memory, Device()

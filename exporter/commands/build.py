@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 def build(
     export: Annotated[Path, typer.Argument(help="An export/ directory.")],
     out: Output,
-    target: Annotated[str, typer.Option(help="Where the bundle runs: cpu, h200, rtx4090, orin, orin-nano.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            help="Where the bundle runs: cpu, h200, orin-nano, ... (`quamba-export targets`), or a .toml."
+        ),
+    ],
     max_batch: Annotated[int | None, typer.Option(min=1, help="Sequences at once (TensorRT).")] = None,
     prefill_length: Annotated[int | None, typer.Option(min=2, help="Tokens a call (TensorRT).")] = None,
     timing_cache: Annotated[

@@ -13,7 +13,7 @@ from quamba_export.exporter.options import Json, Output, QFormat, SsmStateDtype
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quamba_export.exporter.inspect import GraphFacts
+    from quamba_export.exporter.inspect import ManifestFacts
 
 
 def export(
@@ -31,17 +31,17 @@ def export(
     from quamba_export.calib.calibration import read_calibration
     from quamba_export.calib.checkpoint import load_checkpoint
     from quamba_export.calib.quantize_model import quantize_model
-    from quamba_export.exporter.inspect import inspect_graph
+    from quamba_export.exporter.inspect import inspect_manifest
     from quamba_export.exporter.onnx_export import export_onnx
 
     source, scales = load_checkpoint(checkpoint), read_calibration(calibration)
     model = quantize_model(source, scales, qformat=qformat, ssm_state_dtype=ssm_state_dtype)
     export_onnx(model, source, scales, out)
-    facts = inspect_graph(out)
+    facts = inspect_manifest(out)
     emit(facts, as_json, lambda console: show(facts, console))
 
 
-def show(facts: GraphFacts, console: Console) -> None:
+def show(facts: ManifestFacts, console: Console) -> None:
     console.print(f"[bold]{facts.path}[/] {facts.qformat}, scan state {facts.state_dtypes['ssm']}")
     for name, size in facts.files.items():
         console.print(f"  {size:>12,} bytes  {name}")

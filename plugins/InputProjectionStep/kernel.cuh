@@ -138,7 +138,7 @@ struct NormedToken {
     template <int THREADS>
     __device__ __forceinline__ Quantizer quantizer(double squares, int K) const {
         const float root = root_mean_square(block_sum<THREADS>(squares), K, epsilon);
-        return {root, scale, safe_reciprocal(root * scale)};
+        return {root, scale, quotient_reciprocal(root, scale)};
     }
 
     static __device__ __forceinline__ int whole_steps(int K) { return (K + GEMV_STEP - 1) / GEMV_STEP * GEMV_STEP; }

@@ -145,6 +145,12 @@ QUAMBA_HOST_DEVICE float safe_reciprocal(float x) {
     return reciprocal > 1e-30f && reciprocal < 1e30f ? reciprocal : NAN;
 }
 
+// 1 / (root * scale) for quantized_quotient(), or NaN: the divisions decide where their first quotient may be
+// subnormal half a step from zero, and so rounded by more than the estimate allows for.
+QUAMBA_HOST_DEVICE float quotient_reciprocal(float root, float scale) {
+    return scale < 0x1p-125f ? NAN : safe_reciprocal(root * scale);
+}
+
 // Scales whose reciprocals quantized_by() takes.
 QUAMBA_HOST_DEVICE bool has_plain_reciprocal(float scale) { return scale > 1e-18f && scale < 1e18f; }
 
@@ -176,7 +182,7 @@ QUAMBA_HOST_DEVICE int8_t quantized_anyhow(float value, float scale) {
 
 // quantized(value / root, scale), the same code for every input, mostly without a division.
 //
-// `reciprocal` is safe_reciprocal(root * scale). The estimate and what quantized() rounds are five fp32
+// `reciprocal` is quotient_reciprocal(root, scale). The estimate and what quantized() rounds are five fp32
 // roundings apart, below 2^-21. Only where a half step lies nearer than that are the divisions done.
 QUAMBA_HOST_DEVICE int8_t quantized_quotient(float value, float root, float scale, float reciprocal) {
     const float steps = value * reciprocal, nearest = rintf(steps);

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 INT8_MIN, INT8_MAX = -128, 127
+SMALLEST_SCALE = 2.0**-67  # that is made: no quotient by it is subnormal, and less than 127 of it is zero
 _EXACT_COLUMNS = 1024  # 1024 * 128 * 128 = 2^24: sums of int8 products up to here are exact in fp32
 
 

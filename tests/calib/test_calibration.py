@@ -171,6 +171,7 @@ BAD_TENSORS = [
     (put("layers.0.zz", torch.tensor(1.0)), "unknown tensor"),
     (put("layers.0.z", torch.tensor(0.0)), "'layers.0.z' has impossible values"),
     (put("layers.0.z", torch.tensor(-1.0)), "finite and > 0"),
+    (put("layers.0.z", torch.tensor(1e-41)), "at least 2"),
     (put("layers.0.z", torch.tensor(math.nan)), "1 values that are not finite"),
     (put("layers.0.z", torch.tensor(math.inf)), "not finite"),
     (put("layers.0.z", torch.tensor(1.0, dtype=torch.float64)), "wrong shape or dtype"),

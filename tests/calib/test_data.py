@@ -162,12 +162,20 @@ def test_calibration_windows_are_the_first_ones_or_a_draw(tmp_path, tokenizer_pa
     assert data_digest(first) != data_digest(first.reshape(5, 3))
 
 
-@pytest.mark.parametrize(("text", "found"), [("", 0), ("a b c", 4)])
-def test_too_little_text_is_refused_with_both_numbers(tmp_path, tokenizer_path, text, found):
+@pytest.mark.parametrize(
+    ("text", "found", "fix"),
+    [
+        ("", 0, "smaller --calib-seqlen"),
+        ("a b c", 4, "smaller --calib-seqlen"),
+        ("a " * 9, 10, "--calib-size 2"),
+    ],
+)
+def test_too_little_text_is_refused_with_both_numbers(tmp_path, tokenizer_path, text, found, fix):
     with pytest.raises(QuambaError, match="too little") as caught:
         calibration_windows(write(tmp_path, "t.txt", text), tokenizer_path, EOS, count=3, size=5)
     assert f"found: {found} tokens" in str(caught.value)
     assert "at least 15 tokens (3 samples of 5)" in str(caught.value)
+    assert fix in str(caught.value)
 
 
 @pytest.mark.parametrize(("count", "size", "flag"), [(0, 5, "--calib-size"), (1, 0, "--calib-seqlen")])

@@ -10,6 +10,7 @@ from quamba_export.calib.observers import (
     observer_from_table,
     scales_from_limits,
 )
+from quamba_export.plugins.common.quantization import SMALLEST_SCALE
 from quamba_export.runtime.errors import QuambaError
 
 
@@ -98,6 +99,7 @@ def test_scales_are_positive_even_of_dead_rows():
     assert scales.dtype == np.float32
     assert scales.tolist() == [2, 2, 1, 2]
     assert dead == 2
+    assert scales_from_limits(np.array([2.0**-60]))[0].item() >= SMALLEST_SCALE
     assert scales_from_limits(np.zeros(2))[0].tolist() == [np.float32(1 / 127)] * 2
 
 

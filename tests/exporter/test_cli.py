@@ -15,7 +15,8 @@ from quamba_export.exporter import cli
 from quamba_export.exporter.commands.calibrate import resumable
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
-COMMANDS = ("calibrate", "export", "build", "run", "eval", "compare", "inspect", "report")
+COMMANDS = ("calibrate", "export", "build", "run", "eval", "compare", "inspect", "bench", "report")
+COMMANDS += ("targets", "doctor")
 
 
 @dataclass
@@ -143,6 +144,50 @@ def test_every_error_leaves_with_its_exit_code(
     captured = capsys.readouterr()
     assert text in captured.err
     assert ("Traceback" in captured.err) == (code is ExitCode.BUG)
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "extra"),
+    [
+        ("build", "torch", "export"),
+        ("build", "numpy", "export"),
+        ("compare", "safetensors", "compare"),
+        ("calibrate", "torch", "calibrate"),
+        ("calibrate", "datasets", "hub"),
+        ("compare", "datasets", "hub"),
+        ("run", "numpy", "runtime"),
+    ],
+)
+def test_the_extra_named_is_the_command_s(
+    monkeypatch: pytest.MonkeyPatch, command: str, module: str, extra: str
+) -> None:
+    """Else a second one would be missing after the first was installed."""
+    monkeypatch.setattr(sys, "argv", ["quamba-export", command, "x"])
+    message, _ = cli.explain(ModuleNotFoundError(f"No module named '{module}'", name=module))
+    assert f"quamba-export[{extra}]" in message
+
+
+MODULES = {
+    "tensorrt_check": ["nowhere"],
+    "tensorrt_speed": ["toast", "--plugins", "nowhere"],
+    "tensorrt_random": ["toast", "--plugins", "nowhere"],
+    "gpu_speed_table": ["nowhere", "nowhere"],
+}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_commands_of_modules_leave_the_same_way(module: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", f"quamba_export.exporter.{module}", *MODULES[module]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode in set(ExitCode) - {ExitCode.OK, ExitCode.BUG}, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_inspect_says_what_it_knows(quamba_export: Command, tmp_path: Path) -> None:
+    result = quamba_export("inspect", tmp_path)
+    assert result.returncode == ExitCode.INVALID_INPUT
+    assert "no config.json, calibration.json, export.json or manifest.json in it" in result.stderr
 
 
 def raiser(error: Exception) -> Callable[[], None]:

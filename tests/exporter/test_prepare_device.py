@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,18 +16,20 @@ from plugin_registry import CACHE, skipping_what_is_missing
 from refusals import refused
 from typer.testing import CliRunner
 
-from quamba_export.exporter import prepare_device
+from quamba_export.exporter import cross_build, prepare_device
 from quamba_export.exporter.build import EngineChoices, build_bundle
 from quamba_export.exporter.cli import app
 from quamba_export.exporter.cross_build import cross_library, cross_toolchain
-from quamba_export.exporter.plugin_library import find_nvcc
+from quamba_export.exporter.doctor_checks import found_tool
+from quamba_export.exporter.plugin_library import Toolchain, find_nvcc
 from quamba_export.exporter.prepare_device import driver_cuda
 from quamba_export.runtime.engine_record import EngineRecord, PreparedRecord, WeightTensor
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import Manifest, read_manifest
-from quamba_export.targets.target import Target
+from quamba_export.targets.target_file import Target
 
 LIBRARY = "libquamba_plugins.so"
+AARCH64 = bytes.fromhex("7f454c46 0201 01 00 0000000000000000 0300 b700") + b"the rest"
 
 
 @pytest.fixture(autouse=True)
@@ -41,14 +46,16 @@ def export(tmp_path: Path) -> Path:
 def prepared(export: Path, tmp_path: Path) -> Path:
     """For an Orin, with a library that was compiled before."""
     library = tmp_path / "compiled.so"
-    library.write_bytes(b"aarch64")
+    library.write_bytes(AARCH64)
     build_bundle(export, "orin", tmp_path / "prepared", EngineChoices(plugins=library))
     return tmp_path / "prepared"
 
 
 def test_it_is_the_export_with_the_library_and_says_for_what(export: Path, prepared: Path) -> None:
     manifest = read_manifest(prepared)
-    assert (manifest.kind, manifest.prepared) == ("export", PreparedRecord("orin", 87, 6))
+    digest = read_manifest(export).digest
+    assert (manifest.kind, manifest.prepared) == ("export", PreparedRecord("agx-orin", 87, 6, digest))
+    assert manifest.digest != digest == manifest.export_digest
     assert set(manifest.files) == {*FILES, LIBRARY}
     record, source = (json.loads((path / "export.json").read_text()) for path in (prepared, export))
     assert {name: record[name] for name in source if name != "files"} == {
@@ -57,7 +64,7 @@ def test_it_is_the_export_with_the_library_and_says_for_what(export: Path, prepa
 
 
 def test_a_build_on_the_device_takes_that_library(
-    monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, export: Path, prepared: Path, tmp_path: Path
 ) -> None:
     def write_engines(
         export: Path, source: Manifest, target: Target, folder: Path, choices: EngineChoices
@@ -75,8 +82,9 @@ def test_a_build_on_the_device_takes_that_library(
     monkeypatch.setattr(prepare_device, "driver_cuda", lambda: "12.6")
     build_bundle(prepared, "orin-nano", tmp_path / "bundle")
     manifest = read_manifest(tmp_path / "bundle")
-    assert (tmp_path / "bundle" / LIBRARY).read_bytes() == b"aarch64"
+    assert (tmp_path / "bundle" / LIBRARY).read_bytes() == AARCH64
     assert (manifest.target, manifest.prepared) == ("orin-nano", None)
+    assert manifest.sources["export"] == read_manifest(export).digest  # what it computes is that export's
 
 
 def test_the_cpu_bundle_of_it_is_that_of_the_export(prepared: Path, tmp_path: Path) -> None:
@@ -85,7 +93,7 @@ def test_the_cpu_bundle_of_it_is_that_of_the_export(prepared: Path, tmp_path: Pa
 
 
 def test_another_gpu_is_refused_its_library(prepared: Path, tmp_path: Path) -> None:
-    with refused("are not for h200", "compiled for orin, sm_87", "allowed: sm_90", code=5):
+    with refused("are not for h200", "compiled for agx-orin, sm_87", "allowed: sm_90", code=5):
         build_bundle(prepared, "h200", tmp_path / "bundle")
 
 
@@ -112,12 +120,41 @@ def test_a_machine_without_a_driver_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_changed_library_is_refused(prepared: Path, tmp_path: Path) -> None:
-    (prepared / LIBRARY).write_bytes(b"AARCH64")
+    (prepared / LIBRARY).write_bytes(AARCH64.upper())
     with refused(f"{LIBRARY} has changed", code=ExitCode.INTEGRITY):
         build_bundle(prepared, "orin", tmp_path / "again")
 
 
-@pytest.mark.parametrize("key", ["target", "sm", "jetpack", "prepared"])
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "no ELF file"),
+        (b"#!/bin/sh\n", "no ELF file"),
+        (AARCH64[:18], "no ELF file"),
+        (AARCH64.replace(b"\x03\x00\xb7", b"\x03\x00\x3e"), "a 64-bit x86-64 shared library"),
+        (AARCH64.replace(b"\x03\x00\xb7", b"\x02\x00\xb7"), "a 64-bit aarch64 program"),
+        (AARCH64.replace(b"\x03\x00\xb7", b"\x03\x00\x28"), "a 64-bit ELF machine 40 shared library"),
+        (AARCH64.replace(b"F\x02", b"F\x01"), "a 32-bit"),
+    ],
+)
+def test_a_library_that_is_not_the_jetson_s_is_refused(
+    export: Path, tmp_path: Path, content: bytes, found: str
+) -> None:
+    library = tmp_path / "compiled.so"
+    library.write_bytes(content)
+    with refused("is no library for agx-orin", found, "aarch64", "leave out --plugins", code=5):
+        build_bundle(export, "orin", tmp_path / "prepared", EngineChoices(plugins=library))
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_an_export_may_be_prepared_again(prepared: Path, export: Path, tmp_path: Path) -> None:
+    choices = EngineChoices(plugins=prepared / LIBRARY, jetpack=7)
+    build_bundle(prepared, "orin", tmp_path / "again", choices)
+    again = read_manifest(tmp_path / "again")
+    assert again.prepared == PreparedRecord("agx-orin", 87, 7, read_manifest(export).digest)
+
+
+@pytest.mark.parametrize("key", ["target", "sm", "jetpack", "export", "prepared"])
 def test_the_record_is_whole(prepared: Path, key: str) -> None:
     path = prepared / "export.json"
     path.write_text(path.read_text().replace(f'"{key}":', f'"_{key}":'))
@@ -161,7 +198,7 @@ def test_the_command_compiles_for_the_jetson(
         app, ["build", str(export), "--target", "orin", "-o", str(out), "--jetpack", str(jetpack)]
     )
     assert result.exit_code == 0, result.output
-    assert "quamba-export build prepared --target orin" in result.output
+    assert "quamba-export build prepared --target agx-orin" in result.output
     header = (out / LIBRARY).read_bytes()[:20]
     assert header[:4] == b"\x7fELF"
     assert int.from_bytes(header[18:20], "little") == 183  # EM_AARCH64
@@ -187,6 +224,60 @@ def test_a_missing_compiler_is_named_with_its_package(
     monkeypatch.setenv("CUDACXX", "nvcc")
     with refused(f"without {name}", f"apt-get install {package}", code=5):
         cross_toolchain(jetpack, CACHE)
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [("#!/bin/sh\necho no licence >&2\nexit 3\n", "no licence"), ("no program", "Exec format error")],
+)
+def test_a_compiler_that_does_not_run_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str, says: str
+) -> None:
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(program)
+    nvcc.chmod(0o755)
+    tools = Toolchain(nvcc, nvcc, nvcc, tmp_path)
+    with refused(f"{nvcc} --version", says, "CUDACXX", code=ExitCode.INCOMPATIBLE):
+        tools.describe()
+    monkeypatch.setenv("CUDACXX", str(nvcc))
+    monkeypatch.setattr(cross_build, "find_cross_compiler", lambda: Path("aarch64-linux-gnu-g++"))
+    with refused(f"{nvcc} --version", says, "CUDACXX", code=ExitCode.INCOMPATIBLE):
+        cross_toolchain(7, tmp_path)
+    check = found_tool("nvcc", lambda: nvcc, "compiling")
+    assert (check.state, says in check.found) == ("wrong", True)
+
+
+@pytest.mark.parametrize("jetpack", [6, 7])
+def test_a_cache_whose_path_has_spaces_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, jetpack: int
+) -> None:
+    """Compiler flags are words of a shell's line; the folders of this Python may be odd too."""
+    folder = tmp_path / "it's a cache"
+    nvcc = folder / "cuda/nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\necho release 13.2\n")
+    fatbinary = nvcc.with_name("fatbinary")
+    fatbinary.write_text('#!/bin/sh\necho "$@"\n')
+    for program in (nvcc, fatbinary):
+        program.chmod(0o755)
+
+    def fetch_wheels(requirements: Sequence[str], machine: str, new: Path) -> None:
+        for part in ("cuda_nvcc/bin", "cuda_cccl/include", "cuda_runtime/lib"):
+            (new / "nvidia" / part).mkdir(parents=True)
+
+    monkeypatch.setenv("CUDACXX", str(nvcc))
+    monkeypatch.setattr(cross_build, "fetch_wheels", fetch_wheels)
+    monkeypatch.setattr(cross_build, "find_cross_compiler", lambda: Path("aarch64-linux-gnu-g++"))
+    monkeypatch.setattr(cross_build, "find_headers", lambda cache: cache)
+    monkeypatch.setattr(cross_build, "find_clang", lambda: Path("clang++"))
+    options = cross_toolchain(jetpack, folder).options
+    if jetpack == 7:
+        (word,) = shlex.split(options["CMAKE_CUDA_FLAGS"])
+        assert word.startswith(f"-L{folder}/jetpack7-")
+    else:
+        wrapper = Path(options["CLANG_CUDA"]) / "bin/fatbinary"
+        said = subprocess.run([wrapper, "--image=profile=sm_87,file=a b"], capture_output=True, text=True)
+        assert said.stdout.strip() == "--image3=kind=elf,sm=87,file=a b"
 
 
 def test_a_compiler_that_is_not_where_it_is_said_to_be_is_refused(

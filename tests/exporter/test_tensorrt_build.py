@@ -21,6 +21,7 @@ from tiny_flow import Flow
 from quamba_export.exporter import tensorrt_build
 from quamba_export.exporter.artefacts import require_graph
 from quamba_export.exporter.build import EngineChoices, build_bundle
+from quamba_export.exporter.inspect import inspect_path
 from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
 from quamba_export.exporter.timing_cache import TimingCache
 from quamba_export.runtime.cuda import Cuda
@@ -61,7 +62,7 @@ def test_profiles_cover_one_token_and_a_chunk() -> None:
     assert prefill.shape((-1, 16, 64, 128), "max") == (8, 16, 64, 128)
 
 
-@pytest.mark.parametrize("name", ["h200", "rtx4090", "orin", "orin-nano"])
+@pytest.mark.parametrize("name", ["h200", "rtx4090", "agx-orin", "orin-nano", "agx-thor", "rtx5090", "a100"])
 def test_a_gpu_target_says_what_its_engines_take(name: str) -> None:
     target = load_target(name)
     assert target.backend == "tensorrt"
@@ -71,6 +72,9 @@ def test_a_gpu_target_says_what_its_engines_take(name: str) -> None:
 def test_a_bundle_is_read_back_with_its_engine_record(bundle: Path) -> None:
     manifest = read_manifest(bundle)
     assert (manifest.backend, manifest.engine) == ("tensorrt", RECORD)
+    facts = inspect_path(str(bundle))
+    assert (facts.target, facts.engine["sm"], facts.bytes_by_group) == ("h200", 90, {"other": 23})
+    assert "weights" not in facts.engine
     with refused("holds no ONNX graph", "backend tensorrt", "fix: name the export/", code=ExitCode(5)):
         require_graph(bundle, manifest)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 
 import onnx
 import pytest
@@ -22,6 +23,7 @@ from quamba_export.exporter.tensorrt_memory import (
     token_bytes,
 )
 from quamba_export.exporter.tensorrt_weights import weight_table
+from quamba_export.runtime import cuda
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.errors import ExitCode
 from tests.random_calibrations import random_calibration
@@ -66,3 +68,27 @@ def test_what_does_not_fit_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) 
         code=ExitCode.OUT_OF_SPACE,
     ):
         check_memory(MemoryEstimate(6 << 30, 1 << 30, 1 << 30), Cuda())
+
+
+def test_a_jetson_s_page_cache_counts_as_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Linux gives it back; cudaMemGetInfo there takes it for used."""
+    (tmp_path / "meminfo").write_text(f"MemFree: 9 kB\nMemAvailable:   {6 << 20} kB\nBuffers: 1 kB\n")
+    monkeypatch.setattr(cuda, "MEMINFO", tmp_path / "meminfo")
+    estimate = MemoryEstimate(4 << 30, 1 << 29, 1 << 29)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda(87, 2 << 30, integrated=True))
+    assert Cuda().memory() == (6 << 30, 2 << 30)
+    check_memory(estimate, Cuda())
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda(87, 2 << 30))
+    assert Cuda().memory() == (2 << 30, 2 << 30)
+    with refused("not fit into the GPU's memory", code=ExitCode.OUT_OF_SPACE):
+        check_memory(estimate, Cuda())
+
+
+def test_a_jetson_that_does_not_say_what_is_available_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "meminfo").write_text("MemFree: 9 kB\n")
+    monkeypatch.setattr(cuda, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda(87, integrated=True))
+    with refused("does not say how much memory is available", "MemAvailable", code=ExitCode.INCOMPATIBLE):
+        Cuda().memory()

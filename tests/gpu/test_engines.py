@@ -78,6 +78,14 @@ def test_weights_of_another_model_are_refused(build: Callable[..., Any]) -> None
         replace(built, record=record).check(Cuda())
 
 
+@pytest.mark.parametrize("field", ["max_batch", "prefill_length"])
+def test_calls_beyond_the_plans_are_refused(build: Callable[..., Any], field: str) -> None:
+    built = build("mamba2-130m")
+    record = replace(built.record, **{field: getattr(built.record, field) + 1})
+    with refused("max_batch or prefill_length does not fit", code=ExitCode.INTEGRITY):
+        replace(built, record=record).check(Cuda())
+
+
 def test_version_compatible_engines_pass_too(build: Callable[..., Any]) -> None:
     built = build("mamba2-130m", version_compatible=True)
     assert built.record.version_compatible

@@ -2,7 +2,7 @@
 
     python -m tests.gpu_bench.mamba_ssm_speed mamba2-2.7b mamba-130m --output theirs.jsonl
 
-Sizes are those of exporter/random_models.py, weights are random. Prefill and decode are what its `generate`
+Sizes are those of exporter/model_sizes.py, weights are random. Prefill and decode are what its `generate`
 does with cg=True. TTFT and TPOT end when the tokens are in host memory; its benchmark script leaves them on
 the GPU and waits once in the end, which is the column free_running_tpot_ms. Memory is the most that torch had
 allocated, without its cache and CUDA's context.

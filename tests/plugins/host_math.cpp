@@ -177,7 +177,7 @@ void quantized_anyhow_all(const float *x, int count, float scale, int8_t *y) {
 }
 
 void quantized_quotient_all(const float *x, int count, float root, float scale, int8_t *y) {
-    const float reciprocal = safe_reciprocal(root * scale);
+    const float reciprocal = quotient_reciprocal(root, scale);
     for (int i = 0; i < count; i++) y[i] = quantized_quotient(x[i], root, scale, reciprocal);
 }
 

@@ -312,11 +312,17 @@ def test_division_by_a_multiplication(kernels: ctypes.CDLL, divisor: int) -> Non
             assert kernels.divide_by(ctypes.c_int(divisor), ctypes.c_int(n)) == n // divisor, n
 
 
-@pytest.mark.parametrize(("root", "scale"), [(1.0, 61 / 1024), (0.7, 0.0261), (3e-20, 2e-19), (1e30, 1e20)])
+SUBNORMAL = [(1e12, 1e-41), (1e9, 3e-39), (1e4, 1.5e-38), (1.0, 1e-41), (1e-3, 2e-40)]
+
+
+@pytest.mark.parametrize(
+    ("root", "scale"), [(1.0, 61 / 1024), (0.7, 0.0261), (3e-20, 2e-19), (1e30, 1e20), *SUBNORMAL]
+)
 def test_a_quotient_is_quantized_as_by_two_divisions(kernels: ctypes.CDLL, root: float, scale: float) -> None:
     root, scale = np.float32(root), np.float32(scale)
     halves = (np.arange(-300, 300) + 0.5).astype(np.float64) * scale * root
-    near = [halves * (1 + step * 2.0**-24) for step in range(-12, 13)]
+    far = [sign * 2**power for sign in (-1, 1) for power in range(4, 15)]  # as far as a subnormal rounds
+    near = [halves * (1 + step * 2.0**-24) for step in (*range(-12, 13), *far)]
     with np.errstate(over="ignore"):
         x = np.concatenate([*near, drawn(20000, seed=1).astype(np.float64) * root]).astype(np.float32)
     found = np.empty(x.shape, np.int8)

@@ -9,6 +9,7 @@ import ctypes
 import json
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,20 @@ def test_the_registry_lists_every_op_with_its_fields(registry: Registry) -> None
         for spec in SPECS
     }
     assert registry.ask([]).creators == expected
+
+
+def test_doctor_loads_a_library_of_this_machine_and_no_other(registry: Registry) -> None:
+    pytest.importorskip("tensorrt_lean_bindings", reason="pip install tensorrt-lean-cu12-bindings")
+    words = [sys.executable, "-m", "quamba_export.exporter.cli", "doctor", "--json", "--plugins"]
+    said = json.loads(subprocess.run([*words, registry.library], capture_output=True, text=True).stdout)
+    (check,) = (check for check in said["checks"] if check["name"] == "plugins")
+    if "qemu" in registry.command[0]:
+        assert (check["state"], "does not load" in check["found"]) == ("wrong", True)
+    else:
+        assert (check["state"], check["found"]) == (
+            "ok",
+            f"{registry.library}: creators of all {len(SPECS)} ops, contracts {contracts_digest()}",
+        )
 
 
 def test_every_plugin_is_created_from_its_fields(registry: Registry) -> None:

@@ -10,9 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quamba_export.calib.quantize_model import absmax_scale
 from quamba_export.plugins.common.quantization import (
     INT8_MAX,
     INT8_MIN,
+    SMALLEST_SCALE,
     as_scale,
     dequantize,
     int8_matmul,
@@ -111,3 +113,12 @@ def test_one_long_fp32_product_would_round_on_the_way() -> None:
     naive = sum(a * b for a, b in zip(x[0].float(), weight[0].float(), strict=True))
     assert float(naive) != np.float32(127 * 127 * 3001)
     assert float(int8_matmul(x, weight)) == np.float32(127 * 127 * 3001)
+
+
+@pytest.mark.parametrize("peak", [0.0, 1e-44, 1e-38, 100 * SMALLEST_SCALE])
+def test_a_slice_of_next_to_nothing_counts_as_zeros(peak: float) -> None:
+    weight = torch.tensor([[peak, -peak / 2], [1.0, 0.5]])
+    scale = absmax_scale(weight, dim=1)
+    assert scale.tolist() == [1.0, np.float32(1 / 127)]
+    assert quantize(weight, scale[:, None]).tolist() == [[0, 0], [127, 64]]
+    assert absmax_scale(torch.tensor([127 * SMALLEST_SCALE])).item() == SMALLEST_SCALE

@@ -44,6 +44,10 @@ class FakeTensorRT:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self.tensors[name][1]
 
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, int]]:
+        assert (name, profile) == ("input_ids", 0)
+        return [(1, 1), (1, 8), (4, 8)]
+
 
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch) -> tensorrt_plan.Plan:
@@ -77,6 +81,21 @@ def test_a_weight_that_the_manifest_leaves_out_is_refused(plan: tensorrt_plan.Pl
     plan._engine.tensors["c.weight"] = "int8", (2, 2)
     with refused("c.weight", "found: no such tensor", "allowed: int8 (2, 2)", code=ExitCode.INTEGRITY):
         plan.check(tensors_of(RECORD, state_table(), V))
+
+
+@pytest.mark.parametrize("calls", [(4, 8), (1, 1), (4, 1)])
+def test_calls_within_the_plan_s_profile_are_taken(plan: tensorrt_plan.Plan, calls: tuple[int, int]) -> None:
+    plan.check_calls(*calls)
+
+
+@pytest.mark.parametrize("calls", [(5, 8), (4, 9), (64, 4096)])
+def test_calls_beyond_the_plan_s_profile_are_refused(
+    plan: tensorrt_plan.Plan, calls: tuple[int, int]
+) -> None:
+    """Found when the bundle is opened, not by TensorRT in the middle of a prompt."""
+    found = f"found: {calls[0]} sequences of {calls[1]} tokens"
+    with refused("decode.engine", found, "up to 4 of 8", "quamba-export build", code=ExitCode.INTEGRITY):
+        plan.check_calls(*calls)
 
 
 def test_another_machine_is_refused_with_both_versions() -> None:

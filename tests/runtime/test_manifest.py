@@ -83,6 +83,10 @@ def test_a_directory_that_is_none_of_ours_is_named(tmp_path: Path) -> None:
     )
     assert "no manifest.json" in refused(tmp_path, "neither a bundle", ExitCode.INVALID_INPUT).found
     (tmp_path / "file").write_text("")
+    (tmp_path / "config.json").touch()
+    assert "quamba-export calibrate" in refused(tmp_path, "neither a bundle", ExitCode.INVALID_INPUT).fix
+    (tmp_path / "calibration.json").touch()
+    assert f"--calibration {tmp_path}" in refused(tmp_path, "neither a bundle", ExitCode.INVALID_INPUT).fix
     refused(tmp_path / "file", "neither a bundle", ExitCode.INVALID_INPUT)
 
 

@@ -1,0 +1,90 @@
+"""`quamba-export targets`: the devices that bundles are built for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from quamba_export.exporter.console import emit
+from quamba_export.exporter.options import Json
+from quamba_export.runtime.errors import ExitCode, QuambaError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quamba_export.exporter.predicted_floors import PredictedFloor
+    from quamba_export.targets.target_file import Target
+
+
+def targets(
+    action: Annotated[Literal["list", "show"], typer.Argument(help="All of them, or one.")] = "list",
+    name: Annotated[
+        str | None, typer.Argument(metavar="TARGET", help="For show: a name, or a .toml file of one's own.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the targets of `build`, or show one with the predicted floors of its decode speed.
+
+    A device that is not listed is one TOML file of the same keys; `show` prints them.
+
+    Example: quamba-export targets show orin-nano
+    """
+    from quamba_export.exporter.predicted_floors import FORMULA, predicted_floors
+    from quamba_export.targets.target import load_target
+    from quamba_export.targets.target import targets as known
+
+    if (action == "show") != (name is not None):
+        raise QuambaError(
+            f"targets {action} takes {'the name of a target' if action == 'show' else 'no name'}",
+            found=name or "none",
+            allowed="targets list, or targets show TARGET",
+            code=ExitCode.USAGE,
+        )
+    if name is None:
+        found = known()
+        emit({"targets": found}, as_json, lambda console: show_all(found, console))
+        return
+    target = load_target(name)
+    floors = predicted_floors(target)
+    result = {"target": target, "formula": FORMULA, "predicted_floors": floors}
+    emit(result, as_json, lambda console: show_one(target, floors, FORMULA, console))
+
+
+def show_all(targets: list[Target], console: Console) -> None:
+    from rich.table import Table
+
+    table = Table("target", "SM", "memory", "GB/s", "batch", "prefill", "tested", box=None, pad_edge=False)
+    table.add_column("device", overflow="fold")
+    for target in targets:
+        numbers = ("", "", "", "", "")
+        if target.backend == "tensorrt":
+            sizes = f"{target.memory_gb:g} GB", f"{target.bandwidth_gb_per_s:g}"
+            numbers = (str(target.sm), *sizes, str(target.max_batch), str(target.prefill_length))
+        names = ", ".join((target.name, *target.aliases))
+        table.add_row(names, *numbers, target.tested, target.description)
+    console.print(table, highlight=False)
+
+
+def show_one(target: Target, floors: list[PredictedFloor], formula: str, console: Console) -> None:
+    """Keys as its file has them, then the predictions."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    for key, value in asdict(target).items():
+        if key != "software" and value:
+            console.print(key, "=", *(value if isinstance(value, tuple) else [value]), highlight=False)
+    for release in target.software:
+        versions = f"TensorRT {release.tensorrt}, CUDA {release.cuda}, Python {release.python}"
+        console.print(f"software: {release.name}: {versions}, driver {release.driver}", highlight=False)
+    if not floors:
+        return
+    table = Table("W8A8", "weights", "state", "batch 1", f"batch {target.max_batch}", "", box=None)
+    for floor in floors:
+        sizes = f"{floor.weight_bytes / 1e9:.2f} GB", f"{floor.state_bytes / 1e6:.1f} MB"
+        times = f"{floor.tpot_ms:.2f} ms", f"{floor.batch_tpot_ms:.2f} ms"
+        table.add_row(floor.size, *sizes, *times, "" if floor.fits else "does not fit into the memory")
+    console.print("\nTPOT floors, predicted and not measured\n", highlight=False)
+    console.print(table, highlight=False)
+    console.print(f"\n{formula}", highlight=False, markup=False)
