@@ -94,11 +94,6 @@ class Manifest:
         """V: rows of the embedding, padding included."""
         return cast(int, self.config["vocab_size"])
 
-    @property
-    def export_digest(self) -> str:
-        """Digest of the export that this is, or was made of: models with one digest have the same states."""
-        return cast(str, self.sources["export"]) if self.kind == "bundle" else self.digest
-
 
 def read_manifest(folder: Path | str) -> Manifest:
     """Read and verify a bundle/ or export/ directory.
