@@ -18,7 +18,7 @@ constexpr int LARGEST_WIDTH = 4;  // of the convolution
 // the newest in the highest byte, zeros below those of a narrower convolution.
 struct ProjectionStepEnd {
     using Output = int8_t;
-    static constexpr int DEPTH = 7, REGISTERS = 72;      // see int8_gemv; room for a block of out_proj is left
+    static constexpr int DEPTH = 7, REGISTERS = 72;      // see gemv.cuh; room for a block of out_proj is left
     static constexpr bool NEXT_MAY_BEGIN_EARLY = false;  // a scan's blocks would fill what out_proj's weight needs
     struct Row {
         RequantizedEnd::Row projection;
@@ -117,12 +117,12 @@ struct NormedToken {
     float epsilon, scale;
     bool aligned;  // x begins on 16 bytes and K % 4 == 0
 
-    template <int THREADS>
-    __device__ __forceinline__ void stage(uint4 *tokens, const Int8Product &p) const {
-        if (aligned && p.K <= HELD * 4 * THREADS) {
-            stage_held<THREADS>(reinterpret_cast<char4 *>(tokens), p.K);
+    template <class Format>
+    __device__ __forceinline__ void stage(uint4 *tokens, const typename Format::Product &p) const {
+        if (aligned && p.K <= HELD * 4 * GEMV_THREADS) {
+            stage_held(reinterpret_cast<char4 *>(tokens), p.K, Format::whole_columns(p.K));
         } else {
-            stage_twice<THREADS>(reinterpret_cast<int8_t *>(tokens), p.K);
+            stage_twice(reinterpret_cast<int8_t *>(tokens), p.K, Format::whole_columns(p.K));
         }
     }
 
@@ -135,21 +135,17 @@ struct NormedToken {
         }
     };
 
-    template <int THREADS>
     __device__ __forceinline__ Quantizer quantizer(double squares, int K) const {
-        const float root = root_mean_square(block_sum<THREADS>(squares), K, epsilon);
+        const float root = root_mean_square(block_sum<GEMV_THREADS>(squares), K, epsilon);
         return {root, scale, quotient_reciprocal(root, scale)};
     }
 
-    static __device__ __forceinline__ int whole_steps(int K) { return (K + GEMV_STEP - 1) / GEMV_STEP * GEMV_STEP; }
-
     // Read once: what memory takes is waited for once.
-    template <int THREADS>
-    __device__ __forceinline__ void stage_held(char4 *codes, int K) const {
+    __device__ __forceinline__ void stage_held(char4 *codes, int K, int columns) const {
         float4 held[HELD];
 #pragma unroll
         for (int j = 0; j < HELD; j++) {
-            const int i = threadIdx.x + j * THREADS;
+            const int i = threadIdx.x + j * GEMV_THREADS;
             held[j] = 4 * i < K ? reinterpret_cast<const float4 *>(x)[i] : float4{0.0f, 0.0f, 0.0f, 0.0f};
         }
         double sums[HELD] = {};
@@ -159,22 +155,21 @@ struct NormedToken {
             sums[j] = add(add(add(add(0.0, held[j].x), held[j].y), held[j].z), held[j].w);
             if (j > 0) sums[0] += sums[j];
         }
-        const Quantizer code = quantizer<THREADS>(sums[0], K);
+        const Quantizer code = quantizer(sums[0], K);
 #pragma unroll
         for (int j = 0; j < HELD; j++) {
-            const int i = threadIdx.x + j * THREADS;
-            if (4 * i < whole_steps(K)) codes[i] = {code(held[j].x), code(held[j].y), code(held[j].z), code(held[j].w)};
+            const int i = threadIdx.x + j * GEMV_THREADS;
+            if (4 * i < columns) codes[i] = {code(held[j].x), code(held[j].y), code(held[j].z), code(held[j].w)};
         }
     }
 
-    template <int THREADS>
-    __device__ __forceinline__ void stage_twice(int8_t *codes, int K) const {
+    __device__ __forceinline__ void stage_twice(int8_t *codes, int K, int columns) const {
         const auto load = [&](int k) { return x[k]; };
         double sum = 0.0;
         in_batches<8>(K, load, [&](int, float v) { sum = fma(static_cast<double>(v), static_cast<double>(v), sum); });
-        const Quantizer code = quantizer<THREADS>(sum, K);
+        const Quantizer code = quantizer(sum, K);
         in_batches<8>(K, load, [&](int k, float v) { codes[k] = code(v); });
-        for (int k = K + threadIdx.x; k < whole_steps(K); k += THREADS) codes[k] = 0;
+        for (int k = K + threadIdx.x; k < columns; k += GEMV_THREADS) codes[k] = 0;
     }
 };
 

@@ -34,7 +34,7 @@ void project(const Int4Product &p, const float *scale, const End &end) {
                                          p.x + t * p.x_stride + c * INT4_CHUNK);
                 sum += group_part(total, scale[m * p.groups() + g]);
             }
-            end.write(t, m, p.M, sum);
+            end.y[int64_t(t) * p.M + m] = end.value(sum, end.row(m), end.load(t, m));
         }
     }
 }
