@@ -146,7 +146,7 @@ class KernelLibrary:
         return [prepared.outputs[t.name].read() for t in case.spec.outputs]
 
     def argmax(self, logits: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
-        """quamba_argmax of logits (B, V) fp32 on the device, maybe a view -> tokens (B,) int64, new ones if not given."""
+        """quamba_argmax of logits (B, V) fp32 on the device, maybe a view -> tokens (B,) int64."""
         (batch, vocabulary), stride = logits.shape, logits.stride(0) or logits.shape[1]
         if tokens is None:
             tokens = torch.full((batch,), -77, dtype=torch.int64, device="cuda")
