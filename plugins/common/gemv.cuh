@@ -117,6 +117,13 @@ struct WeightWalk {
 
 #ifdef __CUDACC__
 
+// Registers of a thread. clang, which compiles for a Jetson, does not know __maxnreg__; there no kernel begins early.
+#ifdef __clang__
+#define QUAMBA_REGISTERS(count) __launch_bounds__(GEMV_THREADS)
+#else
+#define QUAMBA_REGISTERS(count) __maxnreg__(count)
+#endif
+
 // Where the codes of the tokens come from: here, from memory.
 struct Codes {
     bool aligned;  // rows of x begin on 16 bytes and K % 16 == 0
@@ -160,7 +167,7 @@ __device__ __forceinline__ void copy_step(uint4 *upper, uint4 *lower, const int8
 // source: brings the codes of the tokens into shared memory. End::REGISTERS: of a thread. End::NEXT_MAY_BEGIN_EARLY:
 // whether the kernel behind may come before the inputs are there.
 template <class Format, class Source, class End, bool ALIGNED, int DEPTH>
-__global__ void __maxnreg__(End::REGISTERS)
+__global__ void QUAMBA_REGISTERS(End::REGISTERS)
     gemv(typename Format::Product p, Source source, End end, GemvShape shape) {
     extern __shared__ uint4 slots[];  // (DEPTH, 2, threads), then as GemvShared says
     const GemvShared<Format> shared(p.K, p.T, shape, DEPTH);
