@@ -170,9 +170,10 @@ def _norm(net: Backend[V], model: QuantizedModel, site: str, hidden: V) -> V:
 
 
 def _project(net: Backend[V], model: QuantizedModel, name: str, x: V, x_site: str) -> V:
-    """int8 projection whose rows carry the scales of the sites they feed."""
+    """Projection to int8 whose rows carry the scales of the sites they feed."""
     constants = (net.weight(f"{name}.{part}") for part in ("weight", "weight_scale", "bias", "out_scale"))
-    (y,) = net.op("RequantizedLinear", x, *constants, x_scale=model.scale(x_site))
+    op = "Int4RequantizedLinear" if model.widths.bits(name) == 4 else "RequantizedLinear"
+    (y,) = net.op(op, x, *constants, x_scale=model.scale(x_site))
     return y
 
 
@@ -188,5 +189,6 @@ def _project_out(net: Backend[V], model: QuantizedModel, site: str, hidden: V, x
     """Residual stream after the block."""
     net.tap(f"{site}.out_proj_in", x)
     constants = (net.weight(f"{site}.out_proj.{part}") for part in ("weight", "weight_scale", "bias"))
-    (hidden,) = net.op("QuantizedLinear", x, *constants, hidden, x_scale=model.scale(f"{site}.out_proj_in"))
+    op = "Int4Linear" if model.widths.bits("out_proj") == 4 else "QuantizedLinear"
+    (hidden,) = net.op(op, x, *constants, hidden, x_scale=model.scale(f"{site}.out_proj_in"))
     return net.tap(f"{site}.hidden", hidden)

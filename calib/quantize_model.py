@@ -12,12 +12,12 @@ from torch import Tensor
 from quamba_export.calib.calibration import Calibration
 from quamba_export.calib.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.int4_rounding import int4_weight
+from quamba_export.calib.qformat import QFormat, qformat_named
 from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
 from quamba_export.calib.rewrites import rewrite
 from quamba_export.plugins.common.quantization import INT8_MAX, quantize
 from quamba_export.runtime.errors import ExitCode, QuambaError
-
-QFORMATS = ("w8a8",)
 
 
 def quantize_model(
@@ -26,14 +26,12 @@ def quantize_model(
     qformat: str = "w8a8",
     ssm_state_dtype: SsmStateDtype = "float16",
 ) -> QuantizedModel:
-    """The W8A8 model of a checkpoint, on the scales of its calibration.
+    """The model of a checkpoint in the widths of `qformat`, on the scales of its calibration.
 
-    Raises QuambaError for an unknown format and for a calibration made from another checkpoint.
+    Raises QuambaError for an unknown format, for a calibration made from another checkpoint, and for a weight
+    whose columns 4 bits do not fit.
     """
-    if qformat not in QFORMATS:
-        raise QuambaError(
-            "unknown --qformat", found=qformat, allowed=", ".join(QFORMATS), code=ExitCode.USAGE
-        )
+    widths = qformat_named(qformat)
     if calibration.checkpoint_digest != checkpoint.digest:
         raise QuambaError(
             "the calibration was made for another checkpoint",
@@ -48,7 +46,7 @@ def quantize_model(
     }
     scales: dict[str, float] = {}
     for i in range(checkpoint.config.n_layer):
-        layer = _Layer(i, checkpoint.config, model.tensors, calibration)
+        layer = _Layer(i, checkpoint.config, model.tensors, calibration, widths)
         layer.quantize(tensors, scales)
     return QuantizedModel(checkpoint.config, tensors, scales, qformat, ssm_state_dtype, model.out_hadamard)
 
@@ -57,9 +55,15 @@ class _Layer:
     """Constants of one layer: reads the float weights and the calibration, writes into tensors and scales."""
 
     def __init__(
-        self, i: int, config: MambaConfig, source: Mapping[str, Tensor], calibration: Calibration
+        self,
+        i: int,
+        config: MambaConfig,
+        source: Mapping[str, Tensor],
+        calibration: Calibration,
+        widths: QFormat,
     ) -> None:
         self.site, self.i, self.config, self.calibration = f"layers.{i}", i, config, calibration
+        self.widths = widths
         self._source, self._prefix = source, f"backbone.layers.{i}.mixer"
 
     def parameter(self, name: str) -> Tensor:
@@ -134,10 +138,13 @@ class _Layer:
         self, tensors: dict[str, Tensor], name: str, out_scale: Tensor | None, bias: str | None = ""
     ) -> None:
         weight = self.parameter(f"{name}.weight")  # (M, K)
-        scale = self.weight_scale(weight)
         prefix = f"{self.site}.{name}"
-        tensors[f"{prefix}.weight"] = quantize(weight, scale[:, None])
-        tensors[f"{prefix}.weight_scale"] = scale
+        if self.widths.bits(name) == 4:
+            codes, scale = int4_weight(weight, prefix)
+        else:
+            scale = self.weight_scale(weight)
+            codes = quantize(weight, scale[:, None])
+        tensors[f"{prefix}.weight"], tensors[f"{prefix}.weight_scale"] = codes, scale
         has_bias = bias is not None and f"{self._prefix}.{name}.bias" in self._source
         tensors[f"{prefix}.bias"] = (
             self.parameter(f"{name}.bias") if has_bias else torch.zeros(weight.shape[0])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.network import forward
+from quamba_export.calib.qformat import QFormat, qformat_named
 from quamba_export.calib.states import States
 from quamba_export.calib.torch_backend import TorchBackend
 from quamba_export.runtime.errors import QuambaError
@@ -26,8 +27,9 @@ Tap = Callable[[str, Tensor], None]
 class QuantizedModel:
     """Constants of a quantized Mamba model.
 
-    tensors: int8 weights, fp32 scale vectors, fp16 embedding and head, by the names network.py
-    asks for. scales:  per-tensor scales (fp32 values) by site or parameter name.
+    tensors: int8 or packed int4 weights and their scales, fp16 embedding and head, by the names network.py
+        asks for.
+    scales:  per-tensor scales (fp32 values) by site or parameter name.
     """
 
     FLOAT_MAX: ClassVar[float] = torch.finfo(torch.float32).max
@@ -38,6 +40,11 @@ class QuantizedModel:
     qformat: str
     ssm_state_dtype: SsmStateDtype
     out_hadamard: bool
+
+    @property
+    def widths(self) -> QFormat:
+        """What qformat stands for."""
+        return qformat_named(self.qformat)
 
     def scale(self, name: str) -> float:
         """Per-tensor scale of a site or parameter; raises QuambaError where the calibration gave none."""

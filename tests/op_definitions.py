@@ -182,10 +182,40 @@ def rms_norm_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [(normed @ i["weight"].astype(wide).T).astype(f32)]
 
 
+def int4_codes(packed: Array) -> NDArray[np.int64]:
+    """(M, K/2) -> (M, K): nibble after nibble, where plugins/Int4RequantizedLinear/README.md puts it."""
+    codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.int64)
+    for j in range(packed.shape[1]):
+        column = j // 16 * 32 + j % 16
+        for shift, place in ((0, column), (4, column + 16)):
+            nibble = packed[:, j].astype(np.uint8) >> shift & 15
+            codes[:, place] = np.where(nibble > 7, nibble.astype(np.int64) - 16, nibble)
+    return codes
+
+
+def grouped_product(i: Mapping[str, Array], a: Attrs) -> Array:
+    weight, x, scale = int4_codes(i["weight"]), i["x"].astype(np.int64), i["weight_scale"].astype(f32)
+    total = np.zeros((*x.shape[:2], len(weight)), f32)
+    for g in range(scale.shape[1]):
+        columns = slice(128 * g, 128 * g + 128)
+        total = total + (x[..., columns] @ weight[:, columns].T).astype(f32) * scale[:, g]
+    return total * f32(a["x_scale"]) + i["bias"]
+
+
+def int4_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [i["residual"] + grouped_product(i, a)]
+
+
+def int4_requantized_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [quantize(grouped_product(i, a), i["out_scale"])]
+
+
 DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "GatedRMSNormHadamardQuantize": gated_norm,
     "HadamardQuantize": hadamard_quantize,
     "InputProjectionStep": input_projection_step,
+    "Int4Linear": int4_linear,
+    "Int4RequantizedLinear": int4_requantized_linear,
     "QuantizedCausalConv1d": causal_conv,
     "QuantizedLinear": linear,
     "QuantizedSSDScan": ssd_scan,
