@@ -1,6 +1,7 @@
 """The calibration artefact: every scale of a model, and how it was found.
 
 calibration/
+    weights.safetensors rounded projections, only of a recipe whose rounding looks at inputs (calib/stored_weight.py)
     scales.safetensors  fp32 scale of every site; run ends and permutations of reordered layers
     calibration.json    schema version, checkpoint digest, recipe, data, statistics of every site, file table
 """
@@ -19,8 +20,10 @@ from torch import Tensor
 from quamba_export.calib.calibration_checks import (
     check_statistics,
     check_tensors,
+    check_weights,
     config_from_json,
     config_to_json,
+    listed_file,
     read_description,
     read_tensors,
 )
@@ -31,7 +34,7 @@ from quamba_export.calib.recipe import Recipe, recipe_from_table
 from quamba_export.calib.sites import GroupRanges
 
 SCHEMA_VERSION = 1
-SCALES, DESCRIPTION = "scales.safetensors", "calibration.json"
+SCALES, WEIGHTS, DESCRIPTION = "scales.safetensors", "weights.safetensors", "calibration.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,7 @@ class Calibration:
         runs of heads and of channels that share a scale, counted inside the group and inside the head.
     permutation:      layer -> the reorder that made those runs. All three are empty without groups.
     statistics:       site -> observer, absmax, scale, clipped share, ... (calib/calibrate.py).
+    weights:          rounded projections as calib/stored_weight.py names them; empty for a rounding without inputs.
     run:              data digest, samples, tokens a sample, seed, micro-batch, sizes around the rewrites.
     """
 
@@ -55,6 +59,7 @@ class Calibration:
     permutation: dict[int, ChannelPermutation] = field(default_factory=dict)
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
 
     def ranges(self, layer: int) -> GroupRanges | None:
         """Runs of heads and channels of `layer`; None where its scales are per tensor."""
@@ -64,7 +69,7 @@ class Calibration:
 
     @property
     def digest(self) -> str:
-        """sha256 hex of calibration.json, which holds the sha256 of the scales."""
+        """sha256 hex of calibration.json, which holds the sha256 of the other files."""
         return hashlib.sha256(_files(self)[DESCRIPTION]).hexdigest()
 
 
@@ -75,6 +80,7 @@ def write_calibration(calibration: Calibration, path: str | Path) -> None:
     """
     target = Path(path)
     check_tensors(_tensors(calibration), calibration.config, calibration.recipe, str(target))
+    check_weights(calibration.weights, calibration.config, calibration.recipe, str(target))
     with written_directory(target, "calibration") as directory:
         for name, content in _files(calibration).items():
             (directory / name).write_bytes(content)
@@ -92,8 +98,14 @@ def read_calibration(path: str | Path) -> Calibration:
     config = config_from_json(description["config"], directory / DESCRIPTION)
     recipe = recipe_from_table(description["recipe"])
     recipe.check_fits(config)
-    tensors = read_tensors(directory / SCALES, description["files"][SCALES])
+    tensors = read_tensors(directory / SCALES, listed_file(description, SCALES, directory / DESCRIPTION))
     check_tensors(tensors, config, recipe, str(directory / SCALES))
+    weights = {}
+    if recipe.weight_bits is not None:
+        weights = read_tensors(
+            directory / WEIGHTS, listed_file(description, WEIGHTS, directory / DESCRIPTION)
+        )
+        check_weights(weights, config, recipe, str(directory / WEIGHTS))
     check_statistics(description["statistics"], config, directory / DESCRIPTION)
     layers = range(config.n_layer if recipe.groups(config) else 0)
     return Calibration(
@@ -111,6 +123,7 @@ def read_calibration(path: str | Path) -> Calibration:
         },
         statistics=description["statistics"],
         run=description["run"],
+        weights=weights,
     )
 
 
@@ -127,9 +140,13 @@ def _tensors(calibration: Calibration) -> dict[str, Tensor]:
 
 def _files(calibration: Calibration) -> dict[str, bytes]:
     """File name -> content; the same calibration gives the same bytes."""
-    scales = safetensors.torch.save(
-        {name: t.contiguous() for name, t in sorted(_tensors(calibration).items())}
+    contents = {SCALES: _tensors(calibration)} | (
+        {WEIGHTS: calibration.weights} if calibration.weights else {}
     )
+    files = {
+        file: safetensors.torch.save({name: t.contiguous() for name, t in sorted(tensors.items())})
+        for file, tensors in contents.items()
+    }
     description = {
         "schema_version": SCHEMA_VERSION,
         "kind": "calibration",
@@ -138,7 +155,10 @@ def _files(calibration: Calibration) -> dict[str, bytes]:
         "recipe": calibration.recipe.as_table(),
         "run": calibration.run,
         "statistics": calibration.statistics,
-        "files": {SCALES: {"sha256": hashlib.sha256(scales).hexdigest(), "size": len(scales)}},
+        "files": {
+            name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+            for name, content in files.items()
+        },
     }
     text = json.dumps(description, indent=1, allow_nan=False) + "\n"
-    return {SCALES: scales, DESCRIPTION: text.encode()}
+    return files | {DESCRIPTION: text.encode()}

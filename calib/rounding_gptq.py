@@ -76,7 +76,7 @@ class Gptq(Rounding):
             order = torch.argsort(importance, descending=True, stable=True)
         group = grid.columns_a_group(len(order))
         with one_thread():
-            scale = grid.scales(exact, clip=self.clip, importance=importance)  # (M, G)
+            scale = grid.scales(exact, name, clip=self.clip, importance=importance)  # (M, G)
             factor = _inverse_factor(damped[order][:, order], name)
             by_column = each_column(scale.double(), group, len(order)).T[order]  # (K, M)
             codes = torch.empty(weight.T.shape, dtype=torch.int8)
@@ -114,7 +114,8 @@ def _inverse_factor(hessian: Tensor, name: str) -> Tensor:
         )
     upper = lower.flip(0, 1)
     identity = torch.eye(len(upper), dtype=upper.dtype)
-    return torch.linalg.solve_triangular(upper, identity, upper=True)
+    factor: Tensor = torch.linalg.solve_triangular(upper, identity, upper=True)
+    return factor
 
 
 def _checked(weight: Tensor, hessian: Tensor | None, name: str) -> Tensor:

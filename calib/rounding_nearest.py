@@ -25,6 +25,6 @@ class Nearest(Rounding):
     ) -> RoundedWeight:
         columns = weight.shape[1]
         group = grid.columns_a_group(columns)
-        scale = grid.scales(weight, clip=self.clip)
+        scale = grid.scales(weight, name, clip=self.clip)
         codes = grid.codes(weight.float(), each_column(scale, group, columns))
         return RoundedWeight(codes.to(torch.int8), scale, group)

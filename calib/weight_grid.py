@@ -1,4 +1,4 @@
-"""Integer grids for weights: symmetric, 8 bits with a scale a row, or 4 bits with a scale for 128 columns of it.
+"""Integer grids for weights: symmetric, 8 bits with a scale a row, or 4 bits with one for 128 columns.
 
 A weight w with scale s becomes q = clamp(round_half_even(w / s), -2^(bits-1), 2^(bits-1) - 1), and stands for
 q * s. The scales of 4-bit codes are rounded to fp16 before any weight is divided by them, because artefacts
@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quamba_export.plugins.common.int4 import GROUP
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 BITS = (4, 8)
-GROUP = 128
 _SMALLEST_HALF = 2.0**-24
 _CLIP_RATIOS = tuple(1 - step / 50 for step in range(26))  # 1.00, 0.98 ... 0.50 of the largest value
 
@@ -56,23 +56,26 @@ class WeightGrid:
 
     @property
     def low(self) -> int:
-        return -(2 ** (self.bits - 1))
+        return -(1 << self.bits - 1)
 
     @property
     def high(self) -> int:
-        return 2 ** (self.bits - 1) - 1
+        return (1 << self.bits - 1) - 1
 
     def columns_a_group(self, columns: int) -> int:
         return min(self.group or columns, columns)
 
-    def scales(self, weight: Tensor, *, clip: bool = False, importance: Tensor | None = None) -> Tensor:
+    def scales(
+        self, weight: Tensor, name: str, *, clip: bool = False, importance: Tensor | None = None
+    ) -> Tensor:
         """Scales (M, ceil(K / group)) fp32 of weight (M, K): the largest value becomes the highest code.
 
         clip:       the scale of the least squared error instead: values beyond it are clipped, the others
             lie on a finer grid.
         importance: (K,) weight of each column's squared error; None for all the same.
 
-        A group of zeros gets the scale 1. Raises QuambaError where a scale is beyond fp16.
+        A group of zeros gets the scale 1. Raises QuambaError, with the weight's name, where a scale is beyond
+        fp16.
         """
         group = self.columns_a_group(weight.shape[1])
         groups = _in_groups(weight.float(), group)  # (M, G, g)
@@ -80,11 +83,11 @@ class WeightGrid:
         if self.one_scale:
             largest = largest.max().expand_as(largest)
         if not clip:
-            return self._stored(largest)
+            return self._stored(largest, name)
         counts = 1 if importance is None else _in_groups(importance.float()[None], group)  # (1, G, g)
-        scale, least = self._stored(largest), torch.full_like(largest, torch.inf)
+        scale, least = self._stored(largest, name), torch.full_like(largest, torch.inf)
         for ratio in _CLIP_RATIOS:
-            candidate = self._stored(largest * ratio)
+            candidate = self._stored(largest * ratio, name)
             lost = self.codes(groups, candidate[..., None]).mul_(candidate[..., None]).sub_(groups)
             error = (lost.square_() * counts).sum(2)
             if self.one_scale:
@@ -97,19 +100,24 @@ class WeightGrid:
         """Codes of `values`, in their dtype; `scale` broadcasts against them."""
         return torch.clamp(torch.round(values / scale), self.low, self.high)
 
-    def _stored(self, scale: Tensor) -> Tensor:
+    def _stored(self, scale: Tensor, name: str) -> Tensor:
         """The nearest number that artefacts can hold, positive; 1 for 0."""
         if self.bits == 8:
             return torch.where(scale > 0, scale, 1)
         half = torch.where(scale > 0, scale.half().float().clamp(min=_SMALLEST_HALF), 1)
         if not torch.isfinite(half).all():
             raise QuambaError(
-                "a weight's scale has no fp16 number",
+                f"a scale of {name} has no fp16 number",
                 found=f"{float(scale.max()):.6g}",
                 allowed="at most 65504",
                 code=ExitCode.NUMERIC,
             )
         return half
+
+
+def grid_of(bits: int, *, one_scale: bool = False) -> WeightGrid:
+    """The grid that the ops read: one_scale is for 8 bits, 4 bits have scales in groups of 128 always."""
+    return WeightGrid(4, GROUP) if bits == 4 else WeightGrid(bits, one_scale=one_scale)
 
 
 def each_column(scale: Tensor, group: int, columns: int) -> Tensor:
@@ -119,4 +127,4 @@ def each_column(scale: Tensor, group: int, columns: int) -> Tensor:
 
 def _in_groups(values: Tensor, group: int) -> Tensor:
     """(M, K) -> (M, G, g), zeros behind the last column."""
-    return F.pad(values, (0, -values.shape[1] % group)).unflatten(1, (-1, group))
+    return torch.unflatten(F.pad(values, (0, -values.shape[1] % group)), 1, (-1, group))
