@@ -1,9 +1,9 @@
 """Checkpoint + text -> Calibration: run the float model, observe every site, choose every scale.
 
-Up to three stages. `channels`, only for a recipe that reorders, finds how loud every channel of x is, and from that
-the permutation. `scales` observes all sites of the rewritten model: the reorder changes what the Hadamard
-transform in front of out_proj mixes, so that no scale could be chosen before it. `weights`, only for a rounding that looks at a layer's inputs, rounds
-the projections.
+Up to three stages. `channels`, only for a recipe that reorders, finds how loud every channel of x is, and
+from that the permutation. `scales` observes all sites of the rewritten model: the reorder changes what the
+Hadamard transform in front of out_proj mixes, so that no scale could be chosen before it. `weights`, only for
+a rounding that looks at inputs, rounds in_proj and out_proj layer by layer (calib/sequential_rounding.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The calibration artefact: every scale of a model, and how it was found.
 
 calibration/
-    weights.safetensors rounded projections, only of a recipe whose rounding looks at inputs (calib/stored_weight.py)
     scales.safetensors  fp32 scale of every site; run ends and permutations of reordered layers
+    weights.safetensors rounded projections (calib/stored_weight.py), where the recipe's rounding needs inputs
     calibration.json    schema version, checkpoint digest, recipe, data, statistics of every site, file table
 """
 
@@ -46,7 +46,7 @@ class Calibration:
         runs of heads and of channels that share a scale, counted inside the group and inside the head.
     permutation:      layer -> the reorder that made those runs. All three are empty without groups.
     statistics:       site -> observer, absmax, scale, clipped share, ... (calib/calibrate.py).
-    weights:          rounded projections as calib/stored_weight.py names them; empty for a rounding without inputs.
+    weights:          rounded projections by the names of calib/stored_weight.py, or none.
     run:              data digest, samples, tokens a sample, seed, micro-batch, sizes around the rewrites.
     """
 
