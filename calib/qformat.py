@@ -27,10 +27,7 @@ class QFormat:
         return self.weight_bits if projection.rpartition(".")[2] in INT4_PROJECTIONS else 8
 
 
-QFORMATS = {
-    qformat.name: qformat
-    for qformat in (QFormat("w8a8", 8, 8), QFormat("w4a8", 4, 8), QFormat("w4a16", 4, 16))
-}
+QFORMATS = {qformat.name: qformat for qformat in (QFormat("w8a8", 8, 8), QFormat("w4a8", 4, 8))}
 
 
 def qformat_named(name: str) -> QFormat:
