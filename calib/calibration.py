@@ -18,12 +18,12 @@ import safetensors.torch
 from torch import Tensor
 
 from quamba_export.calib.calibration_checks import (
+    check_file_table,
     check_statistics,
     check_tensors,
     check_weights,
     config_from_json,
     config_to_json,
-    listed_file,
     read_description,
     read_tensors,
 )
@@ -98,14 +98,13 @@ def read_calibration(path: str | Path) -> Calibration:
     config = config_from_json(description["config"], directory / DESCRIPTION)
     recipe = recipe_from_table(description["recipe"])
     recipe.check_fits(config)
-    tensors = read_tensors(directory / SCALES, listed_file(description, SCALES, directory / DESCRIPTION))
+    files = description["files"]
+    names = [SCALES] if recipe.weight_bits is None else [SCALES, WEIGHTS]
+    check_file_table(files, names, directory / DESCRIPTION)
+    tensors = read_tensors(directory / SCALES, files[SCALES])
     check_tensors(tensors, config, recipe, str(directory / SCALES))
-    weights = {}
-    if recipe.weight_bits is not None:
-        weights = read_tensors(
-            directory / WEIGHTS, listed_file(description, WEIGHTS, directory / DESCRIPTION)
-        )
-        check_weights(weights, config, recipe, str(directory / WEIGHTS))
+    weights = read_tensors(directory / WEIGHTS, files[WEIGHTS]) if WEIGHTS in files else {}
+    check_weights(weights, config, recipe, str(directory / WEIGHTS))
     check_statistics(description["statistics"], config, directory / DESCRIPTION)
     layers = range(config.n_layer if recipe.groups(config) else 0)
     return Calibration(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,6 @@ def read_description(path: Path, schema_version: int) -> dict[str, Any]:
     if not re.fullmatch("[0-9a-f]{64}", table["checkpoint_digest"]):
         found = table["checkpoint_digest"][:80]
         raise QuambaError(f"{path}: 'checkpoint_digest' is no sha256", found=found, fix=FIX)
-    refuse_unknown(table["files"], [name for name in MOST_BYTES if name != path.name], f"file in {path}")
     return table
 
 
@@ -115,22 +114,21 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def listed_file(table: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    """What calibration.json, read from `path`, says of the file `name`: sha256 and size."""
-    entry: dict[str, Any] = table["files"].get(name)
-    well_formed = (
+def check_file_table(files: Mapping[str, Any], names: Sequence[str], path: Path) -> None:
+    """Refuse a table, read from `path`, that does not describe the files `names` and no others."""
+    well_formed = all(
         isinstance(entry, dict)
         and isinstance(entry.get("sha256"), str)
         and isinstance(entry.get("size"), int)
+        for entry in files.values()
     )
-    if not well_formed:
+    if sorted(files) != sorted(names) or not well_formed:
         raise QuambaError(
-            f"{path}: 'files' does not describe {name}",
-            found=repr(dict(table["files"]))[:200],
-            allowed=f'{{"{name}": {{"sha256": ..., "size": ...}}}}',
+            f"{path}: 'files' does not describe {', '.join(names)}",
+            found=repr(dict(files))[:200],
+            allowed='{"sha256": ..., "size": ...} for each',
             fix=FIX,
         )
-    return entry
 
 
 def read_tensors(path: Path, entry: Mapping[str, Any]) -> dict[str, Tensor]:

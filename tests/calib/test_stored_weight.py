@@ -1,4 +1,4 @@
-"""Round-to-nearest int4: the error of every weight, scales in fp16, short groups, what is refused."""
+"""Round-to-nearest int4 as it is stored: every weight's error, fp16 scales, short groups."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from quamba_export.calib.int4_rounding import int4_weight
+from quamba_export.calib.rounding_nearest import Nearest
+from quamba_export.calib.stored_weight import stored
+from quamba_export.calib.weight_grid import grid_of
 from quamba_export.plugins.common.int4 import group_sizes, pack_int4, unpack_int4
 from quamba_export.runtime.errors import ExitCode, QuambaError
+
+
+def int4_weight(weight: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    return stored(Nearest().round(weight, grid_of(4), name=name), 4, name)
 
 
 def dequantized(packed: Tensor, scale: Tensor) -> Tensor:
