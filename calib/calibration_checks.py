@@ -171,8 +171,13 @@ def check_weights(weights: Mapping[str, Tensor], config: MambaConfig, recipe: Re
     bits = recipe.weight_bits
     _check_specs(weights, {} if bits is None else stored_specs(config, bits), config, recipe, where)
     for name, tensor in weights.items():
-        if tensor.is_floating_point():
-            _check_values(tensor, name, config, where)
+        if tensor.is_floating_point() and not bool((tensor.isfinite() & (tensor != 0)).all()):
+            raise QuambaError(
+                f"{where}: '{name}' has impossible values",
+                found=_extremes(tensor),
+                allowed="finite and not 0 anywhere",
+                fix=FIX,
+            )
 
 
 def _check_specs(

@@ -45,8 +45,8 @@ class Gptq(Rounding):
 
     bits: int = 4
     damping: float = 0.01
-    act_order: bool = False
-    clip: bool = False
+    act_order: bool = True
+    clip: bool = True
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:

@@ -71,7 +71,8 @@ class WeightGrid:
         """Scales (M, ceil(K / group)) fp32 of weight (M, K): the largest value becomes the highest code.
 
         clip:       the scale of the least squared error instead: values beyond it are clipped, the others
-            lie on a finer grid.
+            lie on a finer grid. At 4 bits it may be negative, which lets a large positive value have the
+            code -8: there is one code more on that side.
         importance: (K,) weight of each column's squared error; None for all the same.
 
         A group of zeros gets the scale 1. Raises QuambaError, with the weight's name, where a scale is beyond
@@ -82,37 +83,42 @@ class WeightGrid:
         largest = groups.abs().amax(2) / self.high  # (M, G)
         if self.one_scale:
             largest = largest.max().expand_as(largest)
+        scale = self._stored(largest, name)
         if not clip:
-            return self._stored(largest, name)
-        counts = 1 if importance is None else _in_groups(importance.float()[None], group)  # (1, G, g)
-        scale, least = self._stored(largest, name), torch.full_like(largest, torch.inf)
-        for ratio in _CLIP_RATIOS:
+            return scale
+        counts = None if importance is None else _in_groups(importance.float()[None], group)  # (1, G, g)
+        least = torch.full_like(largest, torch.inf)
+        for ratio in _CLIP_RATIOS if self.bits == 8 else (*_CLIP_RATIOS, *(-r for r in _CLIP_RATIOS)):
             candidate = self._stored(largest * ratio, name)
-            lost = self.codes(groups, candidate[..., None]).mul_(candidate[..., None]).sub_(groups)
-            error = (lost.square_() * counts).sum(2)
-            if self.one_scale:
-                error = error.sum().expand_as(error)
+            error = self._squared_error(groups, candidate, counts)
             scale = torch.where(error < least, candidate, scale)
             least = torch.minimum(error, least)
         return scale
+
+    def _squared_error(self, groups: Tensor, scale: Tensor, counts: Tensor | None) -> Tensor:
+        """groups (M, G, g), scale (M, G), counts (1, G, g) -> what rounding loses in each group (M, G)."""
+        lost = self.codes(groups, scale[..., None]).mul_(scale[..., None]).sub_(groups).square_()
+        error = (lost if counts is None else lost.mul_(counts)).sum(2)
+        return error.sum().expand_as(error) if self.one_scale else error
 
     def codes(self, values: Tensor, scale: Tensor) -> Tensor:
         """Codes of `values`, in their dtype; `scale` broadcasts against them."""
         return torch.clamp(torch.round(values / scale), self.low, self.high)
 
     def _stored(self, scale: Tensor, name: str) -> Tensor:
-        """The nearest number that artefacts can hold, positive; 1 for 0."""
+        """The nearest number that artefacts can hold, and none that is 0; 1 for 0."""
         if self.bits == 8:
-            return torch.where(scale > 0, scale, 1)
-        half = torch.where(scale > 0, scale.half().float().clamp(min=_SMALLEST_HALF), 1)
+            return torch.where(scale == 0, 1, scale)
+        half = scale.half().float()
+        half = torch.where(half == 0, torch.copysign(torch.tensor(_SMALLEST_HALF), scale), half)
         if not torch.isfinite(half).all():
             raise QuambaError(
                 f"a scale of {name} has no fp16 number",
-                found=f"{float(scale.max()):.6g}",
+                found=f"{float(scale.abs().max()):.6g}",
                 allowed="at most 65504",
                 code=ExitCode.NUMERIC,
             )
-        return half
+        return torch.where(scale == 0, 1, half)
 
 
 def grid_of(bits: int, *, one_scale: bool = False) -> WeightGrid:

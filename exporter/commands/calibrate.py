@@ -49,12 +49,16 @@ def calibrate(
         float | None, typer.Option(help="gptq: share of the Hessian's mean diagonal added to it, 0.01.")
     ] = None,
     act_order: Annotated[
-        bool, typer.Option("--act-order", help="gptq: the columns of the loudest inputs first.")
-    ] = False,
+        bool | None,
+        typer.Option("--act-order/--no-act-order", help="gptq: the columns of the loudest inputs first."),
+    ] = None,
     clip_weights: Annotated[
-        bool,
-        typer.Option("--clip-weights", help="Weight scales of the least squared error, not of the maximum."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--clip-weights/--no-clip-weights",
+            help="Weight scales of the least squared error, or of the largest value.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Observe the float model on text and choose a scale for every site.
@@ -90,11 +94,15 @@ def calibrate(
 
 
 def rounding_options(
-    kind: str | None, bits: int | None, damping: float | None, act_order: bool, clip: bool
+    kind: str | None,
+    bits: int | None,
+    damping: float | None,
+    act_order: bool | None,
+    clip: bool | None,
 ) -> dict[str, Any]:
     """The recipe's table `weights` that the flags amount to, without what was not given."""
     table = {"kind": kind, "bits": bits, "damping": damping, "act_order": act_order, "clip": clip}
-    return {name: value for name, value in table.items() if value not in (None, False)}
+    return {name: value for name, value in table.items() if value is not None}
 
 
 @contextmanager

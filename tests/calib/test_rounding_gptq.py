@@ -28,7 +28,7 @@ def problem(rows, columns, seed=0, inputs=None):
 
 
 def gptq(weight, hessian, grid, name="the weight", **options):
-    return Gptq(**options).round(weight, grid, hessian, name)
+    return Gptq(**{"act_order": False, "clip": False, **options}).round(weight, grid, hessian, name)
 
 
 def nearest(weight, grid, clip=False):
@@ -104,11 +104,22 @@ def test_a_clipped_scale_loses_less_and_is_an_fp16_number_at_4_bits():
         plain, clipped = (nearest(weight, grid, clip) for clip in (False, True))
         squares = [(found.dequantize() - weight).square().sum() for found in (plain, clipped)]
         assert squares[1] <= squares[0]
-        assert grid.bits == 8 or (
-            squares[1] < squares[0] and clipped.scale.half().float().equal(clipped.scale)
-        )
+        if grid.bits == 4:
+            assert squares[1] < squares[0]
+            assert torch.equal(clipped.scale.half().float(), clipped.scale)
+            assert len(clipped.scale.sign().unique()) == 2
         by_input = grid.scales(weight, "w", clip=True, importance=hessian.diagonal())
         assert not grid.one_scale or len(by_input.unique()) == 1
+
+
+def test_a_clipped_scale_is_the_best_of_those_tried():
+    weight, grid = problem(4, 32)[0], WeightGrid(4, 32)
+    found, largest = grid.scales(weight, "w", clip=True), weight.abs().amax(1) / 7
+    for row, values in enumerate(weight):
+        tried = [sign * largest[row] * (1 - step / 50) for step in range(26) for sign in (1, -1)]
+        tried = [scale.half().float() for scale in tried]
+        losses = [(grid.codes(values, scale) * scale - values).square().sum() for scale in tried]
+        assert float(found[row, 0]) == float(tried[int(torch.stack(losses).argmin())])
 
 
 def test_independent_inputs_leave_nothing_to_make_up_for():
