@@ -97,17 +97,20 @@ class StopHereError(Exception):
     pass
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_resuming_after_any_layer_gives_the_same_bytes(run, tmp_path, layers):
-    seen = []
+def stop_after(layers):
+    """Progress that ends a calibration of two layers when so many are rounded."""
 
     def stop(progress):
-        seen.append(progress)
         if progress.stage == "weights" and progress.done >= progress.total - (2 - layers) * SAMPLES // 2:
             raise StopHereError
 
+    return stop
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_resuming_after_any_layer_gives_the_same_bytes(run, tmp_path, layers):
     with pytest.raises(StopHereError):
-        run(MAMBA1, out_dir=tmp_path / "stopped", progress=stop)
+        run(MAMBA1, out_dir=tmp_path / "stopped", progress=stop_after(layers))
     unfinished = partial_directory(tmp_path / "stopped")
     for name in ("out_proj_in.bin", f"residual{(layers + 1) % 2}.bin"):  # what the next layer writes anew
         (unfinished / name).write_bytes(b"\xff" * (unfinished / name).stat().st_size)
@@ -119,15 +122,13 @@ def test_resuming_after_any_layer_gives_the_same_bytes(run, tmp_path, layers):
 
 
 def test_rounded_layers_of_another_run_are_not_taken_over(run, tmp_path):
-    def stop(progress):
-        if progress.stage == "weights":
-            raise StopHereError
-
-    with pytest.raises(StopHereError):
-        run(MAMBA1, {"damping": 10.0}, out_dir=tmp_path / "out", progress=stop)
+    """One run stops behind its last layer, another in the same place behind its first, and is resumed."""
+    for damping, layers in ((10.0, 2), (0.01, 1)):
+        with pytest.raises(StopHereError):
+            run(MAMBA1, {"damping": damping}, out_dir=tmp_path / "out", progress=stop_after(layers))
     with pytest.raises(QuambaError, match="has another recipe"):
-        run(MAMBA1, out_dir=tmp_path / "out", resume=True)
-    run(MAMBA1, out_dir=tmp_path / "out")
+        run(MAMBA1, {"damping": 10.0}, out_dir=tmp_path / "out", resume=True)
+    run(MAMBA1, out_dir=tmp_path / "out", resume=True)
     run(MAMBA1, out_dir=tmp_path / "whole")
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
