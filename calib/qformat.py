@@ -22,12 +22,20 @@ class QFormat:
     weight_bits: Literal[4, 8]
     activation_bits: Literal[8, 16]
 
+    @property
+    def conv_state_dtype(self) -> Literal["int8", "float16"]:
+        """The convolution's state holds its last inputs as they are."""
+        return "int8" if self.activation_bits == 8 else "float16"
+
     def bits(self, projection: str) -> int:
         """Bits of the weight of `projection`: `in_proj`, or with what stands before, `layers.3.in_proj`."""
         return self.weight_bits if projection.rpartition(".")[2] in INT4_PROJECTIONS else 8
 
 
-QFORMATS = {qformat.name: qformat for qformat in (QFormat("w8a8", 8, 8), QFormat("w4a8", 4, 8))}
+QFORMATS = {
+    qformat.name: qformat
+    for qformat in (QFormat("w8a8", 8, 8), QFormat("w4a8", 4, 8), QFormat("w4a16", 4, 16))
+}
 
 
 def qformat_named(name: str) -> QFormat:

@@ -29,10 +29,18 @@ def quantize_model(
 ) -> QuantizedModel:
     """The model of a checkpoint in the widths of `qformat`, on the scales of its calibration.
 
-    Raises QuambaError for an unknown format, for a calibration made from another checkpoint, and for a weight
-    whose columns 4 bits do not fit.
+    Of a format with fp16 activations the calibration gives the exact rewrites only. Raises QuambaError for an
+    unknown format, a state that it has not, a calibration made from another checkpoint, and a weight whose
+    columns int4's packing does not fit.
     """
     widths = qformat_named(qformat)
+    if widths.activation_bits == 16 and ssm_state_dtype == "int8":
+        raise QuambaError(
+            f"{qformat} has no scales for an int8 scan state",
+            found="--ssm-state-dtype int8",
+            allowed="float16, float32",
+            code=ExitCode.USAGE,
+        )
     if calibration.checkpoint_digest != checkpoint.digest:
         raise QuambaError(
             "the calibration was made for another checkpoint",
@@ -88,6 +96,27 @@ class _Layer:
         return absmax_scale(weight).expand(weight.shape[0]).contiguous()
 
     def quantize(self, tensors: dict[str, Tensor], scales: dict[str, float]) -> None:
+        if self.widths.activation_bits == 16:
+            self._half(tensors)
+        else:
+            self._int8(tensors, scales)
+        self._linear(tensors, "out_proj", None)
+
+    def _half(self, tensors: dict[str, Tensor]) -> None:
+        """fp16 activations: quantized projections, everything else fp32."""
+        self._linear(tensors, "in_proj", None)
+        parameters = ["A_log", "D"]
+        if self.config.kind == "mamba1":
+            self._linear(tensors, "x_proj", None)
+            self._linear(tensors, "dt_proj", None, bias=None)
+            tensors[f"{self.site}.dt_bias"] = self.parameter("dt_proj.bias")
+        else:
+            parameters += ["dt_bias", "norm.weight"]
+        tensors.update({f"{self.site}.{name}": self.parameter(name) for name in parameters})
+        weight, bias = self._conv_parameters()
+        tensors.update({f"{self.site}.conv1d.weight": weight, f"{self.site}.conv1d.bias": bias})
+
+    def _int8(self, tensors: dict[str, Tensor], scales: dict[str, float]) -> None:
         per_tensor = ["norm_out", "z", "dt", "out_proj_in"]
         if self.config.kind == "mamba1":
             per_tensor += ["conv_in", "x", "dt_low", "B", "C", "ssm_state"]
@@ -95,7 +124,6 @@ class _Layer:
         else:
             self._mamba2(tensors)
         scales.update({f"{self.site}.{name}": float(self.scale(name)) for name in per_tensor})
-        self._linear(tensors, "out_proj", None)
 
     def _mamba1(self, tensors: dict[str, Tensor], scales: dict[str, float]) -> None:
         config = self.config
@@ -166,11 +194,15 @@ class _Layer:
         rounding = Nearest() if recipe.weights.uses_inputs else recipe.weights
         return stored(rounding.round(weight, recipe.grid(bits), name=prefix), bits, prefix)
 
+    def _conv_parameters(self) -> tuple[Tensor, Tensor]:
+        """Weight (C, W) and bias (C,); zeros where the layer has none."""
+        weight = self.parameter("conv1d.weight").squeeze(1)
+        return weight, self.parameter("conv1d.bias") if self.config.conv_bias else torch.zeros(len(weight))
+
     def _conv(self, tensors: dict[str, Tensor], x_scale: Tensor, out_scale: Tensor) -> None:
-        weight = self.parameter("conv1d.weight").squeeze(1)  # (C, W)
+        weight, bias = self._conv_parameters()
         scale = self.weight_scale(weight)
         prefix = f"{self.site}.conv1d"
-        bias = self.parameter("conv1d.bias") if self.config.conv_bias else torch.zeros(weight.shape[0])
         tensors.update(
             {
                 f"{prefix}.weight": quantize(weight, scale[:, None]),

@@ -61,7 +61,11 @@ class QuantizedModel:
         tensor.
         """
         layer, _, name = site.rpartition(".")
-        if name in ("y", "hidden") or (name == "ssm_state" and self.ssm_state_dtype != "int8"):
+        if (
+            self.widths.activation_bits == 16
+            or name in ("y", "hidden")
+            or (name == "ssm_state" and self.ssm_state_dtype != "int8")
+        ):
             return torch.tensor(1.0)
         if site in self.scales:
             return torch.tensor(self.scales[site])
@@ -73,9 +77,12 @@ class QuantizedModel:
         return table[self.tensors[f"{layer}.scale_index"]]  # (H, P) or (H, P, N)
 
     def zero_states(self, batch: int) -> States:
-        """States before the first token: int8 conv codes, ssm state in its stored dtype."""
+        """States before the first token, in the dtypes that they are stored in."""
         return States.zeros(
-            self.config, batch, conv_dtype=torch.int8, ssm_dtype=getattr(torch, self.ssm_state_dtype)
+            self.config,
+            batch,
+            conv_dtype=getattr(torch, self.widths.conv_state_dtype),
+            ssm_dtype=getattr(torch, self.ssm_state_dtype),
         )
 
     @torch.no_grad()

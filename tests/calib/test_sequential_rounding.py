@@ -134,7 +134,7 @@ def test_rounded_layers_of_another_run_are_not_taken_over(run, tmp_path):
 
 
 @CONFIGS
-@pytest.mark.parametrize(("bits", "qformat"), [(4, "w4a8"), (8, "w8a8")])
+@pytest.mark.parametrize(("bits", "qformat"), [(4, "w4a8"), (4, "w4a16"), (8, "w8a8")])
 def test_the_quantized_model_has_the_calibrations_weights(run, folder, tmp_path, config, bits, qformat):
     calibration = run(config, {"bits": bits}, out_dir=tmp_path / "c")
     model = quantize_model(checkpoint_of(config, folder), read_calibration(tmp_path / "c"), qformat)

@@ -16,11 +16,9 @@ SHAPES = {
 }
 
 
-def _spread(columns: int) -> dict[str, Array | float]:
-    """Scales on which random sums fill the int8 range and clip at its ends; no two groups share one."""
-    groups = -(-columns // 128)
-    weight_scale = np.linspace(0.01, 0.07, groups)[None]
-    return {"weight_scale": weight_scale, "out_scale": 0.0123 * 0.04 * columns**0.5 * 74 * 4.6 / 60}
+def spread(columns: int) -> Array:
+    """Scales of the groups: no two share one."""
+    return np.linspace(0.01, 0.07, -(-columns // 128))[None]
 
 
 def _largest(op: str) -> list[Case]:
@@ -42,8 +40,11 @@ def _cases(op: str) -> list[Case]:
 
 
 def _given(op: str, columns: int) -> dict[str, Array | float]:
-    given = _spread(columns)
-    return given if op == "Int4RequantizedLinear" else {"weight_scale": given["weight_scale"]}
+    """Scales on which random sums fill the int8 range and clip at its ends."""
+    given: dict[str, Array | float] = {"weight_scale": spread(columns)}
+    if op == "Int4RequantizedLinear":
+        given["out_scale"] = 0.0123 * 0.04 * columns**0.5 * 74 * 4.6 / 60
+    return given
 
 
 CASES = [*_cases("Int4Linear"), *_cases("Int4RequantizedLinear")]
