@@ -31,9 +31,14 @@ def _largest(op: str) -> list[Case]:
     ]
 
 
+def case_of(op: str, name: str, sizes: dict[str, int]) -> Case:
+    """A case on scales of its groups."""
+    return draw(op, name, sizes, **_given(op, sizes["K"]))
+
+
 def _cases(op: str) -> list[Case]:
     return [
-        *(draw(op, name, sizes, **_given(op, sizes["K"])) for name, sizes in SHAPES.items()),
+        *(case_of(op, name, sizes) for name, sizes in SHAPES.items()),
         draw(op, "strided", SHAPES["short_group"], strided=True),
         *_largest(op),
     ]
