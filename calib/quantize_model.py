@@ -39,6 +39,7 @@ def quantize_model(
             f"{qformat} has no scales for an int8 scan state",
             found="--ssm-state-dtype int8",
             allowed="float16, float32",
+            fix="leave --ssm-state-dtype out: float16 is the default",
             code=ExitCode.USAGE,
         )
     if calibration.checkpoint_digest != checkpoint.digest:

@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.qformat import QFormat, qformat_named
 from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
+from quamba_export.plugins.common.int4 import group_sizes
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 ACTIVATION_SCALE = 1 / 32  # of values with a deviation of 1
-WEIGHT_DEVIATION = 127 / math.sqrt(3)  # of uniform codes
+WEIGHT_DEVIATION = {8: 127 / math.sqrt(3), 4: math.sqrt(255 / 12)}  # of uniform codes, by their bits
 RESIDUAL_GAIN = 0.2  # deviation of what a block adds to the stream
 VOCABULARY = 50288
 
@@ -58,31 +60,41 @@ CONFIGS = {
 
 
 def random_model(
-    name: str, *, n_layer: int | None = None, ssm_state_dtype: SsmStateDtype = "float16", seed: int = 0
+    name: str,
+    *,
+    n_layer: int | None = None,
+    qformat: str = "w8a8",
+    ssm_state_dtype: SsmStateDtype = "float16",
+    seed: int = 0,
 ) -> QuantizedModel:
     """The quantized model called `name` in CONFIGS, with `n_layer` layers instead of its own where given.
 
-    Raises QuambaError (exit 2) for an unknown name.
+    qformat: one with int8 activations. Raises QuambaError (exit 2) for an unknown name or width.
     """
+    widths = qformat_named(qformat)
+    if widths.activation_bits != 8:
+        raise QuambaError(
+            "no random models of these widths", found=qformat, allowed="w8a8, w4a8", code=ExitCode.USAGE
+        )
     if name not in CONFIGS:
         raise QuambaError(
             "unknown model size", found=name, allowed=", ".join(sorted(CONFIGS)), code=ExitCode.USAGE
         )
     config = replace(CONFIGS[name], n_layer=n_layer or CONFIGS[name].n_layer)
-    draw = _Draw(config, np.random.default_rng(seed))
+    draw = _Draw(config, widths, np.random.default_rng(seed))
     for i in range(config.n_layer):
         draw.layer(i)
     draw.tensors["embedding.weight"] = draw.normal(config.vocab_size, config.d_model).half()
     head = draw.normal(config.vocab_size, config.d_model) / math.sqrt(config.d_model)
     draw.tensors["lm_head.weight"] = head.half()
-    return QuantizedModel(config, draw.tensors, draw.scales, "w8a8", ssm_state_dtype, out_hadamard=True)
+    return QuantizedModel(config, draw.tensors, draw.scales, qformat, ssm_state_dtype, out_hadamard=True)
 
 
 class _Draw:
     """Draws the constants of one layer after the other, by the names calib/network.py asks for."""
 
-    def __init__(self, config: MambaConfig, random: np.random.Generator) -> None:
-        self.config, self.random = config, random
+    def __init__(self, config: MambaConfig, widths: QFormat, random: np.random.Generator) -> None:
+        self.config, self.widths, self.random = config, widths, random
         self.tensors: dict[str, Tensor] = {}
         self.scales: dict[str, float] = {}
 
@@ -136,11 +148,17 @@ class _Draw:
         return (rows[:, None] + channels * 4 // config.headdim).to(torch.int32)
 
     def _linear(self, name: str, rows: int, columns: int, gain: float = 1.0) -> None:
-        """int8 codes (rows, columns); inputs of deviation 1 give outputs of deviation `gain`."""
-        weight_scale = gain / (WEIGHT_DEVIATION * math.sqrt(columns))
+        """Codes (rows, columns) of its bits; inputs of deviation 1 give outputs of deviation `gain`."""
+        bits = self.widths.bits(name)
+        scale = gain / (WEIGHT_DEVIATION[bits] * math.sqrt(columns))
+        if bits == 4:
+            weight = self._bytes(rows, columns // 2)
+            weight_scale = torch.full((rows, len(group_sizes(columns))), scale).half()
+        else:
+            weight, weight_scale = self._codes(rows, columns), torch.full((rows,), scale)
         self.tensors |= {
-            f"{name}.weight": self._codes(rows, columns),
-            f"{name}.weight_scale": torch.full((rows,), weight_scale),
+            f"{name}.weight": weight,
+            f"{name}.weight_scale": weight_scale,
             f"{name}.bias": torch.zeros(rows),
             f"{name}.out_scale": torch.full((rows,), ACTIVATION_SCALE),
         }
@@ -157,6 +175,9 @@ class _Draw:
 
     def _codes(self, *shape: int) -> Tensor:
         return torch.from_numpy(self.random.integers(-127, 128, shape, dtype=np.int8))
+
+    def _bytes(self, *shape: int) -> Tensor:
+        return torch.from_numpy(self.random.integers(-128, 128, shape, dtype=np.int8))
 
     def normal(self, *shape: int) -> Tensor:
         return torch.from_numpy(self.random.standard_normal(shape, dtype=np.float32))

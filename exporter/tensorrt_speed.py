@@ -52,12 +52,13 @@ def main(
     context: Annotated[
         list[int], typer.Option(min=1, help="Tokens to time TPOT after; repeatable.")
     ] = CONTEXTS,
+    qformat: Annotated[str, typer.Option(help="w8a8 or w4a8.")] = "w8a8",
     output: Annotated[Path | None, typer.Option(help="File to add the lines to.")] = None,
 ) -> None:
     """Draw, build, time."""
     for size in sizes:
         name, _, layers = size.partition(":")
-        model = random_model(name, n_layer=int(layers) if layers else None)
+        model = random_model(name, n_layer=int(layers) if layers else None, qformat=qformat)
         append_speed(output, measure(model, size, BuildOptions(plugins), context))
 
 

@@ -15,22 +15,25 @@ from tests.random_calibrations import random_calibration
 from tests.random_checkpoints import random_checkpoint
 
 
+@pytest.mark.parametrize("qformat", ["w8a8", "w4a8"])
 @pytest.mark.parametrize("name", ["mamba-130m", "mamba2-130m", "mamba2-8b"])
-def test_it_is_made_like_a_calibrated_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_made_like_a_calibrated_model(name: str, qformat: str, monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(CONFIGS[name], n_layer=2, d_model=64, d_inner=2048, vocab_size=64)
     monkeypatch.setitem(random_models.CONFIGS, name, small)
     checkpoint = random_checkpoint(small)
-    calibrated = quantize_model(checkpoint, random_calibration(small, digest=checkpoint.digest))
-    drawn = random_model(name)
+    calibrated = quantize_model(checkpoint, random_calibration(small, digest=checkpoint.digest), qformat)
+    drawn = random_model(name, qformat=qformat)
     described = [{n: (t.dtype, t.shape) for n, t in m.tensors.items()} for m in (drawn, calibrated)]
     extra = {n for n in described[0] if n.endswith((".out_scale", ".lm_head.weight"))} - set(described[1])
     assert {n: d for n, d in described[0].items() if n not in extra} == described[1]
     assert set(drawn.scales) == set(calibrated.scales)
 
 
-@pytest.mark.parametrize("name", ["mamba-130m", "mamba2-130m"])
-def test_activations_fill_the_codes_and_the_logits_differ(name: str) -> None:
-    model, deviations = random_model(name, n_layer=2), {}
+@pytest.mark.parametrize(
+    ("name", "qformat"), [("mamba-130m", "w8a8"), ("mamba2-130m", "w8a8"), ("mamba2-130m", "w4a8")]
+)
+def test_activations_fill_the_codes_and_the_logits_differ(name: str, qformat: str) -> None:
+    model, deviations = random_model(name, n_layer=2, qformat=qformat), {}
     ids = torch.arange(16)[None] * 1009
 
     def tap(site: str, value: torch.Tensor) -> None:
@@ -49,3 +52,8 @@ def test_activations_fill_the_codes_and_the_logits_differ(name: str) -> None:
 def test_an_unknown_size_is_refused() -> None:
     with refused("unknown model size", "found: mamba2-9t", code=2):
         random_model("mamba2-9t")
+
+
+def test_widths_of_no_random_model_are_refused() -> None:
+    with refused("no random models of these widths", "found: w4a16", code=2):
+        random_model("mamba2-130m", qformat="w4a16")

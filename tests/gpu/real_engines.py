@@ -35,17 +35,19 @@ class Built:
         return before - cuda.memory()[0]
 
 
-def build(name: str, folder: Path, plugins: Path, *, version_compatible: bool = False) -> Built:
+def build(
+    name: str, folder: Path, plugins: Path, *, qformat: str = "w8a8", version_compatible: bool = False
+) -> Built:
     """A model of exporter/random_models.py, cut to two layers, and its engines."""
     folder.mkdir()
-    model = random_model(name, n_layer=2)
+    model = random_model(name, n_layer=2, qformat=qformat)
     write_model(onnx_from_model(model), folder)
     manifest = Manifest(
         kind="export",
         producer="test",
         target="cpu",
         backend="onnxruntime",
-        qformat="w8a8",
+        qformat=qformat,
         config=config_to_json(model.config),
         eos_token_id=0,
         states=states_of(model),

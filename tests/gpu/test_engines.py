@@ -45,11 +45,12 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     return build_one
 
 
+@pytest.mark.parametrize("qformat", ["w8a8", "w4a8"])
 @pytest.mark.parametrize("name", ["mamba-130m", "mamba2-130m"])
 def test_engines_pass_the_gate_with_their_weights_once_in_memory(
-    build: Callable[..., Any], name: str
+    build: Callable[..., Any], name: str, qformat: str
 ) -> None:
-    built = build(name)
+    built = build(name, qformat=qformat)
     taken = built.check(Cuda())
     weights = (built.folder / "weights.bin").stat().st_size
     plans = [(built.folder / f"{plan}.engine").stat().st_size for plan in ("decode", "prefill")]
