@@ -1,8 +1,9 @@
 """Checkpoint + text -> Calibration: run the float model, observe every site, choose every scale.
 
-Two stages. `channels`, only for a recipe that reorders, finds how loud every channel of x is, and from that
-the permutation. `scales` observes all sites of the rewritten model: the reorder changes what the Hadamard
-transform in front of out_proj mixes, so that no scale could be chosen before it.
+Up to three stages. `channels`, only for a recipe that reorders, finds how loud every channel of x is, and
+from that the permutation. `scales` observes all sites of the rewritten model: the reorder changes what the
+Hadamard transform in front of out_proj mixes, so that no scale could be chosen before it. `weights`, only for
+a rounding that looks at inputs, rounds in_proj and out_proj layer by layer (calib/sequential_rounding.py).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from quamba_export.calib.output_directory import check_replaceable
 from quamba_export.calib.progress_file import ProgressFile, Totals, locked
 from quamba_export.calib.recipe import Recipe, default_recipe
 from quamba_export.calib.rewrites import RewriteReport, apply_rewrites
+from quamba_export.calib.sequential_rounding import SequentialRounding
 from quamba_export.calib.sites import GroupRanges, scale_shape, site_names
 from quamba_export.calib.workers import Workers, one_thread
 from quamba_export.runtime.errors import QuambaError
@@ -79,6 +81,7 @@ def calibrate(
             rewrites = apply_rewrites(model, recipe, permutation)
             observers = {site: recipe.observer(site.split(".")[2]) for site in site_names(checkpoint.config)}
             totals = run.observe(Stage("scales", calib_size, observers, ranges), model)
+            weights, errors = _weights(recipe, model, run)
         scales, statistics = _scales(checkpoint, recipe, observers, totals)
         calibration = Calibration(
             config=checkpoint.config,
@@ -89,7 +92,8 @@ def calibrate(
             dim_group_range={i: layer.channel_ends for i, layer in ranges.items()},
             permutation=permutation,
             statistics=statistics,
-            run=_run_record(data_source, tokens, seed, recipe, rewrites),
+            run=_run_record(data_source, tokens, seed, recipe, rewrites) | errors,
+            weights=weights,
         )
         if out_dir is not None:
             write_calibration(calibration, out_dir)
@@ -145,7 +149,8 @@ def _scratch(out_dir: str | Path | None) -> Iterator[Path]:
 
 def _samples(recipe: Recipe, calib_size: int) -> int:
     """Samples of all stages."""
-    return calib_size + (min(calib_size, REORDER_SAMPLES) if recipe.reorder else 0)
+    reorder = min(calib_size, REORDER_SAMPLES) if recipe.reorder else 0
+    return reorder + calib_size + (calib_size if recipe.weights.uses_inputs else 0)
 
 
 def _reorder(
@@ -185,6 +190,15 @@ def _scales(
             "clipped_share": observer.clipped_share(totals[site]),
         }
     return scales, statistics
+
+
+def _weights(recipe: Recipe, model: FloatMamba, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Stage `weights`: rounded weights, and what each lost; both empty for a rounding without inputs."""
+    if recipe.weight_bits is None:
+        return {}, {}
+    rounding = SequentialRounding(model, recipe.weights, recipe.grid(recipe.weight_bits), run)
+    weights, errors = rounding.weights()
+    return weights, {"rounding_errors": errors}
 
 
 def _run_record(

@@ -12,10 +12,11 @@ from torch import Tensor
 from quamba_export.calib.calibration import Calibration
 from quamba_export.calib.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.int4_rounding import int4_weight
 from quamba_export.calib.qformat import QFormat, qformat_named
 from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
 from quamba_export.calib.rewrites import rewrite
+from quamba_export.calib.rounding_nearest import Nearest
+from quamba_export.calib.stored_weight import stored
 from quamba_export.plugins.common.quantization import INT8_MAX, SMALLEST_SCALE, quantize
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -47,6 +48,14 @@ def quantize_model(
             found=f"checkpoint {checkpoint.digest[:12]}, calibrated on {calibration.checkpoint_digest[:12]}",
             fix="run `quamba-export calibrate` on this checkpoint",
             code=ExitCode.INTEGRITY,
+        )
+    rounded = calibration.recipe.weight_bits
+    if rounded not in (None, widths.weight_bits):
+        raise QuambaError(
+            f"the calibration has weights that are rounded to {rounded} bits",
+            found=f"--qformat {qformat}, {widths.weight_bits} bits",
+            fix=f"calibrate with --weight-bits {widths.weight_bits}, or use another --qformat",
+            code=ExitCode.USAGE,
         )
     model = rewrite(checkpoint, calibration)
     tensors = {
@@ -168,11 +177,7 @@ class _Layer:
     ) -> None:
         weight = self.parameter(f"{name}.weight")  # (M, K)
         prefix = f"{self.site}.{name}"
-        if self.widths.bits(name) == 4:
-            codes, scale = int4_weight(weight, prefix)
-        else:
-            scale = self.weight_scale(weight)
-            codes = quantize(weight, scale[:, None])
+        codes, scale = self._rounded(name, weight)
         tensors[f"{prefix}.weight"], tensors[f"{prefix}.weight_scale"] = codes, scale
         has_bias = bias is not None and f"{self._prefix}.{name}.bias" in self._source
         tensors[f"{prefix}.bias"] = (
@@ -180,6 +185,15 @@ class _Layer:
         )
         if out_scale is not None:
             tensors[f"{prefix}.out_scale"] = out_scale
+
+    def _rounded(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and scales of a projection: the calibration's, or where it has none the recipe's."""
+        calibrated, prefix = self.calibration.weights, f"{self.site}.{name}"
+        if f"{prefix}.weight" in calibrated:
+            return calibrated[f"{prefix}.weight"], calibrated[f"{prefix}.weight_scale"]
+        recipe, bits = self.calibration.recipe, self.widths.bits(name)
+        rounding = Nearest() if recipe.weights.uses_inputs else recipe.weights
+        return stored(rounding.round(weight, recipe.grid(bits), name=prefix), bits, prefix)
 
     def _conv_parameters(self) -> tuple[Tensor, Tensor]:
         """Weight (C, W) and bias (C,); zeros where the layer has none."""

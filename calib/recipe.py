@@ -7,6 +7,9 @@ kind = "absmax"
 [observers.x]                   # a site of docs/architecture.md by its short name, in all layers
 kind = "percentile"
 alpha = 0.99999
+[weights]                       # how in_proj and out_proj are rounded; nearest where there is no such table
+kind = "gptq"
+bits = 4
 ```
 """
 
@@ -14,13 +17,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from dataclasses import field as with_default
 from pathlib import Path
 from typing import Any
 
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.observers import AbsoluteMaximum, Observer, observer_from_table, refuse_unknown
+from quamba_export.calib.rounding import Rounding
+from quamba_export.calib.rounding_kinds import rounding_from_table
+from quamba_export.calib.rounding_nearest import Nearest
 from quamba_export.calib.sites import SITES
+from quamba_export.calib.stored_weight import check_columns, rounded_shapes
+from quamba_export.calib.weight_grid import WeightGrid, grid_of
 from quamba_export.runtime.errors import QuambaError
 
 if sys.version_info >= (3, 11):
@@ -46,6 +55,7 @@ class Recipe:
     rotate_out_proj:     online Hadamard in front of out_proj, its inverse folded into the weight.
     reorder:             sort-and-cluster; x, B, C and ssm_state then have a scale for each group.
     per_channel_weights: int8 weights have a scale for each row instead of one.
+    weights:             how weights are rounded: in_proj and out_proj, and where it needs no inputs all.
     """
 
     name: str
@@ -56,6 +66,7 @@ class Recipe:
     rotate_out_proj: bool = False
     reorder: bool = False
     per_channel_weights: bool = True
+    weights: Rounding = with_default(default_factory=Nearest)
 
     def __post_init__(self) -> None:
         refuse_unknown(self.observers, ["default", *_SITES], f"site in recipe {self.name}")
@@ -86,7 +97,26 @@ class Recipe:
         return {
             **table,
             "observers": {site: self.observers[site].as_table() for site in sorted(self.observers)},
+            "weights": self.weights.as_table(),
         }
+
+    def rounded_by(self, options: Mapping[str, Any]) -> Recipe:
+        """The recipe with these options of `weights` in place of its own; another kind starts anew.
+
+        Raises QuambaError as rounding_from_table does.
+        """
+        own = self.weights.as_table()
+        kept = own if options.get("kind", own["kind"]) == own["kind"] else {}
+        return replace(self, weights=rounding_from_table({**kept, **options}))
+
+    def grid(self, bits: int) -> WeightGrid:
+        """The grid of a weight with so many bits."""
+        return grid_of(bits, one_scale=not self.per_channel_weights)
+
+    @property
+    def weight_bits(self) -> int | None:
+        """Bits that a calibration by this recipe rounds weights to; None where a later step rounds them."""
+        return int(self.weights.as_table()["bits"]) if self.weights.uses_inputs else None
 
     def check_fits(self, config: MambaConfig) -> None:
         """Raise QuambaError where the model cannot be calibrated by this recipe."""
@@ -98,6 +128,8 @@ class Recipe:
                 allowed="mamba2",
                 fix="use --recipe quamba",
             )
+        for name, (_, columns) in rounded_shapes(config).items() if self.weight_bits == 4 else ():
+            check_columns(columns, name)
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
@@ -123,7 +155,13 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 def recipe_from_table(table: Mapping[str, Any]) -> Recipe:
     """The recipe of a parsed TOML or JSON table, its name among the fields."""
     refuse_unknown(table, [field.name for field in fields(Recipe)], "recipe field")
-    allowed = {"name": str, "observers": Mapping, "head_groups": int, "channel_groups": int}
+    allowed = {
+        "name": str,
+        "observers": Mapping,
+        "weights": Mapping,
+        "head_groups": int,
+        "channel_groups": int,
+    }
     for field, value in table.items():
         kind = allowed.get(field, bool)
         if not isinstance(value, kind) or (kind is int and not 1 <= _number(value) <= MOST_GROUPS):
@@ -143,7 +181,8 @@ def recipe_from_table(table: Mapping[str, Any]) -> Recipe:
                 f"observers.{site} is no table", found=repr(options), allowed='{ kind = "absmax" }'
             )
     chosen = {site: observer_from_table(options, f"observers.{site}") for site, options in observers.items()}
-    return Recipe(**{**table, "observers": chosen})
+    weights = {"weights": rounding_from_table(table["weights"])} if "weights" in table else {}
+    return Recipe(**{**table, "observers": chosen, **weights})
 
 
 def default_recipe(config: MambaConfig) -> Recipe:

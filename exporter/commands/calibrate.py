@@ -36,6 +36,29 @@ def calibrate(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; any number gives the same bytes.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run ended.")] = False,
+    rounding: Annotated[
+        str | None,
+        typer.Option(
+            "--rounding", help="nearest, gptq: how weights are rounded, instead of the recipe's way."
+        ),
+    ] = None,
+    weight_bits: Annotated[
+        int | None, typer.Option(help="gptq: 4 (for --qformat w4a8, w4a16; the default) or 8 (w8a8).")
+    ] = None,
+    damping: Annotated[
+        float | None, typer.Option(help="gptq: share of the Hessian's mean diagonal added to it, 0.01.")
+    ] = None,
+    act_order: Annotated[
+        bool | None,
+        typer.Option("--act-order/--no-act-order", help="gptq: the columns of the loudest inputs first."),
+    ] = None,
+    clip_weights: Annotated[
+        bool | None,
+        typer.Option(
+            "--clip-weights/--no-clip-weights",
+            help="Weight scales of the least squared error, or of the largest value.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Observe the float model on text and choose a scale for every site.
@@ -44,17 +67,20 @@ def calibrate(
     """
     from quamba_export.calib.calibrate import calibrate
     from quamba_export.calib.checkpoint import load_checkpoint
-    from quamba_export.calib.recipe import load_recipe
+    from quamba_export.calib.recipe import default_recipe, load_recipe
 
     if group_heads and recipe not in (None, "quamba2"):
         found = f"--group-heads and --recipe {recipe}"
         raise QuambaError("two recipes", found=found, allowed="one of them", code=ExitCode.USAGE)
     recipe = "quamba2" if group_heads else recipe
+    weights = rounding_options(rounding, weight_bits, damping, act_order, clip_weights)
     with progress(f"calibrate {checkpoint}", unit="samples") as bar, resumable():
+        source = load_checkpoint(checkpoint)
+        chosen = load_recipe(recipe) if recipe else default_recipe(source.config)
         result = calibrate(
-            load_checkpoint(checkpoint),
+            source,
             data,
-            load_recipe(recipe) if recipe else None,
+            chosen.rounded_by(weights) if weights else chosen,
             calib_size=calib_size,
             calib_seqlen=calib_seqlen,
             seed=seed,
@@ -65,6 +91,18 @@ def calibrate(
         )
     facts = {"calibration": str(out), "digest": result.digest, "recipe": result.recipe.name, **result.run}
     emit(facts | {"sites": len(result.scales)}, as_json, lambda console: show(facts, console))
+
+
+def rounding_options(
+    kind: str | None,
+    bits: int | None,
+    damping: float | None,
+    act_order: bool | None,
+    clip: bool | None,
+) -> dict[str, Any]:
+    """The recipe's table `weights` that the flags amount to, without what was not given."""
+    table = {"kind": kind, "bits": bits, "damping": damping, "act_order": act_order, "clip": clip}
+    return {name: value for name, value in table.items() if value is not None}
 
 
 @contextmanager

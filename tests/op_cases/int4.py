@@ -17,8 +17,10 @@ SHAPES = {
 
 
 def spread(columns: int) -> Array:
-    """Scales of the groups: no two share one."""
-    return np.linspace(0.01, 0.07, -(-columns // 128))[None]
+    """Scales of the groups: no two share one, every other is negative, as clipped ones may be."""
+    scales = np.linspace(0.01, 0.07, -(-columns // 128))
+    scales[1::2] *= -1
+    return scales[None]
 
 
 def _largest(op: str) -> list[Case]:

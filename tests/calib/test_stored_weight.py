@@ -1,4 +1,4 @@
-"""Round-to-nearest int4: the error of every weight, scales in fp16, short groups, what is refused."""
+"""Round-to-nearest int4 as it is stored: every weight's error, fp16 scales, short groups."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from quamba_export.calib.int4_rounding import int4_weight
+from quamba_export.calib.rounding_nearest import Nearest
+from quamba_export.calib.stored_weight import stored
+from quamba_export.calib.weight_grid import grid_of
 from quamba_export.plugins.common.int4 import group_sizes, pack_int4, unpack_int4
+from quamba_export.plugins.common.quantization import SMALLEST_SCALE
 from quamba_export.runtime.errors import ExitCode, QuambaError
+
+
+def int4_weight(weight: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    return stored(Nearest().round(weight, grid_of(4), name=name), 4, name)
 
 
 def dequantized(packed: Tensor, scale: Tensor) -> Tensor:
@@ -40,6 +47,17 @@ def test_zeros_get_the_scale_1_and_tiny_weights_the_smallest() -> None:
     packed, scale = int4_weight(weight, "layers.0.in_proj")
     assert scale[:, 0].tolist() == [1.0, 2.0**-24]
     assert not packed.any()
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("one_scale", [False, True])
+def test_a_row_of_next_to_nothing_counts_as_zeros_at_8_bits(clip: bool, one_scale: bool) -> None:
+    weight = torch.full((2, 64), 100 * SMALLEST_SCALE)
+    codes, scale = stored(Nearest(clip).round(weight, grid_of(8, one_scale=one_scale)), 8, "w")
+    assert scale.tolist() == [1.0, 1.0]
+    assert not codes.any()
+    least = Nearest().round(torch.full((1, 64), 127 * SMALLEST_SCALE), grid_of(8))
+    assert least.scale.item() == SMALLEST_SCALE
 
 
 def test_every_code_survives_packing() -> None:
