@@ -1,8 +1,9 @@
 """Checkpoint + text -> Calibration: run the float model, observe every site, choose every scale.
 
-Two stages. `channels`, only for a recipe that reorders, finds how loud every channel of x is, and from that
+Three stages. `channels`, only for a recipe that reorders, finds how loud every channel of x is, and from that
 the permutation. `scales` observes all sites of the rewritten model: the reorder changes what the Hadamard
-transform in front of out_proj mixes, so that no scale could be chosen before it.
+transform in front of out_proj mixes, so that no scale could be chosen before it. `errors` looks at the first
+samples once more, to report what each scale does to its values.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from quamba_export.calib.output_directory import check_replaceable
 from quamba_export.calib.progress_file import ProgressFile, Totals, locked
 from quamba_export.calib.recipe import Recipe, default_recipe
 from quamba_export.calib.rewrites import RewriteReport, apply_rewrites
+from quamba_export.calib.scale_error import ScaleError, error_report
 from quamba_export.calib.sites import GroupRanges, scale_shape, site_names
 from quamba_export.calib.workers import Workers, one_thread
 from quamba_export.runtime.errors import QuambaError
@@ -36,6 +38,7 @@ from quamba_export.runtime.errors import QuambaError
 REORDER_SAMPLES = (
     128  # samples, the first, that the permutation is found on: any order is exact, so time decides
 )
+ERROR_SAMPLES = 32  # samples, the first, that the errors of the scales are reported for
 
 
 def calibrate(
@@ -79,7 +82,11 @@ def calibrate(
             rewrites = apply_rewrites(model, recipe, permutation)
             observers = {site: recipe.observer(site.split(".")[2]) for site in site_names(checkpoint.config)}
             totals = run.observe(Stage("scales", calib_size, observers, ranges), model)
-        scales, statistics = _scales(checkpoint, recipe, observers, totals)
+            scales, statistics = _scales(checkpoint, recipe, observers, totals)
+            errors = {site: ScaleError(scale.flatten().numpy()) for site, scale in scales.items()}
+            sums = run.observe(Stage("errors", min(calib_size, ERROR_SAMPLES), errors, ranges), model)
+        for site, statistic in statistics.items():
+            statistic |= error_report(sums[site])
         calibration = Calibration(
             config=checkpoint.config,
             checkpoint_digest=checkpoint.digest,
@@ -145,7 +152,8 @@ def _scratch(out_dir: str | Path | None) -> Iterator[Path]:
 
 def _samples(recipe: Recipe, calib_size: int) -> int:
     """Samples of all stages."""
-    return calib_size + (min(calib_size, REORDER_SAMPLES) if recipe.reorder else 0)
+    reorder = min(calib_size, REORDER_SAMPLES) if recipe.reorder else 0
+    return reorder + calib_size + min(calib_size, ERROR_SAMPLES)
 
 
 def _reorder(
@@ -168,7 +176,7 @@ def _reorder(
 def _scales(
     checkpoint: Checkpoint, recipe: Recipe, observers: Mapping[str, Observer], totals: Totals
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    """Scale and reported statistics of every site."""
+    """Scale of every site, and what is reported of how it was chosen."""
     config, groups = checkpoint.config, recipe.groups(checkpoint.config)
     scales, statistics = {}, {}
     for site, observer in observers.items():
@@ -182,7 +190,6 @@ def _scales(
             "smallest_scale": float(values.min()),
             "scales": int(values.size),
             "dead_scales": dead,
-            "clipped_share": observer.clipped_share(totals[site]),
         }
     return scales, statistics
 
@@ -199,5 +206,6 @@ def _run_record(
         "seed": seed,
         "micro_batch": MICRO_BATCH,
         "reorder_samples": min(tokens.shape[0], REORDER_SAMPLES) if recipe.reorder else 0,
+        "error_samples": min(tokens.shape[0], ERROR_SAMPLES),
         "rewrites": [asdict(report) for report in rewrites],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,22 @@ class SiteScale:
 
 
 @dataclass(frozen=True)
+class SiteError:
+    """What a site's scale does to its values; "-" in artefacts made before it was recorded.
+
+    mse in units of the value squared, snr in dB (None where the values or their errors are all 0).
+    """
+
+    site: str
+    observer: str
+    clipped_share: float
+    mse: float | str
+    snr_db: float | str | None
+    max_before: float | str
+    max_after: float | str
+
+
+@dataclass(frozen=True)
 class CalibrationFacts:
     """The scales of a model and where they came from."""
 
@@ -39,6 +56,7 @@ class CalibrationFacts:
     layer: int
     layer_table: list[ScaleEntry]
     sites: list[SiteScale]
+    errors: list[SiteError]
 
 
 def inspect_calibration(path: Path, layer: int) -> CalibrationFacts:
@@ -56,6 +74,7 @@ def inspect_calibration(path: Path, layer: int) -> CalibrationFacts:
         layer=layer,
         layer_table=calibrated_layer_table(calibration, layer),
         sites=[site_scale(calibration, site) for site in calibration.statistics],
+        errors=[site_error(site, statistic) for site, statistic in calibration.statistics.items()],
     )
 
 
@@ -73,6 +92,12 @@ def site_scale(calibration: Calibration, site: str) -> SiteScale:
         high=float(high),
         clipped_share=float(calibration.statistics[site]["clipped_share"]),
     )
+
+
+def site_error(site: str, statistic: Mapping[str, Any]) -> SiteError:
+    figures = {name: statistic.get(name, "-") for name in ("mse", "snr_db", "max_before", "max_after")}
+    observer = " ".join(str(option) for option in statistic["observer"].values())
+    return SiteError(site, observer, statistic["clipped_share"], **figures)
 
 
 def calibrated_layer_table(calibration: Calibration, layer: int) -> list[ScaleEntry]:
