@@ -1,0 +1,111 @@
+"""A TensorRT bundle is for this machine, and its plans are those that the manifest tells of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from refusals import refused
+from tiny_recurrent import V, state_table
+
+from quamba_export.runtime import tensorrt_plan
+from quamba_export.runtime.engine_checks import check_contracts, check_machine, tensors_of
+from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
+from quamba_export.runtime.errors import ExitCode
+
+TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float32", (2, 2), 256))
+RECORD = EngineRecord("10.6.0", False, 90, "c0ffee", 4, 8, TABLE, device_bytes=1 << 30)
+
+
+class FakeTensorRT:
+    """A plan of the tiny model and TABLE's weights, as much of TensorRT as Plan.check asks."""
+
+    nptype = staticmethod(np.dtype)
+
+    def __init__(self) -> None:
+        self.tensors = {"input_ids": ("int64", (-1, -1)), "logits": ("float32", (-1, -1, V))}
+        for state in state_table():
+            for name in (state.past, state.present):
+                self.tensors[name] = state.dtype, (-1, *state.shape)
+        self.tensors |= {weight.name: (weight.dtype, weight.shape) for weight in TABLE}
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.tensors)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.tensors)[index]
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return self.tensors[name][0]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.tensors[name][1]
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> tensorrt_plan.Plan:
+    monkeypatch.setattr(tensorrt_plan, "import_tensorrt", FakeTensorRT)
+    plan = object.__new__(tensorrt_plan.Plan)
+    plan._engine, plan._path = FakeTensorRT(), Path("decode.engine")
+    return plan
+
+
+def test_a_plan_of_the_tensors_that_the_manifest_names_is_taken(plan: tensorrt_plan.Plan) -> None:
+    plan.check(tensors_of(RECORD, state_table(), V))
+
+
+@pytest.mark.parametrize("name", ["a.weight", "past_conv_states.0", "present_ssm_states.1", "logits"])
+@pytest.mark.parametrize("change", ["dtype", "shape", "rank", "missing"])
+def test_a_tensor_that_is_not_the_plans_is_refused(plan: tensorrt_plan.Plan, name: str, change: str) -> None:
+    """Memory is allocated as the manifest says, and the kernels write as the plan does."""
+    dtype, shape = plan._engine.tensors.pop(name)
+    wanted = f"{dtype} {shape}".replace("-1", "any")
+    if change != "missing":
+        plan._engine.tensors[name] = {
+            "dtype": ("int32", shape),
+            "shape": (dtype, (*shape[:-1], shape[-1] + 1)),
+            "rank": (dtype, (*shape, 1)),
+        }[change]
+    with refused(name, "decode.engine", f"found: {wanted}", code=ExitCode.INTEGRITY):
+        plan.check(tensors_of(RECORD, state_table(), V))
+
+
+def test_a_weight_that_the_manifest_leaves_out_is_refused(plan: tensorrt_plan.Plan) -> None:
+    plan._engine.tensors["c.weight"] = "int8", (2, 2)
+    with refused("c.weight", "found: no such tensor", "allowed: int8 (2, 2)", code=ExitCode.INTEGRITY):
+        plan.check(tensors_of(RECORD, state_table(), V))
+
+
+def test_another_machine_is_refused_with_both_versions() -> None:
+    check_machine(RECORD, "10.6.0", 90, lean=False)
+    with refused("another TensorRT", "found: TensorRT 10.3.0", "allowed: TensorRT 10.6.0", "build", code=5):
+        check_machine(RECORD, "10.3.0", 90, lean=False)
+    with refused("another TensorRT", "found: TensorRT 10.7.0", "allowed: TensorRT 10.6.0", code=5):
+        check_machine(RECORD, "10.7.0", 90, lean=False)
+    with refused("another TensorRT", "10.6.0, the lean runtime here", "not its lean runtime", code=5):
+        check_machine(RECORD, "10.6.0", 90, lean=True)
+    with refused("another GPU", "found: GPU sm_87", "allowed: GPU sm_90", "quamba-export build", code=5):
+        check_machine(RECORD, "10.6.0", 87, lean=False)
+
+
+def test_a_version_compatible_bundle_runs_in_later_versions() -> None:
+    record = replace(RECORD, version_compatible=True)
+    for version in ("10.6.0", "10.6.0.post1", "10.6.1", "10.16.1.11"):
+        check_machine(record, version, 90, lean=False)
+        check_machine(record, version, 90, lean=True)
+    for version in ("10.5.9", "11.0.0", "9.9.9"):
+        with refused("another TensorRT", f"found: TensorRT {version}", "10.6.0 or a later 10", code=5):
+            check_machine(record, version, 90, lean=True)
+    with refused("another GPU", code=5):
+        check_machine(record, "10.16.1", 89, lean=True)
+    with refused("another TensorRT", "found: TensorRT 10.6.0", "allowed: TensorRT newest", code=5):
+        check_machine(replace(record, tensorrt="newest"), "10.6.0", 90, lean=False)
+
+
+def test_another_plugin_library_is_refused() -> None:
+    check_contracts(RECORD, "c0ffee")
+    with refused("libquamba_plugins.so", "found: contracts beef", "allowed: contracts c0ffee", code=5):
+        check_contracts(RECORD, "beef")
