@@ -28,18 +28,20 @@ class SiteScale:
 
 @dataclass(frozen=True)
 class SiteError:
-    """What a site's scale does to its values; "-" in artefacts made before it was recorded.
+    """What a site's scale does to its values (calib/scale_error.py).
 
-    mse in units of the value squared, snr in dB (None where the values or their errors are all 0).
+    mse in units of the value squared. None where an older artefact has no figure, and the SNR of a site whose
+    values or errors are all 0.
     """
 
-    site: str
+    layer: int
+    name: str
     observer: str
     clipped_share: float
-    mse: float | str
-    snr_db: float | str | None
-    max_before: float | str
-    max_after: float | str
+    mse: float | None
+    snr_db: float | None
+    max_before: float | None
+    max_after: float | None
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,14 @@ def site_scale(calibration: Calibration, site: str) -> SiteScale:
 
 
 def site_error(site: str, statistic: Mapping[str, Any]) -> SiteError:
-    figures = {name: statistic.get(name, "-") for name in ("mse", "snr_db", "max_before", "max_after")}
-    observer = " ".join(str(option) for option in statistic["observer"].values())
-    return SiteError(site, observer, statistic["clipped_share"], **figures)
+    _, layer, name = site.split(".")
+    return SiteError(
+        layer=int(layer),
+        name=name,
+        observer=" ".join(str(option) for option in statistic["observer"].values()),
+        clipped_share=float(statistic["clipped_share"]),
+        **{key: statistic.get(key) for key in ("mse", "snr_db", "max_before", "max_after")},
+    )
 
 
 def calibrated_layer_table(calibration: Calibration, layer: int) -> list[ScaleEntry]:

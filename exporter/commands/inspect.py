@@ -43,9 +43,13 @@ def show(facts: dict[str, Any], console: Console) -> None:
         elif isinstance(value, list) and value:
             table = Table(*value[0], title=key, title_justify="left")
             for record in value:
-                table.add_row(
-                    *(f"{item:.4g}" if isinstance(item, float) else str(item) for item in record.values())
-                )
+                table.add_row(*map(cell, record.values()))
             console.print(table)
         else:
             console.print(f"[bold]{key}[/] {value}", highlight=False)
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
