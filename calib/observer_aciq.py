@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quamba_export.calib.observers import Observer, Rows, Statistic, absolute_maximum, refuse_unknown
+from quamba_export.calib.observers import Observer, Rows, Statistic, absolute_maximum
+from quamba_export.calib.recipe_options import choice
 from quamba_export.plugins.common.quantization import INT8_MAX
 
 
@@ -26,10 +27,7 @@ class AnalyticalClipping(Observer):
     """
 
     kind: ClassVar[str] = "aciq"
-    distribution: str = "laplace"
-
-    def __post_init__(self) -> None:
-        refuse_unknown([str(self.distribution)], _SLOPES, f"distribution of {self.kind}")
+    distribution: str = choice("laplace", ("gaussian", "laplace"))
 
     def measure(self, rows: Tensor) -> Statistic:
         exact = rows.double()

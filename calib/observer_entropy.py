@@ -30,6 +30,11 @@ class Entropy(Observer):
 
     kind: ClassVar[str] = "entropy"
 
+    @property
+    def least_values(self) -> int:
+        """A value for each level: the divergence of fewer says nothing about their distribution."""
+        return _LEVELS
+
     def measure(self, rows: Tensor) -> Statistic:
         absmax = absolute_maximum(rows)
         exponent = np.where(absmax > 0, np.frexp(absmax.astype(np.float64))[1], _LEAST)  # absmax < 2^exponent
@@ -76,18 +81,19 @@ def _best_bins(counts: NDArray[Any]) -> int:
 def _divergence(counts: NDArray[Any], kept: int) -> float:
     """KL(P || Q), nats: P the first `kept` bins with all outliers in the last, Q those bins in 128 levels.
 
-    A level's count is spread evenly over its bins that are not empty. Infinite where P has what Q lacks.
+    A level's count is spread evenly over its bins that are not empty. The bin that outliers are clipped to
+    counts as one value in Q if it is empty: it has a code. Infinite where nothing lies in the first bins.
     """
-    inside = counts[:kept].astype(np.float64)
+    inside, outliers = counts[:kept].astype(np.float64), counts[kept:].sum()
+    if not inside.any():
+        return float("inf")
+    clipped = inside.copy()
+    clipped[-1] += outliers
+    inside[-1] = max(inside[-1], min(outliers, 1))
     firsts = -(-np.arange(_LEVELS) * kept // _LEVELS)  # first bin of each level
     sizes = np.diff(np.append(firsts, kept))
     used = np.maximum(np.add.reduceat(inside > 0, firsts, dtype=np.int64), 1)
     quantized = np.repeat(np.add.reduceat(inside, firsts) / used, sizes) * (inside > 0)
-    outliers = counts[kept:].sum()
-    if not inside.any() or (outliers and not inside[-1]):
-        return float("inf")
-    clipped = inside
-    clipped[-1] += outliers
     p, q = clipped / clipped.sum(), quantized / quantized.sum()
     there = p > 0
     return float((p[there] * np.log(p[there] / q[there])).sum())

@@ -1,28 +1,37 @@
-"""The observers that a recipe can name, and the table of one."""
+"""The observers that a recipe can name: every Observer in a file calib/observer_*.py."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import pkgutil
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from importlib import import_module
 from typing import Any
 
-from quamba_export.calib.observer_aciq import AnalyticalClipping
-from quamba_export.calib.observer_entropy import Entropy
-from quamba_export.calib.observer_mse import MeanSquaredError
-from quamba_export.calib.observer_outlier_aware import OutlierAware
-from quamba_export.calib.observers import AbsoluteMaximum, Observer, Percentile, refuse_unknown
+import quamba_export.calib as package
+from quamba_export.calib.observers import Observer, refuse_unknown
 
-OBSERVERS: dict[str, type[Observer]] = {
-    observer.kind: observer
-    for observer in (
-        AbsoluteMaximum,
-        Percentile,
-        MeanSquaredError,
-        AnalyticalClipping,
-        Entropy,
-        OutlierAware,
-    )
-}
+
+def find_observers() -> dict[str, type[Observer]]:
+    """The observers by kind, alphabetically. Raises RuntimeError for two of one kind."""
+    found: dict[str, type[Observer]] = {}
+    for observer in _observers():
+        if observer.kind in found:
+            raise RuntimeError(f"{found[observer.kind]} and {observer} are both of kind '{observer.kind}'")
+        found[observer.kind] = observer
+    return dict(sorted(found.items()))
+
+
+def _observers() -> Iterator[type[Observer]]:
+    names = sorted(f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(package.__path__))
+    for name in names:
+        if name.startswith(f"{package.__name__}.observer_") and name != __name__:
+            for value in vars(import_module(name)).values():
+                if isinstance(value, type) and issubclass(value, Observer) and value.__module__ == name:
+                    yield value
+
+
+OBSERVERS = find_observers()
 
 
 def observer_from_table(table: Mapping[str, Any], where: str) -> Observer:

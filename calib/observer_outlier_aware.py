@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from quamba_export.calib.observers import Percentile, Rows, Statistic
+from quamba_export.calib.observer_percentile import Percentile
+from quamba_export.calib.observers import Rows, Statistic
+from quamba_export.calib.recipe_options import integer, number
 from quamba_export.plugins.common.quantization import INT8_MAX
-from quamba_export.runtime.errors import QuambaError
 
 
 @dataclass(frozen=True)
@@ -21,18 +22,8 @@ class OutlierAware(Percentile):
     """
 
     kind: ClassVar[str] = "outlier-aware"
-    alpha: float = 0.99
-    inlier_code: int = 120
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        code = self.inlier_code
-        if isinstance(code, bool) or not isinstance(code, int) or not 1 <= code <= INT8_MAX:
-            raise QuambaError(
-                f"option inlier_code of {self.kind} is out of range",
-                found=repr(code),
-                allowed=f"an integer from 1 to {INT8_MAX}",
-            )
+    alpha: float = number(0.99, above=0, most=1)
+    inlier_code: int = integer(120, least=1, most=INT8_MAX)
 
     def limit(self, total: Statistic) -> Rows:
         return np.minimum(super().limit(total) * INT8_MAX / self.inlier_code, total["absmax"])

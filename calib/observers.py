@@ -2,8 +2,8 @@
 
 A measure takes one sample at a time and folds the samples together in their order, in constant memory; an
 observer is one that a scale follows from. It works on rows (K, n), one row for each scale of the site
-(calib/sites.py). To add one, write its class in a file of its own (calib/observer_mse.py, say) and name it in
-calib/observer_kinds.py: its dataclass fields are its options in a recipe.
+(calib/sites.py). To add one, write its class in a file calib/observer_NAME.py, and nothing else: recipes, the
+recipes' schema and the tests of all observers find it there. Its dataclass fields are its options.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quamba_export.calib.recipe_options import check_options
 from quamba_export.plugins.common.quantization import INT8_MAX
 from quamba_export.runtime.errors import QuambaError
 
@@ -46,7 +47,15 @@ class Measure(ABC):
 class Observer(Measure):
     """Options of one way to choose a scale."""
 
-    kind: ClassVar[str]
+    kind: ClassVar[str]  # its name in a recipe
+
+    def __post_init__(self) -> None:
+        check_options(self, self.kind)
+
+    @property
+    def least_values(self) -> int:
+        """How many values of a row, over all samples, the limit means something for."""
+        return 1
 
     @abstractmethod
     def limit(self, total: Statistic) -> Rows:
@@ -67,54 +76,6 @@ def refuse_unknown(names: Collection[str], known: Collection[str], what: str) ->
                 allowed=", ".join(sorted(known)) or "none",
                 fix=f"did you mean {near[0]}?" if near else "",
             )
-
-
-@dataclass(frozen=True)
-class AbsoluteMaximum(Observer):
-    """The largest magnitude seen: nothing is clipped."""
-
-    kind: ClassVar[str] = "absmax"
-
-    def measure(self, rows: Tensor) -> Statistic:
-        return {"absmax": absolute_maximum(rows)}
-
-    def combine(self, total: Statistic, sample: Statistic) -> Statistic:
-        return {"absmax": np.maximum(total["absmax"], sample["absmax"])}
-
-    def limit(self, total: Statistic) -> Rows:
-        return total["absmax"].astype(np.float64)
-
-
-@dataclass(frozen=True)
-class Percentile(Observer):
-    """alpha-percentile of |x| of each sample, smoothed over samples by limit += sigma * (sample's - limit).
-
-    Source: Quamba (arXiv 2410.13229), section 4.2; the smoothing is its published code's.
-    """
-
-    kind: ClassVar[str] = "percentile"
-    alpha: float = 0.9995
-    sigma: float = 0.01
-
-    def __post_init__(self) -> None:
-        for name, value in {"alpha": self.alpha, "sigma": self.sigma}.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-                raise QuambaError(
-                    f"option {name} of {self.kind} is out of range",
-                    found=repr(value),
-                    allowed="a number in (0, 1]",
-                )
-
-    def measure(self, rows: Tensor) -> Statistic:
-        limits = [_percentile(row.abs(), self.alpha) for row in rows]
-        return {"absmax": absolute_maximum(rows), "smoothed": np.array(limits)}
-
-    def combine(self, total: Statistic, sample: Statistic) -> Statistic:
-        smoothed = total["smoothed"] + self.sigma * (sample["smoothed"] - total["smoothed"])
-        return {"absmax": np.maximum(total["absmax"], sample["absmax"]), "smoothed": smoothed}
-
-    def limit(self, total: Statistic) -> Rows:
-        return total["smoothed"].astype(np.float64)
 
 
 class SumOfMaxima(Measure):
@@ -146,18 +107,3 @@ def absolute_maximum(rows: Tensor) -> NDArray[np.float32]:
 
 
 _SMALLEST_LIMIT = 2.0**-60
-_SHIFT = 18  # of a positive fp32's bits: leaves the exponent and 5 bits of mantissa, 32 bins an octave
-
-
-def _percentile(magnitude: Tensor, alpha: float) -> float:
-    """alpha-percentile (linear between neighbours) of magnitude (n,): a histogram finds the few to sort."""
-    bins = magnitude.contiguous().view(torch.int32) >> _SHIFT
-    counts = torch.bincount(bins, minlength=1 << (31 - _SHIFT))
-    position = alpha * (magnitude.numel() - 1)
-    low = int(position)
-    above = magnitude.numel() - low  # values from the low-th smallest on
-    reached = counts.flip(0).cumsum(0) >= above
-    first_bin = len(counts) - 1 - int(reached.int().argmax())
-    largest = magnitude[bins >= first_bin].topk(above).values.double()  # descending
-    lower, upper = float(largest[-1]), float(largest[max(above - 2, 0)])
-    return lower + (position - low) * (upper - lower)

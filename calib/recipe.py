@@ -20,8 +20,9 @@ from typing import Any
 import tomllib
 
 from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.observer_absmax import AbsoluteMaximum
 from quamba_export.calib.observer_kinds import observer_from_table
-from quamba_export.calib.observers import AbsoluteMaximum, Observer, refuse_unknown
+from quamba_export.calib.observers import Observer, refuse_unknown
 from quamba_export.calib.sites import SITES
 from quamba_export.runtime.errors import QuambaError
 

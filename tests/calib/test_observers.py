@@ -2,13 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from quamba_export.calib.observer_absmax import AbsoluteMaximum
 from quamba_export.calib.observer_kinds import OBSERVERS, observer_from_table
-from quamba_export.calib.observers import (
-    AbsoluteMaximum,
-    Percentile,
-    SumOfMaxima,
-    scales_from_limits,
-)
+from quamba_export.calib.observer_percentile import Percentile
+from quamba_export.calib.observers import SumOfMaxima, scales_from_limits
 from quamba_export.runtime.errors import QuambaError
 
 

@@ -4,7 +4,8 @@ import re
 import pytest
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.observers import AbsoluteMaximum, Percentile
+from quamba_export.calib.observer_absmax import AbsoluteMaximum
+from quamba_export.calib.observer_percentile import Percentile
 from quamba_export.calib.recipe import RECIPES, default_recipe, load_recipe, recipe_from_table
 from quamba_export.runtime.errors import QuambaError
 
