@@ -31,7 +31,7 @@ from quamba_export.calib.progress_file import ProgressFile, Totals, locked
 from quamba_export.calib.recipe import Recipe, default_recipe
 from quamba_export.calib.rewrites import RewriteReport, apply_rewrites
 from quamba_export.calib.scale_error import ScaleError, error_report
-from quamba_export.calib.sites import GroupRanges, scale_shape, site_names
+from quamba_export.calib.sites import GroupRanges, scale_shape
 from quamba_export.calib.workers import Workers, one_thread
 from quamba_export.runtime.errors import QuambaError
 
@@ -80,7 +80,7 @@ def calibrate(
             permutation, ranges = _reorder(checkpoint, recipe, run)
             model = FloatMamba.from_checkpoint(checkpoint)
             rewrites = apply_rewrites(model, recipe, permutation)
-            observers = {site: recipe.observer(site.split(".")[2]) for site in site_names(checkpoint.config)}
+            observers = recipe.observers_of(checkpoint.config)
             totals = run.observe(Stage("scales", calib_size, observers, ranges), model)
             scales, statistics = _scales(checkpoint, recipe, observers, totals)
             errors = {site: ScaleError(scale.flatten().numpy()) for site, scale in scales.items()}

@@ -10,6 +10,7 @@ from typing import Any
 
 import quamba_export.calib as package
 from quamba_export.calib.observers import Observer, refuse_unknown
+from quamba_export.runtime.errors import QuambaError
 
 
 def find_observers() -> dict[str, type[Observer]]:
@@ -42,3 +43,12 @@ def observer_from_table(table: Mapping[str, Any], where: str) -> Observer:
     options = {name: value for name, value in table.items() if name != "kind"}
     refuse_unknown(options, [field.name for field in fields(observer)], f"option of {kind} in {where}")  # type: ignore[arg-type]
     return observer(**options)
+
+
+def observers_from_tables(tables: Mapping[str, Any], where: str) -> dict[str, Observer]:
+    """Observers by site. Raises QuambaError as observer_from_table does, and for what is no table."""
+    for site, options in tables.items():
+        if not isinstance(options, Mapping):
+            found, allowed = repr(options), '{ kind = "absmax" }'
+            raise QuambaError(f"{where}.{site} is no table", found=found, allowed=allowed)
+    return {site: observer_from_table(options, f"{where}.{site}") for site, options in tables.items()}

@@ -7,6 +7,9 @@ kind = "absmax"
 [observers.x]                   # a site of docs/architecture.md by its short name, in all layers
 kind = "percentile"
 alpha = 0.99999
+[[layers]]                      # before the observers above, in some layers; the last entry that fits counts
+at = "late"                     # early, middle, late (a third each), first, last, or "0-3, 7"
+observers.x = { kind = "percentile", alpha = 0.9995 }
 ```
 """
 
@@ -20,10 +23,11 @@ from typing import Any
 import tomllib
 
 from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.layer_rules import LayerRule, rule_from_table
 from quamba_export.calib.observer_absmax import AbsoluteMaximum
-from quamba_export.calib.observer_kinds import observer_from_table
+from quamba_export.calib.observer_kinds import observers_from_tables
 from quamba_export.calib.observers import Observer, refuse_unknown
-from quamba_export.calib.sites import SITES
+from quamba_export.calib.sites import SITES, site_names
 from quamba_export.runtime.errors import QuambaError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -44,6 +48,7 @@ class Recipe:
     rotate_out_proj:     online Hadamard in front of out_proj, its inverse folded into the weight.
     reorder:             sort-and-cluster; x, B, C and ssm_state then have a scale for each group.
     per_channel_weights: int8 weights have a scale for each row instead of one.
+    layers:              observers for some layers only; the last rule with one for a site counts.
     """
 
     name: str
@@ -54,9 +59,11 @@ class Recipe:
     rotate_out_proj: bool = False
     reorder: bool = False
     per_channel_weights: bool = True
+    layers: tuple[LayerRule, ...] = ()
 
     def __post_init__(self) -> None:
-        refuse_unknown(self.observers, ["default", *_SITES], f"site in recipe {self.name}")
+        for observers in (self.observers, *(rule.observers for rule in self.layers)):
+            refuse_unknown(observers, ["default", *_SITES], f"site in recipe {self.name}")
         if (self.head_groups > 1 or self.channel_groups > 1) and not self.reorder:
             raise QuambaError(
                 f"recipe {self.name} has groups but no reorder",
@@ -65,8 +72,18 @@ class Recipe:
             )
 
     def observer(self, site: str) -> Observer:
-        """The observer of `site`, a short name."""
+        """The observer of `site`, a short name, in layers that no rule is for."""
         return self.observers.get(site) or self.observers.get("default") or AbsoluteMaximum()
+
+    def observers_of(self, config: MambaConfig) -> dict[str, Observer]:
+        """The observer of every site of a model, `layers.{i}.{site}`."""
+        chosen = {}
+        for site in site_names(config):
+            _, layer, name = site.split(".")
+            rules = [rule for rule in self.layers if rule.matches(int(layer), config.n_layer)]
+            found = [observer for rule in rules if (observer := rule.observer(name))]
+            chosen[site] = found[-1] if found else self.observer(name)
+        return chosen
 
     def groups(self, config: MambaConfig) -> tuple[int, int] | None:
         """(a, b) for this model: at most the heads in a group of B and C, and the P channels of a head.
@@ -81,14 +98,18 @@ class Recipe:
     def as_table(self) -> dict[str, Any]:
         """The recipe as its TOML file would hold it, with every default written out."""
         table = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            **table,
-            "observers": {site: self.observers[site].as_table() for site in sorted(self.observers)},
-        }
+        table["observers"] = {site: self.observers[site].as_table() for site in sorted(self.observers)}
+        table["layers"] = [rule.as_table() for rule in self.layers]
+        if not self.layers:  # as recipes were written before they had rules: digests stay as they are
+            del table["layers"]
+        return table
 
     def check_fits(self, config: MambaConfig) -> None:
         """Raise QuambaError where the model cannot be calibrated by this recipe."""
-        refuse_unknown(self.observers, ["default", *SITES[config.kind]], f"site of a {config.kind} model")
+        for observers in (self.observers, *(rule.observers for rule in self.layers)):
+            refuse_unknown(observers, ["default", *SITES[config.kind]], f"site of a {config.kind} model")
+        for rule in self.layers:
+            rule.check_fits(config.n_layer)
         if self.reorder and config.kind != "mamba2":
             raise QuambaError(
                 f"recipe {self.name} needs heads",
@@ -121,7 +142,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 def recipe_from_table(table: Mapping[str, Any]) -> Recipe:
     """The recipe of a parsed TOML or JSON table, its name among the fields."""
     refuse_unknown(table, [field.name for field in fields(Recipe)], "recipe field")
-    allowed = {"name": str, "observers": Mapping, "head_groups": int, "channel_groups": int}
+    allowed = {"name": str, "observers": Mapping, "layers": list, "head_groups": int, "channel_groups": int}
     for field, value in table.items():
         kind = allowed.get(field, bool)
         if not isinstance(value, kind) or (kind is int and not 1 <= _number(value) <= MOST_GROUPS):
@@ -134,14 +155,9 @@ def recipe_from_table(table: Mapping[str, Any]) -> Recipe:
         raise QuambaError(
             "a recipe has no name", found=", ".join(table) or "no field", allowed="a field `name`"
         )
-    observers = table.get("observers", {})
-    for site, options in observers.items():
-        if not isinstance(options, Mapping):
-            raise QuambaError(
-                f"observers.{site} is no table", found=repr(options), allowed='{ kind = "absmax" }'
-            )
-    chosen = {site: observer_from_table(options, f"observers.{site}") for site, options in observers.items()}
-    return Recipe(**{**table, "observers": chosen})
+    observers = observers_from_tables(table.get("observers", {}), "observers")
+    layers = [rule_from_table(entry, f"layers[{i}]") for i, entry in enumerate(table.get("layers", []))]
+    return Recipe(**{**table, "observers": observers, "layers": tuple(layers)})
 
 
 def default_recipe(config: MambaConfig) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,13 +16,16 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from quamba_export.calib.config import MambaConfig
+    from quamba_export.calib.recipe import Recipe
+
 
 def calibrate(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint directory or hub id.")],
     data: Data,
     out: Output,
     recipe: Annotated[
-        str | None, typer.Option(help="quamba, quamba2, or a .toml file. Default: by the kind of model.")
+        str | None, typer.Option(help="quamba, quamba2, ..., or a .toml file. Default: by the kind of model.")
     ] = None,
     group_heads: Annotated[
         bool, typer.Option("--group-heads", help="The published code's name for --recipe quamba2.")
@@ -44,17 +48,20 @@ def calibrate(
     """
     from quamba_export.calib.calibrate import calibrate
     from quamba_export.calib.checkpoint import load_checkpoint
-    from quamba_export.calib.recipe import load_recipe
+    from quamba_export.calib.recipe import default_recipe, load_recipe
 
     if group_heads and recipe not in (None, "quamba2"):
         found = f"--group-heads and --recipe {recipe}"
         raise QuambaError("two recipes", found=found, allowed="one of them", code=ExitCode.USAGE)
     recipe = "quamba2" if group_heads else recipe
     with progress(f"calibrate {checkpoint}", unit="samples") as bar, resumable():
+        source = load_checkpoint(checkpoint)
+        chosen = load_recipe(recipe) if recipe else default_recipe(source.config)
+        warnings = check_data(chosen, source.config, calib_size, calib_seqlen, refuse=recipe is not None)
         result = calibrate(
-            load_checkpoint(checkpoint),
+            source,
             data,
-            load_recipe(recipe) if recipe else None,
+            chosen,
             calib_size=calib_size,
             calib_seqlen=calib_seqlen,
             seed=seed,
@@ -64,7 +71,25 @@ def calibrate(
             progress=lambda stage: bar.show(stage.done, stage.total),
         )
     facts = {"calibration": str(out), "digest": result.digest, "recipe": result.recipe.name, **result.run}
+    facts |= {"warnings": warnings}
     emit(facts | {"sites": len(result.scales)}, as_json, lambda console: show(facts, console))
+
+
+def check_data(recipe: Recipe, config: MambaConfig, size: int, seqlen: int, *, refuse: bool) -> list[str]:
+    """Refuse data too short for a recipe that was asked for; warn where it is the model's default."""
+    from quamba_export.calib.enough_data import check_enough, shortages
+
+    recipe.check_fits(config)
+    if refuse:
+        check_enough(recipe, config, size, seqlen)
+    warnings = [
+        f"{short.site} has {short.found} values a scale, {short.observer.kind} needs {short.needed}"
+        for short in shortages(recipe, config, size, seqlen)
+    ]
+    if warnings:
+        more = f" (and {len(warnings) - 1} sites more)" if len(warnings) > 1 else ""
+        print(f"warning: little data for recipe {recipe.name}: {warnings[0]}{more}", file=sys.stderr)
+    return warnings
 
 
 @contextmanager
