@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,9 +21,10 @@ from torch import Tensor
 
 from quamba_export.calib.calibration import Calibration, write_calibration
 from quamba_export.calib.checkpoint import Checkpoint
-from quamba_export.calib.data import Tokens, calibration_windows, data_digest
+from quamba_export.calib.data import Tokens, data_digest
 from quamba_export.calib.float_model import FloatMamba
 from quamba_export.calib.head_groups import ChannelPermutation, sort_and_cluster
+from quamba_export.calib.mixed_data import Source, mixed_windows, shares
 from quamba_export.calib.observation import MICRO_BATCH, Progress, Run, Stage
 from quamba_export.calib.observers import Observer, SumOfMaxima, scales_from_limits
 from quamba_export.calib.output_directory import check_replaceable
@@ -43,7 +44,7 @@ ERROR_SAMPLES = 32  # samples, the first, that the errors of the scales are repo
 
 def calibrate(
     checkpoint: Checkpoint,
-    data_source: str | Path,
+    data: str | Path | Sequence[Source],
     recipe: Recipe | None = None,
     *,
     calib_size: int = 512,
@@ -54,7 +55,7 @@ def calibrate(
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Calibration:
-    """Static scales of `checkpoint` from calib_size windows of calib_seqlen tokens of a text.
+    """Static scales of `checkpoint` from calib_size windows of calib_seqlen tokens of a text, or of several.
 
     recipe:   default_recipe of the model where it is None.
     seed:     None takes the first windows of the text, a number draws them from all of it.
@@ -71,7 +72,8 @@ def calibrate(
     recipe.check_fits(checkpoint.config)
     if out_dir is not None:
         check_replaceable(Path(out_dir), "calibration")
-    tokens = _tokens(checkpoint, data_source, calib_size, calib_seqlen, seed)
+    sources = [Source(data)] if isinstance(data, (str, Path)) else data
+    tokens = _tokens(checkpoint, sources, calib_size, calib_seqlen, seed)
     identity = _identity(checkpoint, recipe, tokens)
     with _scratch(out_dir) as scratch, one_thread():
         file = ProgressFile.start(scratch, identity, resume=resume)
@@ -96,7 +98,7 @@ def calibrate(
             dim_group_range={i: layer.channel_ends for i, layer in ranges.items()},
             permutation=permutation,
             statistics=statistics,
-            run=_run_record(data_source, tokens, seed, recipe, rewrites),
+            run=_run_record(sources, tokens, seed, recipe, rewrites),
         )
         if out_dir is not None:
             write_calibration(calibration, out_dir)
@@ -110,13 +112,15 @@ def partial_directory(out_dir: str | Path) -> Path:
     return target.with_name(target.name + ".partial")
 
 
-def _tokens(checkpoint: Checkpoint, source: str | Path, count: int, size: int, seed: int | None) -> Tokens:
+def _tokens(
+    checkpoint: Checkpoint, sources: Sequence[Source], count: int, size: int, seed: int | None
+) -> Tokens:
     if checkpoint.tokenizer_path is None:
         raise QuambaError(
             f"checkpoint {checkpoint.path} has no tokenizer", allowed="a tokenizer.json beside the weights"
         )
     eos = checkpoint.eos_token_id
-    tokens = calibration_windows(source, checkpoint.tokenizer_path, eos, count=count, size=size, seed=seed)
+    tokens = mixed_windows(sources, checkpoint.tokenizer_path, eos, count=count, size=size, seed=seed)
     if tokens.max() >= checkpoint.config.vocab_size:
         raise QuambaError(
             "the tokenizer gives ids that the model has no embedding for",
@@ -195,11 +199,21 @@ def _scales(
 
 
 def _run_record(
-    source: str | Path, tokens: Tokens, seed: int | None, recipe: Recipe, rewrites: list[RewriteReport]
+    sources: Sequence[Source],
+    tokens: Tokens,
+    seed: int | None,
+    recipe: Recipe,
+    rewrites: list[RewriteReport],
 ) -> dict[str, Any]:
     """What calibration.json tells about the run; nothing of machine, time or workers."""
+    counts = shares(sources, len(tokens))
+    mixture = [
+        {"data": source.name, "weight": source.weight, "samples": samples}
+        for source, samples in zip(sources, counts, strict=True)
+    ]
     return {
-        "data": Path(source).name,
+        "data": " + ".join(source.name for source in sources),
+        **({"mixture": mixture} if len(sources) > 1 else {}),
         "data_digest": data_digest(tokens),
         "samples": tokens.shape[0],
         "tokens_per_sample": tokens.shape[1],
