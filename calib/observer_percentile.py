@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import ClassVar
 
 import numpy as np
@@ -30,7 +31,8 @@ class Percentile(Observer):
     @property
     def least_values(self) -> int:
         """One value above the percentile: with fewer it is the maximum."""
-        return 1 if self.alpha == 1 else math.ceil(1 / (1 - self.alpha) - 1e-6)
+        exact = Fraction(str(self.alpha))  # as it was written: 1 - 0.99999 in binary is not 1 / 100,000
+        return 1 if exact == 1 else math.ceil(1 / (1 - exact))
 
     def measure(self, rows: Tensor) -> Statistic:
         limits = [_percentile(row.abs(), self.alpha) for row in rows]

@@ -34,8 +34,7 @@ class SiteError:
     values or errors are all 0.
     """
 
-    layer: int
-    name: str
+    site: str
     observer: str
     clipped_share: float
     mse: float | None
@@ -97,10 +96,8 @@ def site_scale(calibration: Calibration, site: str) -> SiteScale:
 
 
 def site_error(site: str, statistic: Mapping[str, Any]) -> SiteError:
-    _, layer, name = site.split(".")
     return SiteError(
-        layer=int(layer),
-        name=name,
+        site=site,
         observer=" ".join(str(option) for option in statistic["observer"].values()),
         clipped_share=float(statistic["clipped_share"]),
         **{key: statistic.get(key) for key in ("mse", "snr_db", "max_before", "max_after")},

@@ -15,7 +15,7 @@ from quamba_export.calib.calibrate import calibrate, partial_directory
 from quamba_export.calib.calibration import read_calibration
 from quamba_export.calib.data import calibration_windows
 from quamba_export.calib.observation import MICRO_BATCH
-from quamba_export.calib.recipe import load_recipe, recipe_from_table
+from quamba_export.calib.recipe import load_recipe
 from quamba_export.calib.rewrites import rewrite
 from quamba_export.calib.sites import site_names
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -101,17 +101,6 @@ def test_quamba_clips_x_by_a_smoothed_percentile(run, folder):
         statistic = calibration.statistics[site]
         assert statistic["absmax"] == pytest.approx(float(value.abs().max()), rel=1e-4)
         assert (statistic["clipped_share"] > 0) == clipped
-
-
-def test_layers_are_calibrated_by_their_own_observers(run):
-    layers = [{"at": "last", "observers": {"x": {"kind": "mse"}}}]
-    plain, layered = (
-        run(MAMBA1, recipe=recipe_from_table({"name": "mine", **table})) for table in ({}, {"layers": layers})
-    )
-    differing = {site for site, scale in plain.scales.items() if scale != layered.scales[site]}
-    assert differing == {"layers.1.x"}
-    assert layered.statistics["layers.1.x"]["observer"] == {"kind": "mse"}
-    assert layered.statistics["layers.1.x"]["mse"] < plain.statistics["layers.1.x"]["mse"]
 
 
 def test_quamba_on_mamba2_has_one_scale_a_tensor(run):
