@@ -54,7 +54,10 @@ def scale_drift(
 
 
 def show(facts: dict[str, Any], worst: int, console: Console) -> None:
-    """Of each text the layers that clip most, and the sites whose share of clipped values grew most."""
+    """Of each text the layers that clip most, and the sites whose share of clipped values grew most.
+
+    "was" is what calibration recorded; reach the largest magnitude, as a multiple of that in calibration.
+    """
     from rich.table import Table
 
     console.print(f"[bold]{facts['calibration']}[/] of {facts['calibrated_on']}")
@@ -66,7 +69,7 @@ def show(facts: dict[str, Any], worst: int, console: Console) -> None:
         console.print(
             f"[bold]{text.text}[/] clips {text.clipped_share:.2g} of its values, in layers {layers}"
         )
-        table = Table("site", "clipped", "when calibrated", "SNR, dB", "when calibrated", "reach")
+        table = Table("site", "clipped", "was", "SNR, dB", "was", "reach")
         grown = sorted(text.sites, key=lambda site: site.calibrated_clipped_share - site.clipped_share)
         for site in grown[:worst]:
             figures = (site.clipped_share, site.calibrated_clipped_share, site.snr_db, site.calibrated_snr_db)
