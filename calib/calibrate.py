@@ -57,6 +57,7 @@ def calibrate(
 ) -> Calibration:
     """Static scales of `checkpoint` from calib_size windows of calib_seqlen tokens of a text, or of several.
 
+    data:     a file, a dataset's name, or several with their weights (calib/mixed_data.py).
     recipe:   default_recipe of the model where it is None.
     seed:     None takes the first windows of the text, a number draws them from all of it.
     workers:  processes, one thread each.
