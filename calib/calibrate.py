@@ -1,9 +1,10 @@
 """Checkpoint + text -> Calibration: run the float model, observe every site, choose every scale.
 
-Three stages. `channels`, only for a recipe that reorders, finds how loud every channel of x is, and from that
-the permutation. `scales` observes all sites of the rewritten model: the reorder changes what the Hadamard
-transform in front of out_proj mixes, so that no scale could be chosen before it. `errors` looks at the first
-samples once more, to report what each scale does to its values.
+Up to four stages. `channels`, only for a recipe that reorders, finds how loud every channel of x is, and
+from that the permutation. `scales` observes all sites of the rewritten model: the reorder changes what the
+Hadamard transform in front of out_proj mixes, so that no scale could be chosen before it. `errors` looks at
+the first samples once more, to report what each scale does to its values. `weights`, only for a rounding that
+looks at inputs, rounds in_proj and out_proj layer by layer (calib/sequential_rounding.py).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from quamba_export.calib.progress_file import ProgressFile, Totals, locked
 from quamba_export.calib.recipe import Recipe, default_recipe
 from quamba_export.calib.rewrites import RewriteReport, apply_rewrites
 from quamba_export.calib.scale_error import ScaleError, error_report
+from quamba_export.calib.sequential_rounding import SequentialRounding
 from quamba_export.calib.sites import GroupRanges, scale_shape
 from quamba_export.calib.workers import Workers, one_thread
 from quamba_export.runtime.errors import QuambaError
@@ -88,6 +90,7 @@ def calibrate(
             scales, statistics = _scales(checkpoint, recipe, observers, totals)
             errors = {site: ScaleError(scale.flatten().numpy()) for site, scale in scales.items()}
             sums = run.observe(Stage("errors", min(calib_size, ERROR_SAMPLES), errors, ranges), model)
+            weights, rounding_errors = _weights(recipe, model, run)
         for site, statistic in statistics.items():
             statistic |= error_report(sums[site])
         calibration = Calibration(
@@ -99,7 +102,8 @@ def calibrate(
             dim_group_range={i: layer.channel_ends for i, layer in ranges.items()},
             permutation=permutation,
             statistics=statistics,
-            run=_run_record(sources, tokens, seed, recipe, rewrites),
+            run=_run_record(sources, tokens, seed, recipe, rewrites) | rounding_errors,
+            weights=weights,
         )
         if out_dir is not None:
             write_calibration(calibration, out_dir)
@@ -158,7 +162,8 @@ def _scratch(out_dir: str | Path | None) -> Iterator[Path]:
 def _samples(recipe: Recipe, calib_size: int) -> int:
     """Samples of all stages."""
     reorder = min(calib_size, REORDER_SAMPLES) if recipe.reorder else 0
-    return reorder + calib_size + min(calib_size, ERROR_SAMPLES)
+    weights = calib_size if recipe.weights.uses_inputs else 0
+    return reorder + calib_size + min(calib_size, ERROR_SAMPLES) + weights
 
 
 def _reorder(
@@ -197,6 +202,15 @@ def _scales(
             "dead_scales": dead,
         }
     return scales, statistics
+
+
+def _weights(recipe: Recipe, model: FloatMamba, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Stage `weights`: rounded weights, and what each lost; both empty for a rounding without inputs."""
+    if recipe.weight_bits is None:
+        return {}, {}
+    rounding = SequentialRounding(model, recipe.weights, recipe.grid(recipe.weight_bits), run)
+    weights, errors = rounding.weights()
+    return weights, {"rounding_errors": errors}
 
 
 def _run_record(

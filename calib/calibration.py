@@ -2,6 +2,7 @@
 
 calibration/
     scales.safetensors  fp32 scale of every site; run ends and permutations of reordered layers
+    weights.safetensors rounded projections (calib/stored_weight.py), where the recipe's rounding needs inputs
     calibration.json    schema version, checkpoint digest, recipe, data, statistics of every site, file table
 """
 
@@ -17,8 +18,10 @@ import safetensors.torch
 from torch import Tensor
 
 from quamba_export.calib.calibration_checks import (
+    check_file_table,
     check_statistics,
     check_tensors,
+    check_weights,
     config_from_json,
     config_to_json,
     read_description,
@@ -31,7 +34,7 @@ from quamba_export.calib.recipe import Recipe, recipe_from_table
 from quamba_export.calib.sites import GroupRanges
 
 SCHEMA_VERSION = 1
-SCALES, DESCRIPTION = "scales.safetensors", "calibration.json"
+SCALES, WEIGHTS, DESCRIPTION = "scales.safetensors", "weights.safetensors", "calibration.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,7 @@ class Calibration:
     permutation:      layer -> the reorder that made those runs. All three are empty without groups.
     statistics:       site -> observer, absmax, scale, ... (calib/calibrate.py), clipped share and error
         (calib/scale_error.py; only clipped_share in artefacts made before there was more).
+    weights:          rounded projections by the names of calib/stored_weight.py, or none.
     run:              data digest, samples, tokens a sample, seed, micro-batch, sizes around the rewrites.
     """
 
@@ -56,6 +60,7 @@ class Calibration:
     permutation: dict[int, ChannelPermutation] = field(default_factory=dict)
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
 
     def ranges(self, layer: int) -> GroupRanges | None:
         """Runs of heads and channels of `layer`; None where its scales are per tensor."""
@@ -65,7 +70,7 @@ class Calibration:
 
     @property
     def digest(self) -> str:
-        """sha256 hex of calibration.json, which holds the sha256 of the scales."""
+        """sha256 hex of calibration.json, which holds the sha256 of the other files."""
         return hashlib.sha256(_files(self)[DESCRIPTION]).hexdigest()
 
 
@@ -76,6 +81,7 @@ def write_calibration(calibration: Calibration, path: str | Path) -> None:
     """
     target = Path(path)
     check_tensors(_tensors(calibration), calibration.config, calibration.recipe, str(target))
+    check_weights(calibration.weights, calibration.config, calibration.recipe, str(target))
     with written_directory(target, "calibration") as directory:
         for name, content in _files(calibration).items():
             (directory / name).write_bytes(content)
@@ -93,8 +99,13 @@ def read_calibration(path: str | Path) -> Calibration:
     config = config_from_json(description["config"], directory / DESCRIPTION)
     recipe = recipe_from_table(description["recipe"])
     recipe.check_fits(config)
-    tensors = read_tensors(directory / SCALES, description["files"][SCALES])
+    files = description["files"]
+    names = [SCALES] if recipe.weight_bits is None else [SCALES, WEIGHTS]
+    check_file_table(files, names, directory / DESCRIPTION)
+    tensors = read_tensors(directory / SCALES, files[SCALES])
     check_tensors(tensors, config, recipe, str(directory / SCALES))
+    weights = read_tensors(directory / WEIGHTS, files[WEIGHTS]) if WEIGHTS in files else {}
+    check_weights(weights, config, recipe, str(directory / WEIGHTS))
     check_statistics(description["statistics"], config, directory / DESCRIPTION)
     layers = range(config.n_layer if recipe.groups(config) else 0)
     return Calibration(
@@ -112,6 +123,7 @@ def read_calibration(path: str | Path) -> Calibration:
         },
         statistics=description["statistics"],
         run=description["run"],
+        weights=weights,
     )
 
 
@@ -128,9 +140,13 @@ def _tensors(calibration: Calibration) -> dict[str, Tensor]:
 
 def _files(calibration: Calibration) -> dict[str, bytes]:
     """File name -> content; the same calibration gives the same bytes."""
-    scales = safetensors.torch.save(
-        {name: t.contiguous() for name, t in sorted(_tensors(calibration).items())}
+    contents = {SCALES: _tensors(calibration)} | (
+        {WEIGHTS: calibration.weights} if calibration.weights else {}
     )
+    files = {
+        file: safetensors.torch.save({name: t.contiguous() for name, t in sorted(tensors.items())})
+        for file, tensors in contents.items()
+    }
     description = {
         "schema_version": SCHEMA_VERSION,
         "kind": "calibration",
@@ -139,7 +155,10 @@ def _files(calibration: Calibration) -> dict[str, bytes]:
         "recipe": calibration.recipe.as_table(),
         "run": calibration.run,
         "statistics": calibration.statistics,
-        "files": {SCALES: {"sha256": hashlib.sha256(scales).hexdigest(), "size": len(scales)}},
+        "files": {
+            name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+            for name, content in files.items()
+        },
     }
     text = json.dumps(description, indent=1, allow_nan=False) + "\n"
-    return {SCALES: scales, DESCRIPTION: text.encode()}
+    return files | {DESCRIPTION: text.encode()}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from quamba_export.calib.json_fields import JsonFields
 from quamba_export.calib.observers import refuse_unknown
 from quamba_export.calib.recipe import Recipe
 from quamba_export.calib.sites import SITES, scale_shape, site_names
+from quamba_export.calib.stored_weight import stored_specs
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 FIX = "run `quamba-export calibrate` on this checkpoint"
-MOST_BYTES = {"calibration.json": 64 << 20, "scales.safetensors": 1 << 30}
+MOST_BYTES = {"calibration.json": 64 << 20, "scales.safetensors": 1 << 30, "weights.safetensors": 32 << 30}
 MOST_LAYERS, MOST_SIZE = 4096, 1 << 24
 KEYS: dict[str, type] = {
     **{"schema_version": int, "kind": str, "checkpoint_digest": str, "config": dict},
@@ -70,7 +71,6 @@ def read_description(path: Path, schema_version: int) -> dict[str, Any]:
     if not re.fullmatch("[0-9a-f]{64}", table["checkpoint_digest"]):
         found = table["checkpoint_digest"][:80]
         raise QuambaError(f"{path}: 'checkpoint_digest' is no sha256", found=found, fix=FIX)
-    _check_file_table(table["files"], path)
     return table
 
 
@@ -114,24 +114,25 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _check_file_table(files: Mapping[str, Any], path: Path) -> None:
-    entry = files.get("scales.safetensors")
-    well_formed = (
+def check_file_table(files: Mapping[str, Any], names: Sequence[str], path: Path) -> None:
+    """Refuse a table, read from `path`, that does not describe the files `names` and no others."""
+    well_formed = all(
         isinstance(entry, dict)
         and isinstance(entry.get("sha256"), str)
         and isinstance(entry.get("size"), int)
+        for entry in files.values()
     )
-    if list(files) != ["scales.safetensors"] or not well_formed:
+    if sorted(files) != sorted(names) or not well_formed:
         raise QuambaError(
-            f"{path}: 'files' does not describe scales.safetensors",
+            f"{path}: 'files' does not describe {', '.join(names)}",
             found=repr(dict(files))[:200],
-            allowed='{"scales.safetensors": {"sha256": ..., "size": ...}}',
+            allowed='{"sha256": ..., "size": ...} for each',
             fix=FIX,
         )
 
 
 def read_tensors(path: Path, entry: Mapping[str, Any]) -> dict[str, Tensor]:
-    """scales.safetensors, if it is the file that calibration.json was written with."""
+    """Tensors of a file, if it is the one that calibration.json was written with."""
     content = read_limited(path)
     sha256 = hashlib.sha256(content).hexdigest()
     if (sha256, len(content)) != (entry["sha256"], entry["size"]):
@@ -160,7 +161,32 @@ def read_limited(path: Path) -> bytes:
 
 def check_tensors(tensors: Mapping[str, Tensor], config: MambaConfig, recipe: Recipe, where: str) -> None:
     """Refuse missing, foreign, misshapen or meaningless tensors; `where` names the file."""
-    expected = expected_tensors(config, recipe)
+    _check_specs(tensors, expected_tensors(config, recipe), config, recipe, where)
+    for name, tensor in tensors.items():
+        _check_values(tensor, name, config, where)
+
+
+def check_weights(weights: Mapping[str, Tensor], config: MambaConfig, recipe: Recipe, where: str) -> None:
+    """Refuse rounded weights that the recipe does not lead to, or that are meaningless."""
+    bits = recipe.weight_bits
+    _check_specs(weights, {} if bits is None else stored_specs(config, bits), config, recipe, where)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not bool((tensor.isfinite() & (tensor != 0)).all()):
+            raise QuambaError(
+                f"{where}: '{name}' has impossible values",
+                found=_extremes(tensor),
+                allowed="finite and not 0 anywhere",
+                fix=FIX,
+            )
+
+
+def _check_specs(
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Spec],
+    config: MambaConfig,
+    recipe: Recipe,
+    where: str,
+) -> None:
     missing = [name for name in expected if name not in tensors]
     if missing:
         raise QuambaError(
@@ -179,7 +205,6 @@ def check_tensors(tensors: Mapping[str, Tensor], config: MambaConfig, recipe: Re
                 allowed=f"{shape} {dtype}",
                 fix=FIX,
             )
-        _check_values(tensor, name, config, where)
 
 
 def expected_tensors(config: MambaConfig, recipe: Recipe) -> dict[str, Spec]:

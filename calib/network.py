@@ -1,48 +1,20 @@
 """The quantized Mamba network, written once, as calls of ops on a backend.
 
-A backend is an interpreter of this page: calib/torch_backend.py runs the ops' references and gives the
-quantized reference model, exporter/onnx_backend.py writes one ONNX node a call and gives the exported
-graph. `net.tap` names a tensor by its site (docs/architecture.md), so that every layer can be compared
-between interpreters.
+A backend (calib/backend.py) is an interpreter of this page: calib/torch_backend.py runs the ops' references
+and gives the quantized reference model, exporter/onnx_backend.py writes one ONNX node a call and gives the
+exported graph. `net.tap` names a tensor by its site (docs/architecture.md), so that every layer can be
+compared between interpreters. The blocks here have int8 activations; those of fp16: calib/half_network.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
+
+from quamba_export.calib import half_network
+from quamba_export.calib.backend import Backend, V
 
 if TYPE_CHECKING:
     from quamba_export.calib.quantized_model import QuantizedModel
-
-V = TypeVar("V")
-
-
-class Backend(Protocol[V]):
-    """What an interpreter provides; V is its value: a torch tensor, the name of an ONNX tensor."""
-
-    def op(self, name: str, *inputs: V, **attrs: float | int) -> tuple[V, ...]:
-        """Outputs of the quamba op `name`."""
-
-    def weight(self, name: str) -> V:
-        """A constant of the quantized model."""
-
-    def embed(self, table: V, input_ids: V) -> V:
-        """Rows of the fp16 table (V, D) for input_ids (B, L) -> (B, L, D) fp32."""
-
-    def split(self, x: V, sizes: Sequence[int]) -> tuple[V, ...]:
-        """Parts of the last axis."""
-
-    def reshape_last(self, x: V, shape: Sequence[int]) -> V:
-        """(B, L, ...) -> (B, L, *shape)."""
-
-    def last_tokens(self, x: V, count: V) -> V:
-        """x (B, L, D) -> its last `count` positions; all of them for a count of 0 or beyond L."""
-
-    def norm_linear(self, x: V, weight: V, epsilon: float) -> V:
-        """Float RMSNorm, then x @ weight.T with an fp16 weight: the final norm and the unquantized head."""
-
-    def tap(self, site: str, value: V) -> V:
-        """Name a tensor; the value goes on unchanged."""
 
 
 def forward(
@@ -56,7 +28,11 @@ def forward(
     """input_ids (B, L) and the carried states -> logits (B, num_logits, V) of the last positions, next
     states.
     """
-    block = mamba1_block if model.config.kind == "mamba1" else mamba2_block
+    half = model.widths.activation_bits == 16
+    if model.config.kind == "mamba1":
+        block = half_network.mamba1_block if half else mamba1_block
+    else:
+        block = half_network.mamba2_block if half else mamba2_block
     conv_out, ssm_out = [], []
     hidden = net.embed(net.weight("embedding.weight"), input_ids)  # (B, L, D)
     for i in range(model.config.n_layer):
@@ -170,9 +146,10 @@ def _norm(net: Backend[V], model: QuantizedModel, site: str, hidden: V) -> V:
 
 
 def _project(net: Backend[V], model: QuantizedModel, name: str, x: V, x_site: str) -> V:
-    """int8 projection whose rows carry the scales of the sites they feed."""
+    """Projection to int8 whose rows carry the scales of the sites they feed."""
     constants = (net.weight(f"{name}.{part}") for part in ("weight", "weight_scale", "bias", "out_scale"))
-    (y,) = net.op("RequantizedLinear", x, *constants, x_scale=model.scale(x_site))
+    op = "Int4RequantizedLinear" if model.widths.bits(name) == 4 else "RequantizedLinear"
+    (y,) = net.op(op, x, *constants, x_scale=model.scale(x_site))
     return y
 
 
@@ -188,5 +165,6 @@ def _project_out(net: Backend[V], model: QuantizedModel, site: str, hidden: V, x
     """Residual stream after the block."""
     net.tap(f"{site}.out_proj_in", x)
     constants = (net.weight(f"{site}.out_proj.{part}") for part in ("weight", "weight_scale", "bias"))
-    (hidden,) = net.op("QuantizedLinear", x, *constants, hidden, x_scale=model.scale(f"{site}.out_proj_in"))
+    op = "Int4Linear" if model.widths.bits("out_proj") == 4 else "QuantizedLinear"
+    (hidden,) = net.op(op, x, *constants, hidden, x_scale=model.scale(f"{site}.out_proj_in"))
     return net.tap(f"{site}.hidden", hidden)

@@ -90,12 +90,13 @@ class Run:
             for number, sample in enumerate(measured, start=done):
                 _fold(totals, sample, stage.observers, number)
             done += len(measured)
-            self.file.done[stage.name] = done
-            self.file.save()
-            self._report(stage.name)
+            self.advance(stage.name, done)
         return totals
 
-    def _report(self, stage: str) -> None:
+    def advance(self, stage: str, done: int) -> None:
+        """Keep and report that `stage` has done so many samples."""
+        self.file.done[stage] = done
+        self.file.save()
         if self.progress is not None:
             done = sum(self.file.done.values())
             speed = (done - self._resumed) / max(time.monotonic() - self._started, 1e-9)

@@ -12,12 +12,13 @@ from torch import Tensor
 from quamba_export.calib.calibration import Calibration
 from quamba_export.calib.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.qformat import QFormat, qformat_named
 from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
 from quamba_export.calib.rewrites import rewrite
+from quamba_export.calib.rounding_nearest import Nearest
+from quamba_export.calib.stored_weight import stored
 from quamba_export.plugins.common.quantization import INT8_MAX, quantize
 from quamba_export.runtime.errors import ExitCode, QuambaError
-
-QFORMATS = ("w8a8",)
 
 
 def quantize_model(
@@ -26,13 +27,19 @@ def quantize_model(
     qformat: str = "w8a8",
     ssm_state_dtype: SsmStateDtype = "float16",
 ) -> QuantizedModel:
-    """The W8A8 model of a checkpoint, on the scales of its calibration.
+    """The model of a checkpoint in the widths of `qformat`, on the scales of its calibration.
 
-    Raises QuambaError for an unknown format and for a calibration made from another checkpoint.
+    Of a format with fp16 activations the calibration gives the exact rewrites only. Raises QuambaError for an
+    unknown format, a state that it has not, a calibration made from another checkpoint, and a weight whose
+    columns int4's packing does not fit.
     """
-    if qformat not in QFORMATS:
+    widths = qformat_named(qformat)
+    if widths.activation_bits == 16 and ssm_state_dtype == "int8":
         raise QuambaError(
-            "unknown --qformat", found=qformat, allowed=", ".join(QFORMATS), code=ExitCode.USAGE
+            f"{qformat} has no scales for an int8 scan state",
+            found="--ssm-state-dtype int8",
+            allowed="float16, float32",
+            code=ExitCode.USAGE,
         )
     if calibration.checkpoint_digest != checkpoint.digest:
         raise QuambaError(
@@ -41,6 +48,14 @@ def quantize_model(
             fix="run `quamba-export calibrate` on this checkpoint",
             code=ExitCode.INTEGRITY,
         )
+    rounded = calibration.recipe.weight_bits
+    if rounded not in (None, widths.weight_bits):
+        raise QuambaError(
+            f"the calibration has weights that are rounded to {rounded} bits",
+            found=f"--qformat {qformat}, {widths.weight_bits} bits",
+            fix=f"calibrate with --weight-bits {widths.weight_bits}, or use another --qformat",
+            code=ExitCode.USAGE,
+        )
     model = rewrite(checkpoint, calibration)
     tensors = {
         "embedding.weight": model.tensors["backbone.embedding.weight"].half(),
@@ -48,7 +63,7 @@ def quantize_model(
     }
     scales: dict[str, float] = {}
     for i in range(checkpoint.config.n_layer):
-        layer = _Layer(i, checkpoint.config, model.tensors, calibration)
+        layer = _Layer(i, checkpoint.config, model.tensors, calibration, widths)
         layer.quantize(tensors, scales)
     return QuantizedModel(checkpoint.config, tensors, scales, qformat, ssm_state_dtype, model.out_hadamard)
 
@@ -57,9 +72,15 @@ class _Layer:
     """Constants of one layer: reads the float weights and the calibration, writes into tensors and scales."""
 
     def __init__(
-        self, i: int, config: MambaConfig, source: Mapping[str, Tensor], calibration: Calibration
+        self,
+        i: int,
+        config: MambaConfig,
+        source: Mapping[str, Tensor],
+        calibration: Calibration,
+        widths: QFormat,
     ) -> None:
         self.site, self.i, self.config, self.calibration = f"layers.{i}", i, config, calibration
+        self.widths = widths
         self._source, self._prefix = source, f"backbone.layers.{i}.mixer"
 
     def parameter(self, name: str) -> Tensor:
@@ -75,6 +96,27 @@ class _Layer:
         return absmax_scale(weight).expand(weight.shape[0]).contiguous()
 
     def quantize(self, tensors: dict[str, Tensor], scales: dict[str, float]) -> None:
+        if self.widths.activation_bits == 16:
+            self._half(tensors)
+        else:
+            self._int8(tensors, scales)
+        self._linear(tensors, "out_proj", None)
+
+    def _half(self, tensors: dict[str, Tensor]) -> None:
+        """fp16 activations: quantized projections, everything else fp32."""
+        self._linear(tensors, "in_proj", None)
+        parameters = ["A_log", "D"]
+        if self.config.kind == "mamba1":
+            self._linear(tensors, "x_proj", None)
+            self._linear(tensors, "dt_proj", None, bias=None)
+            tensors[f"{self.site}.dt_bias"] = self.parameter("dt_proj.bias")
+        else:
+            parameters += ["dt_bias", "norm.weight"]
+        tensors.update({f"{self.site}.{name}": self.parameter(name) for name in parameters})
+        weight, bias = self._conv_parameters()
+        tensors.update({f"{self.site}.conv1d.weight": weight, f"{self.site}.conv1d.bias": bias})
+
+    def _int8(self, tensors: dict[str, Tensor], scales: dict[str, float]) -> None:
         per_tensor = ["norm_out", "z", "dt", "out_proj_in"]
         if self.config.kind == "mamba1":
             per_tensor += ["conv_in", "x", "dt_low", "B", "C", "ssm_state"]
@@ -82,7 +124,6 @@ class _Layer:
         else:
             self._mamba2(tensors)
         scales.update({f"{self.site}.{name}": float(self.scale(name)) for name in per_tensor})
-        self._linear(tensors, "out_proj", None)
 
     def _mamba1(self, tensors: dict[str, Tensor], scales: dict[str, float]) -> None:
         config = self.config
@@ -134,10 +175,9 @@ class _Layer:
         self, tensors: dict[str, Tensor], name: str, out_scale: Tensor | None, bias: str | None = ""
     ) -> None:
         weight = self.parameter(f"{name}.weight")  # (M, K)
-        scale = self.weight_scale(weight)
         prefix = f"{self.site}.{name}"
-        tensors[f"{prefix}.weight"] = quantize(weight, scale[:, None])
-        tensors[f"{prefix}.weight_scale"] = scale
+        codes, scale = self._rounded(name, weight)
+        tensors[f"{prefix}.weight"], tensors[f"{prefix}.weight_scale"] = codes, scale
         has_bias = bias is not None and f"{self._prefix}.{name}.bias" in self._source
         tensors[f"{prefix}.bias"] = (
             self.parameter(f"{name}.bias") if has_bias else torch.zeros(weight.shape[0])
@@ -145,11 +185,24 @@ class _Layer:
         if out_scale is not None:
             tensors[f"{prefix}.out_scale"] = out_scale
 
+    def _rounded(self, name: str, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and scales of a projection: the calibration's, or where it has none the recipe's."""
+        calibrated, prefix = self.calibration.weights, f"{self.site}.{name}"
+        if f"{prefix}.weight" in calibrated:
+            return calibrated[f"{prefix}.weight"], calibrated[f"{prefix}.weight_scale"]
+        recipe, bits = self.calibration.recipe, self.widths.bits(name)
+        rounding = Nearest() if recipe.weights.uses_inputs else recipe.weights
+        return stored(rounding.round(weight, recipe.grid(bits), name=prefix), bits, prefix)
+
+    def _conv_parameters(self) -> tuple[Tensor, Tensor]:
+        """Weight (C, W) and bias (C,); zeros where the layer has none."""
+        weight = self.parameter("conv1d.weight").squeeze(1)
+        return weight, self.parameter("conv1d.bias") if self.config.conv_bias else torch.zeros(len(weight))
+
     def _conv(self, tensors: dict[str, Tensor], x_scale: Tensor, out_scale: Tensor) -> None:
-        weight = self.parameter("conv1d.weight").squeeze(1)  # (C, W)
+        weight, bias = self._conv_parameters()
         scale = self.weight_scale(weight)
         prefix = f"{self.site}.conv1d"
-        bias = self.parameter("conv1d.bias") if self.config.conv_bias else torch.zeros(weight.shape[0])
         tensors.update(
             {
                 f"{prefix}.weight": quantize(weight, scale[:, None]),

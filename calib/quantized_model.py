@@ -14,6 +14,7 @@ from torch import Tensor
 
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.network import forward
+from quamba_export.calib.qformat import QFormat, qformat_named
 from quamba_export.calib.states import States
 from quamba_export.calib.torch_backend import TorchBackend
 from quamba_export.runtime.errors import QuambaError
@@ -26,8 +27,9 @@ Tap = Callable[[str, Tensor], None]
 class QuantizedModel:
     """Constants of a quantized Mamba model.
 
-    tensors: int8 weights, fp32 scale vectors, fp16 embedding and head, by the names network.py
-    asks for. scales:  per-tensor scales (fp32 values) by site or parameter name.
+    tensors: int8 or packed int4 weights and their scales, fp16 embedding and head, by the names network.py
+        asks for.
+    scales:  per-tensor scales (fp32 values) by site or parameter name.
     """
 
     FLOAT_MAX: ClassVar[float] = torch.finfo(torch.float32).max
@@ -38,6 +40,11 @@ class QuantizedModel:
     qformat: str
     ssm_state_dtype: SsmStateDtype
     out_hadamard: bool
+
+    @property
+    def widths(self) -> QFormat:
+        """What qformat stands for."""
+        return qformat_named(self.qformat)
 
     def scale(self, name: str) -> float:
         """Per-tensor scale of a site or parameter; raises QuambaError where the calibration gave none."""
@@ -54,7 +61,11 @@ class QuantizedModel:
         tensor.
         """
         layer, _, name = site.rpartition(".")
-        if name in ("y", "hidden") or (name == "ssm_state" and self.ssm_state_dtype != "int8"):
+        if (
+            self.widths.activation_bits == 16
+            or name in ("y", "hidden")
+            or (name == "ssm_state" and self.ssm_state_dtype != "int8")
+        ):
             return torch.tensor(1.0)
         if site in self.scales:
             return torch.tensor(self.scales[site])
@@ -66,9 +77,12 @@ class QuantizedModel:
         return table[self.tensors[f"{layer}.scale_index"]]  # (H, P) or (H, P, N)
 
     def zero_states(self, batch: int) -> States:
-        """States before the first token: int8 conv codes, ssm state in its stored dtype."""
+        """States before the first token, in the dtypes that they are stored in."""
         return States.zeros(
-            self.config, batch, conv_dtype=torch.int8, ssm_dtype=getattr(torch, self.ssm_state_dtype)
+            self.config,
+            batch,
+            conv_dtype=getattr(torch, self.widths.conv_state_dtype),
+            ssm_dtype=getattr(torch, self.ssm_state_dtype),
         )
 
     @torch.no_grad()

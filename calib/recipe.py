@@ -10,13 +10,17 @@ alpha = 0.99999
 [[layers]]                      # before the observers above, in some layers; the last entry that fits counts
 at = "late"                     # early, middle, late (a third each), first, last, or "0-3, 7"
 observers.x = { kind = "percentile", alpha = 0.9995 }
+[weights]                       # how in_proj and out_proj are rounded; nearest where there is no such table
+kind = "gptq"
+bits = 4
 ```
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from dataclasses import field as with_default
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,12 @@ from quamba_export.calib.layer_rules import LayerRule, rule_from_table
 from quamba_export.calib.observer_absmax import AbsoluteMaximum
 from quamba_export.calib.observer_kinds import observers_from_tables
 from quamba_export.calib.observers import Observer, refuse_unknown
+from quamba_export.calib.rounding import Rounding
+from quamba_export.calib.rounding_kinds import rounding_from_table
+from quamba_export.calib.rounding_nearest import Nearest
 from quamba_export.calib.sites import SITES, site_names
+from quamba_export.calib.stored_weight import check_columns, rounded_shapes
+from quamba_export.calib.weight_grid import WeightGrid, grid_of
 from quamba_export.runtime.errors import QuambaError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -49,6 +58,7 @@ class Recipe:
     reorder:             sort-and-cluster; x, B, C and ssm_state then have a scale for each group.
     per_channel_weights: int8 weights have a scale for each row instead of one.
     layers:              observers for some layers only; the last rule with one for a site counts.
+    weights:             how weights are rounded: in_proj and out_proj, and where it needs no inputs all.
     """
 
     name: str
@@ -60,6 +70,7 @@ class Recipe:
     reorder: bool = False
     per_channel_weights: bool = True
     layers: tuple[LayerRule, ...] = ()
+    weights: Rounding = with_default(default_factory=Nearest)
 
     def __post_init__(self) -> None:
         for observers in (self.observers, *(rule.observers for rule in self.layers)):
@@ -102,7 +113,26 @@ class Recipe:
         table["layers"] = [rule.as_table() for rule in self.layers]
         if not self.layers:  # as recipes were written before they had rules: digests stay as they are
             del table["layers"]
+        table["weights"] = self.weights.as_table()
         return table
+
+    def rounded_by(self, options: Mapping[str, Any]) -> Recipe:
+        """The recipe with these options of `weights` in place of its own; another kind starts anew.
+
+        Raises QuambaError as rounding_from_table does.
+        """
+        own = self.weights.as_table()
+        kept = own if options.get("kind", own["kind"]) == own["kind"] else {}
+        return replace(self, weights=rounding_from_table({**kept, **options}))
+
+    def grid(self, bits: int) -> WeightGrid:
+        """The grid of a weight with so many bits."""
+        return grid_of(bits, one_scale=not self.per_channel_weights)
+
+    @property
+    def weight_bits(self) -> int | None:
+        """Bits that a calibration by this recipe rounds weights to; None where a later step rounds them."""
+        return int(self.weights.as_table()["bits"]) if self.weights.uses_inputs else None
 
     def check_fits(self, config: MambaConfig) -> None:
         """Raise QuambaError where the model cannot be calibrated by this recipe."""
@@ -117,6 +147,8 @@ class Recipe:
                 allowed="mamba2",
                 fix="use --recipe quamba",
             )
+        for name, (_, columns) in rounded_shapes(config).items() if self.weight_bits == 4 else ():
+            check_columns(columns, name)
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
@@ -142,7 +174,14 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 def recipe_from_table(table: Mapping[str, Any]) -> Recipe:
     """The recipe of a parsed TOML or JSON table, its name among the fields."""
     refuse_unknown(table, [field.name for field in fields(Recipe)], "recipe field")
-    allowed = {"name": str, "observers": Mapping, "layers": list, "head_groups": int, "channel_groups": int}
+    allowed = {
+        "name": str,
+        "observers": Mapping,
+        "layers": list,
+        "weights": Mapping,
+        "head_groups": int,
+        "channel_groups": int,
+    }
     for field, value in table.items():
         kind = allowed.get(field, bool)
         if not isinstance(value, kind) or (kind is int and not 1 <= _number(value) <= MOST_GROUPS):
@@ -157,7 +196,8 @@ def recipe_from_table(table: Mapping[str, Any]) -> Recipe:
         )
     observers = observers_from_tables(table.get("observers", {}), "observers")
     layers = [rule_from_table(entry, f"layers[{i}]") for i, entry in enumerate(table.get("layers", []))]
-    return Recipe(**{**table, "observers": observers, "layers": tuple(layers)})
+    weights = {"weights": rounding_from_table(table["weights"])} if "weights" in table else {}
+    return Recipe(**{**table, "observers": observers, "layers": tuple(layers), **weights})
 
 
 def default_recipe(config: MambaConfig) -> Recipe:

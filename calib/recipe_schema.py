@@ -14,13 +14,17 @@ from quamba_export.calib.observer_kinds import OBSERVERS
 from quamba_export.calib.observers import Observer
 from quamba_export.calib.recipe import MOST_GROUPS, Recipe
 from quamba_export.calib.recipe_options import option_schema
+from quamba_export.calib.rounding import Rounding
+from quamba_export.calib.rounding_kinds import ROUNDINGS
 from quamba_export.calib.sites import SITES
 
+_TYPES = {bool: "boolean", int: "integer", float: "number"}
 _OBSERVERS = {"$ref": "#/$defs/observers"}
 _FIELDS: dict[str, dict[str, Any]] = {
     "name": {"type": "string", "description": "The file's name where it is missing."},
     "observers": {**_OBSERVERS, "description": "Observer by site; `default` is for every site without one."},
     "layers": {"type": "array", "items": {"$ref": "#/$defs/layer_rule"}},
+    "weights": {"$ref": "#/$defs/rounding"},
     "head_groups": {"type": "integer", "minimum": 1, "maximum": MOST_GROUPS},
     "channel_groups": {"type": "integer", "minimum": 1, "maximum": MOST_GROUPS},
 }
@@ -59,6 +63,7 @@ def recipe_schema() -> dict[str, Any]:
             },
             "observer": {"oneOf": [_observer_schema(observer) for observer in OBSERVERS.values()]},
             "layer_rule": _LAYER_RULE,
+            "rounding": {"oneOf": [_rounding_schema(rounding) for rounding in ROUNDINGS.values()]},
         },
     }
 
@@ -70,6 +75,20 @@ def _observer_schema(observer: type[Observer]) -> dict[str, Any]:
         "additionalProperties": False,
         "required": ["kind"],
         "properties": {"kind": {"const": observer.kind}, **option_schema(observer)},
+    }
+
+
+def _rounding_schema(rounding: type[Rounding]) -> dict[str, Any]:
+    """Options have the types of their defaults, as rounding_from_table takes them; ranges are its own."""
+    options = {
+        option.name: {"type": _TYPES[type(option.default)], "default": option.default}
+        for option in fields(rounding)
+    }
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["kind"],
+        "properties": {"kind": {"const": rounding.kind}, **options},
     }
 
 

@@ -20,6 +20,8 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest, manifest_for, read_manifest, write_manifest
 from quamba_export.targets.target import Target, load_target
 
+WITH_KERNELS = ("w8a8",)  # the widths whose ops the plugin library holds
+
 
 @dataclass(frozen=True)
 class Build:
@@ -52,9 +54,9 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
     """Make a bundle of export/ for a target; TensorRT engines are built on the GPU of this machine.
 
     For a Jetson on another machine: an export/ with the plugin library, of which `build` there makes the
-    bundle. Raises QuambaError: exit 2 for a choice that this build has no use for, 5 for an unknown target or
-    a machine that is not it, 4 for a changed export, 3 for what is no export, 9 for engines that compute
-    something else.
+    bundle. Raises QuambaError: exit 2 for a choice that this build has no use for, 5 for an unknown target, a
+    machine that is not it or widths that it has no kernels for, 4 for a changed export, 3 for what is no
+    export, 9 for engines that compute something else.
     """
     target = load_target(target_name)
     if artefact_kind(export) != "export":
@@ -66,10 +68,11 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
         )
     elsewhere = target.jetpack > 0 and platform.machine() != "aarch64"
     _check_choices(choices, target, elsewhere)
+    source = read_manifest(export)
+    _check_kernels(source, target)
     if elsewhere:
         release = choices.jetpack or target.jetpack
         return _built(out, target, prepare_for_device(export, target, release, out, choices.plugins))
-    source = read_manifest(export)
     choices = replace(choices, plugins=choices.plugins or prepared_library(export, source, target))
     with written_directory(out, "bundle") as folder:
         plans = target.backend == "tensorrt"
@@ -106,6 +109,18 @@ def _check_choices(choices: EngineChoices, target: Target, elsewhere: bool) -> N
             allowed=", ".join(_option(name) for name in sorted(useful)) or "none of the options for engines",
             fix="give it to `quamba-export build` on the device" if elsewhere else "leave it out",
             code=ExitCode.USAGE,
+        )
+
+
+def _check_kernels(source: Manifest, target: Target) -> None:
+    """Refuse (exit 5) an export in widths that no kernel computes yet, before anything is compiled."""
+    if target.backend == "tensorrt" and source.qformat not in WITH_KERNELS:
+        raise QuambaError(
+            f"{target.name} has no kernels for {source.qformat} yet: they are planned",
+            found=f"an export made with --qformat {source.qformat}",
+            allowed=", ".join(WITH_KERNELS),
+            fix="use --target cpu, or export with --qformat w8a8",
+            code=ExitCode.INCOMPATIBLE,
         )
 
 

@@ -46,7 +46,12 @@ def scale_entry(name: str, scale: NDArray[np.float32]) -> ScaleEntry:
 def exported_layer_table(
     folder: Path, graph: onnx.GraphProto, config: Mapping[str, Any], layer: int
 ) -> list[ScaleEntry]:
-    """The table from a graph's constants; a scale that is repeated over its channels counts as one."""
+    """The table from a graph's constants; a scale that is repeated over its channels counts as one.
+
+    Empty where activations are fp16: the convolution has no scales.
+    """
+    if not any(tensor.name == f"layers.{layer}.conv1d.x_scale" for tensor in graph.initializer):
+        return []
     sizes = [
         config["d_inner"],
         *[config["n_groups"] * config["d_state"]] * (2 * (config["kind"] == "mamba2")),

@@ -40,7 +40,10 @@ def onnx_from_model(model: QuantizedModel) -> onnx.ModelProto:
     input_ids = Value("input_ids", "int64", ("batch", "length"))
     count = Value("num_logits_to_keep", "int64", ())
     layers = range(config.n_layer)
-    conv = [Value(f"past_conv_states.{i}", "int8", ("batch", *config.conv_state_shape)) for i in layers]
+    conv = [
+        Value(f"past_conv_states.{i}", model.widths.conv_state_dtype, ("batch", *config.conv_state_shape))
+        for i in layers
+    ]
     ssm = [
         Value(f"past_ssm_states.{i}", model.ssm_state_dtype, ("batch", *config.ssm_state_shape))
         for i in layers
@@ -59,7 +62,7 @@ def state_table(model: QuantizedModel) -> list[dict[str, Any]]:
     config = model.config
     table = []
     for kind, dtype, shape in (
-        ("conv", "int8", config.conv_state_shape),
+        ("conv", model.widths.conv_state_dtype, config.conv_state_shape),
         ("ssm", model.ssm_state_dtype, config.ssm_state_shape),
     ):
         table += [

@@ -25,7 +25,9 @@ CalibrationPath = Annotated[
     Path | None,
     typer.Option("--calibration", help="The calibration/ directory the quantized model was made with."),
 ]
-QFormat = Annotated[str, typer.Option("--qformat", help="Widths of weights and activations: w8a8.")]
+QFormat = Annotated[
+    str, typer.Option("--qformat", help="Widths of weights and activations: w8a8, w4a8 or w4a16.")
+]
 SsmStateDtype = Annotated[
     Literal["float16", "float32", "int8"],
     typer.Option("--ssm-state-dtype", help="How the scan state is stored between tokens."),

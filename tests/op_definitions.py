@@ -1,7 +1,6 @@
 """Every op a second time, from its formula: plain numpy, one token after the other, in extended precision.
 
-Shares nothing with the references but the factors of the odd Hadamard transforms. Sums of integers are exact;
-real arithmetic is numpy's longdouble (80 bits on x86), rounded to fp32 at the places the op's README names.
+Sums of integers are exact; everything else is made of tests/op_formulas.py.
 """
 
 from __future__ import annotations
@@ -12,64 +11,56 @@ import numpy as np
 from numpy.typing import NDArray
 from op_cases import Case
 from op_cases.drawing import Array
-
-from quamba_export.plugins.common.hadamard import hadamard_factors
-
-f32, wide = np.float32, np.longdouble
-Attrs = Mapping[str, float]
-
-
-def quantize(x: Array, scale: Array | float) -> NDArray[np.int8]:
-    """clamp(round_half_even(x / s), -128, 127), one fp32 division."""
-    with np.errstate(over="ignore"):
-        return np.clip(np.rint(x.astype(f32) / f32(scale)), -128, 127).astype(np.int8)
-
-
-def dequantize(codes: Array, scale: Array | float) -> NDArray[np.float32]:
-    return codes.astype(f32) * f32(scale)
-
-
-def silu(x: Array) -> NDArray[np.float32]:
-    return (x.astype(wide) / (1 + np.exp(-x.astype(wide)))).astype(f32)
-
-
-def softplus(x: Array) -> NDArray[np.float32]:
-    return (np.log1p(np.exp(-np.abs(x.astype(wide)))) + np.maximum(x.astype(wide), 0)).astype(f32)
-
-
-def exp(x: Array) -> NDArray[np.float32]:
-    return np.exp(x.astype(wide)).astype(f32)
-
-
-def dense_hadamard(size: int) -> NDArray[np.float64]:
-    """H (size, size); Sylvester's by parity of the common bits where the size is a power of two."""
-    if size & (size - 1) == 0:
-        index = np.arange(size)
-        common = index[:, None] & index[None, :]
-        return np.vectorize(lambda bits: -1.0 if bin(bits).count("1") % 2 else 1.0)(common) / np.sqrt(size)
-    factors = hadamard_factors(size)
-    return np.kron(np.eye(factors.blocks), np.kron(factors.left.numpy(), factors.right.numpy()))
-
-
-def rms_norm(x: Array, epsilon: float) -> NDArray[np.float32]:
-    mean = (x.astype(wide) ** 2).mean(-1, keepdims=True)
-    return x / np.sqrt(mean + f32(epsilon)).astype(f32)
+from op_formulas import (
+    Attrs,
+    dense_hadamard,
+    dequantize,
+    exp,
+    f32,
+    floats,
+    half,
+    quantize,
+    recurrence,
+    rms_norm,
+    silu,
+    softplus,
+    wide,
+)
 
 
 def rms_norm_quantize(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(rms_norm(i["x"], a["epsilon"]), a["out_scale"])]
 
 
+def half_rms_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [half(rms_norm(i["x"], a["epsilon"]))]
+
+
+def rotated(x: Array, a: Attrs) -> NDArray[np.float32]:
+    matrix = dense_hadamard(x.shape[-1]) if a["hadamard"] else np.eye(x.shape[-1])
+    return (x.astype(wide) @ matrix.T.astype(wide)).astype(f32)
+
+
 def hadamard_quantize(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    matrix = dense_hadamard(i["x"].shape[-1]) if a["hadamard"] else np.eye(i["x"].shape[-1])
-    return [quantize(i["x"].astype(wide) @ matrix.T.astype(wide), a["out_scale"])]
+    return [quantize(rotated(i["x"], a), a["out_scale"])]
 
 
-def gated_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    gated = i["x"] * silu(dequantize(i["z"], a["z_scale"]))
-    parts = np.split(gated, int(a["n_groups"]), axis=-1)
+def half_hadamard(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [half(rotated(i["x"], a))]
+
+
+def gated_norm(i: Mapping[str, Array], z: Array, a: Attrs) -> Array:
+    parts = np.split(i["x"] * silu(z), int(a["n_groups"]), axis=-1)
     normed = np.concatenate([rms_norm(part, a["epsilon"]) for part in parts], axis=-1) * i["norm_weight"]
-    return hadamard_quantize({"x": normed}, a)
+    return rotated(normed, a)
+
+
+def gated_norm_quantize(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [quantize(gated_norm(i, dequantize(i["z"], a["z_scale"]), a), a["out_scale"])]
+
+
+def half_gated_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [half(gated_norm(i, i["z"].astype(f32), a))]
 
 
 def product(i: Mapping[str, Array], a: Attrs) -> Array:
@@ -96,48 +87,36 @@ def causal_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(silu(value), i["out_scale"]), past]
 
 
-def tree(x: Array) -> Array:
-    """fp32 sum over the last axis by halving; zeros stand in for what is missing to the next power of two."""
-    width = 1
-    while width < x.shape[-1]:
-        width *= 2
-    x = np.concatenate([x, np.zeros((*x.shape[:-1], width - x.shape[-1]), f32)], axis=-1)
-    while width > 1:
-        width //= 2
-        x = x[..., :width] + x[..., width:]
-    return x[..., 0]
+def half_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    """fp32 products, one token after the other, the oldest input first."""
+    window = np.concatenate([i["state"].swapaxes(1, 2), i["x"]], axis=1)  # (B, W-1+L, C)
+    length, width = i["x"].shape[1], i["weight"].shape[1]
+    value = np.empty(i["x"].shape, f32)
+    for t in range(length):
+        products = window[:, t : t + width].astype(f32) * i["weight"].T  # (B, W, C)
+        value[:, t] = np.add.accumulate(products, axis=1)[:, -1] + i["bias"]
+    return [half(silu(value)), window[:, length:].swapaxes(1, 2)]
 
 
-def recurrence(
-    state: Array, scale: Array | float, decay: Array, inputs: Array, rows: Array, read: Array
-) -> tuple[Array, Array]:
-    """One fp32 step a token, rounded to the state's dtype; all but the state lead with time -> y, last h."""
-    outputs = []
-    for t in range(len(decay)):
-        h = widened(state, scale) * decay[t] + inputs[t][..., None] * rows[t]
-        outputs.append(tree(h * read[t]))
-        state = narrowed(h, state, scale)
-    return np.stack(outputs, axis=1), state
+SELECTIVE_OPERANDS = ("x", "dt", "A_log", "B", "C", "D", "z", "dt_bias")
 
 
-def narrowed(h: Array, like: Array, scale: Array | float) -> Array:
-    return quantize(h, scale) if like.dtype == np.int8 else h.astype(like.dtype)
+def quantized_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    widened = {name: dequantize(i[name], a[f"{name}_scale"]) for name in SELECTIVE_OPERANDS}
+    return selective_scan({**widened, "state": i["state"]}, a["state_scale"])
 
 
-def widened(state: Array, scale: Array | float) -> NDArray[np.float32]:
-    return dequantize(state, scale) if state.dtype == np.int8 else state.astype(f32)
+def half_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return selective_scan({**floats(i, *SELECTIVE_OPERANDS), "state": i["state"]}, 1.0)
 
 
-def selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    x, dt, A_log, rows, read, D, z, dt_bias = (
-        dequantize(i[name], a[f"{name}_scale"])
-        for name in ("x", "dt", "A_log", "B", "C", "D", "z", "dt_bias")
-    )
+def selective_scan(i: Mapping[str, Array], state_scale: float) -> list[Array]:
+    x, dt, A_log, rows, read, D, z, dt_bias = (i[name] for name in SELECTIVE_OPERANDS)
     step = softplus(dt + dt_bias).swapaxes(0, 1)  # (L, B, E)
     decay = exp(step[..., None] * -exp(A_log))
     y, state = recurrence(
         i["state"],
-        a["state_scale"],
+        state_scale,
         decay,
         step * x.swapaxes(0, 1),
         rows.swapaxes(0, 1)[:, :, None, :],
@@ -146,20 +125,30 @@ def selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [(y + D * x) * silu(z), state]
 
 
-def ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    heads, groups = i["x"].shape[2], i["B"].shape[2]
-    x = dequantize(i["x"], i["x_scale"][i["scale_index"]])  # (B, L, H, P)
+def quantized_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    widened = {
+        "x": dequantize(i["x"], i["x_scale"][i["scale_index"]]),  # (B, L, H, P)
+        "B": dequantize(i["B"], i["B_scale"][:, None]),
+        "C": dequantize(i["C"], i["C_scale"][:, None]),
+        "dt": dequantize(i["dt"], a["dt_scale"]),
+    }
+    return ssd_scan({**i, **widened}, a, i["state_scale"][i["scale_index"]])
+
+
+def half_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return ssd_scan({**i, **floats(i, "x", "B", "C", "dt")}, a, 1.0)
+
+
+def ssd_scan(i: Mapping[str, Array], a: Attrs, state_scale: Array | float) -> list[Array]:
+    x, heads, groups = i["x"], i["x"].shape[2], i["B"].shape[2]
     rows, read = (  # (L, B, H, 1, N): the group's, for each of its heads
-        dequantize(i[name], i[f"{name}_scale"][:, None])
-        .repeat(heads // groups, axis=2)
-        .swapaxes(0, 1)[..., None, :]
-        for name in ("B", "C")
+        i[name].repeat(heads // groups, axis=2).swapaxes(0, 1)[..., None, :] for name in ("B", "C")
     )
-    step = softplus(dequantize(i["dt"], a["dt_scale"]) + i["dt_bias"])
+    step = softplus(i["dt"] + i["dt_bias"])
     step = np.clip(step, f32(a["dt_min"]), f32(a["dt_max"])).swapaxes(0, 1)  # (L, B, H)
     y, state = recurrence(
         i["state"],
-        i["state_scale"][i["scale_index"]],
+        state_scale,
         exp(step * -exp(i["A_log"]))[..., None, None],
         step[..., None] * x.swapaxes(0, 1),
         rows,
@@ -182,14 +171,71 @@ def rms_norm_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [(normed @ i["weight"].astype(wide).T).astype(f32)]
 
 
+def int4_codes(packed: Array) -> NDArray[np.int64]:
+    """(M, K/2) -> (M, K): nibble after nibble, where plugins/Int4RequantizedLinear/README.md puts it."""
+    codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.int64)
+    for j in range(packed.shape[1]):
+        column = j // 16 * 32 + j % 16
+        for shift, place in ((0, column), (4, column + 16)):
+            nibble = packed[:, j].astype(np.uint8) >> shift & 15
+            codes[:, place] = np.where(nibble > 7, nibble.astype(np.int64) - 16, nibble)
+    return codes
+
+
+def grouped_sum(i: Mapping[str, Array]) -> Array:
+    """Integers and fp16 numbers alike: 64 bits of a longdouble hold every sum of a group."""
+    weight, x, scale = (part.astype(wide) for part in (int4_codes(i["weight"]), i["x"], i["weight_scale"]))
+    total = np.zeros((*x.shape[:2], len(weight)), f32)
+    for g in range(scale.shape[1]):
+        columns = slice(128 * g, 128 * g + 128)
+        total = total + (x[..., columns] @ weight[:, columns].T).astype(f32) * scale[:, g].astype(f32)
+    return total
+
+
+def grouped_product(i: Mapping[str, Array], a: Attrs) -> Array:
+    return grouped_sum(i) * f32(a["x_scale"]) + i["bias"]
+
+
+def int4_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [i["residual"] + grouped_product(i, a)]
+
+
+def int4_requantized_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [quantize(grouped_product(i, a), i["out_scale"])]
+
+
+def half_int4_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [i["residual"] + (grouped_sum(i) + i["bias"])]
+
+
+def half_int4_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [half(grouped_sum(i) + i["bias"])]
+
+
+def half_int8_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    total = (i["x"].astype(wide) @ i["weight"].astype(wide).T).astype(f32)
+    return [half(total * i["weight_scale"] + i["bias"])]
+
+
 DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
-    "GatedRMSNormHadamardQuantize": gated_norm,
+    "GatedRMSNormHadamardQuantize": gated_norm_quantize,
     "HadamardQuantize": hadamard_quantize,
+    "HalfCausalConv1d": half_conv,
+    "HalfGatedRMSNormHadamard": half_gated_norm,
+    "HalfHadamard": half_hadamard,
+    "HalfInt4Linear": half_int4_linear,
+    "HalfInt4Projection": half_int4_projection,
+    "HalfInt8Projection": half_int8_projection,
+    "HalfRMSNorm": half_rms_norm,
+    "HalfSSDScan": half_ssd_scan,
+    "HalfSelectiveScan": half_selective_scan,
     "InputProjectionStep": input_projection_step,
+    "Int4Linear": int4_linear,
+    "Int4RequantizedLinear": int4_requantized_linear,
     "QuantizedCausalConv1d": causal_conv,
     "QuantizedLinear": linear,
-    "QuantizedSSDScan": ssd_scan,
-    "QuantizedSelectiveScan": selective_scan,
+    "QuantizedSSDScan": quantized_ssd_scan,
+    "QuantizedSelectiveScan": quantized_selective_scan,
     "RMSNormLinear": rms_norm_linear,
     "RMSNormQuantize": rms_norm_quantize,
     "RequantizedLinear": requantized_linear,

@@ -52,6 +52,29 @@ def calibrate(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; any number gives the same bytes.")] = 1,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run ended.")] = False,
+    rounding: Annotated[
+        str | None,
+        typer.Option(
+            "--rounding", help="nearest, gptq: how weights are rounded, instead of the recipe's way."
+        ),
+    ] = None,
+    weight_bits: Annotated[
+        int | None, typer.Option(help="gptq: 4 (for --qformat w4a8, w4a16; the default) or 8 (w8a8).")
+    ] = None,
+    damping: Annotated[
+        float | None, typer.Option(help="gptq: share of the Hessian's mean diagonal added to it, 0.01.")
+    ] = None,
+    act_order: Annotated[
+        bool | None,
+        typer.Option("--act-order/--no-act-order", help="gptq: the columns of the loudest inputs first."),
+    ] = None,
+    clip_weights: Annotated[
+        bool | None,
+        typer.Option(
+            "--clip-weights/--no-clip-weights",
+            help="Weight scales of the least squared error, or of the largest value.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Observe the float model on text and choose a scale for every site.
@@ -67,6 +90,7 @@ def calibrate(
         raise QuambaError("two recipes", found=found, allowed="one of them", code=ExitCode.USAGE)
     recipe = "quamba2" if group_heads else recipe
     sources = weighted(data, data_weight or [1.0] * len(data))
+    weights = rounding_options(rounding, weight_bits, damping, act_order, clip_weights)
     with progress(f"calibrate {checkpoint}", unit="samples") as bar, resumable():
         source = load_checkpoint(checkpoint)
         chosen = load_recipe(recipe) if recipe else default_recipe(source.config)
@@ -74,7 +98,7 @@ def calibrate(
         result = calibrate(
             source,
             sources,
-            chosen,
+            chosen.rounded_by(weights) if weights else chosen,
             calib_size=calib_size,
             calib_seqlen=calib_seqlen,
             seed=seed,
@@ -117,6 +141,18 @@ def check_data(recipe: Recipe, config: MambaConfig, size: int, seqlen: int, *, r
         more = f" (and {len(warnings) - 1} sites more)" if len(warnings) > 1 else ""
         print(f"warning: little data for recipe {recipe.name}: {warnings[0]}{more}", file=sys.stderr)
     return warnings
+
+
+def rounding_options(
+    kind: str | None,
+    bits: int | None,
+    damping: float | None,
+    act_order: bool | None,
+    clip: bool | None,
+) -> dict[str, Any]:
+    """The recipe's table `weights` that the flags amount to, without what was not given."""
+    table = {"kind": kind, "bits": bits, "damping": damping, "act_order": act_order, "clip": clip}
+    return {name: value for name, value in table.items() if value is not None}
 
 
 @contextmanager

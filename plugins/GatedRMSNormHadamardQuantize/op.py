@@ -50,26 +50,41 @@ def reference(
 
     Source: Mamba-2's RMSNormGated with norm_before_gate=False; Quamba2 (arXiv 2503.22879), section 4.
     """
-    gated = x * silu(dequantize(z, z_scale))  # (B, L, E)
+    return quantize(
+        gated_norm(x, dequantize(z, z_scale), norm_weight, n_groups, hadamard, epsilon), out_scale
+    )
+
+
+def gated_norm(x: T, z: T, norm_weight: T, n_groups: int, hadamard: int, epsilon: float) -> T:
+    """H (norm(x * silu(z)) * norm_weight), everything fp32, (B, L, E)."""
+    gated = x * silu(z)  # (B, L, E)
     grouped = gated.unflatten(-1, (n_groups, -1))  # (B, L, n_groups, E / n_groups)
     normed = (grouped / root_mean_square(grouped, epsilon)).flatten(-2) * norm_weight  # (B, L, E)
-    return quantize(apply_hadamard(normed.double()).float() if hadamard else normed, out_scale)
+    return apply_hadamard(normed.double()).float() if hadamard else normed
 
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
     """The reference in standard ops; the number of groups and the Hadamard size are fixed in the body."""
-    channels, groups = int(sizes["E"]), int(attrs["n_groups"])
+    return f"""
+        z_scale = Constant <value_float: float = @z_scale> ()
+        out_scale = Constant <value_float: float = @out_scale> ()
+        zero_point = Constant <value = int8 {{0}}> ()
+        gate = DequantizeLinear (z, z_scale, zero_point)
+        {gated_norm_lines(int(sizes["E"]), attrs)}
+        y = QuantizeLinear (rotated, out_scale, zero_point)
+    """
+
+
+def gated_norm_lines(channels: int, attrs: Mapping[str, float | int]) -> str:
+    """`rotated` = gated_norm of x, `gate` and norm_weight."""
+    groups = int(attrs["n_groups"])
     rotate = (
         hadamard_lines("normed", "rotated", channels) if attrs["hadamard"] else "rotated = Identity (normed)"
     )
     return f"""
-        z_scale = Constant <value_float: float = @z_scale> ()
         epsilon = Constant <value_float: float = @epsilon> ()
-        out_scale = Constant <value_float: float = @out_scale> ()
-        zero_point = Constant <value = int8 {{0}}> ()
         by_group = Constant <value_ints = [0, 0, {groups}, {channels // groups}]> ()
         flat = Constant <value_ints = [0, 0, {channels}]> ()
-        gate = DequantizeLinear (z, z_scale, zero_point)
         {silu_lines("gate", "silu")}
         gated = Mul (x, silu)
         grouped = Reshape (gated, by_group)
@@ -78,5 +93,4 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
         merged = Reshape (divided, flat)
         normed = Mul (merged, norm_weight)
         {rotate}
-        y = QuantizeLinear (rotated, out_scale, zero_point)
     """

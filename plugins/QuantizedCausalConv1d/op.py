@@ -37,13 +37,20 @@ def reference(x: T, state: T, weight: T, x_scale: T, weight_scale: T, bias: T, o
     The sum over the W taps is of integers below 2^24, exact in fp32 in any order. Code 0 stands for the
     zeros before the first token.
     """
+    total, state_out = convolve(x, state, weight)
+    y = quantize(silu(total * (x_scale * weight_scale) + bias), out_scale)  # (B, L, C)
+    return y, state_out
+
+
+def convolve(x: T, state: T, weight: T) -> tuple[T, T]:
+    """Sums over the taps (B, L, C) fp32, from the oldest input to the newest, and the next state."""
     length, width = x.shape[1], weight.shape[1]
-    codes = torch.cat([state.transpose(1, 2), x], dim=1)  # (B, W-1+L, C)
+    inputs = torch.cat([state.transpose(1, 2), x], dim=1)  # (B, W-1+L, C)
     taps = weight.T.float()  # (W, C)
-    total = sum(codes[:, k : k + length].float() * taps[k] for k in range(width))  # (B, L, C)
-    value = torch.as_tensor(total) * (x_scale * weight_scale) + bias
-    y = quantize(silu(value), out_scale)  # (B, L, C)
-    return y, codes[:, codes.shape[1] - (width - 1) :].transpose(1, 2).contiguous()
+    total = inputs[:, :length].float() * taps[0]
+    for k in range(1, width):
+        total = total + inputs[:, k : k + length].float() * taps[k]
+    return total, inputs[:, inputs.shape[1] - (width - 1) :].transpose(1, 2).contiguous()
 
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
@@ -53,6 +60,18 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
 
 def onnx_lines(width: int, p: str = "") -> str:
     """The body with `p` in front of every name, for ops that hold a convolution."""
+    return f"""
+        {convolve_lines(width, p)}
+        {p}scale = Mul ({p}x_scale, {p}weight_scale)
+        {p}scaled = Mul ({p}total, {p}scale)
+        {p}value = Add ({p}scaled, {p}bias)
+        {silu_lines(f"{p}value", f"{p}activated")}
+        {quantize_lines(f"{p}activated", f"{p}y", f"{p}out_scale")}
+    """
+
+
+def convolve_lines(width: int, p: str = "") -> str:
+    """`p`total, `p`state_out = convolve of `p`x, `p`state, `p`weight."""
     lines = [
         f"""
         {p}time = Constant <value_ints = [1]> ()
@@ -81,11 +100,7 @@ def onnx_lines(width: int, p: str = "") -> str:
             else f"{p}sum_{k} = Add ({p}sum_{k - 1}, {p}product_{k})"
         )
     lines.append(f"""
-        {p}scale = Mul ({p}x_scale, {p}weight_scale)
-        {p}scaled = Mul ({p}sum_{width - 1}, {p}scale)
-        {p}value = Add ({p}scaled, {p}bias)
-        {silu_lines(f"{p}value", f"{p}activated")}
-        {quantize_lines(f"{p}activated", f"{p}y", f"{p}out_scale")}
+        {p}total = Identity ({p}sum_{width - 1})
         {p}keep = Constant <value_ints = [{1 - width}]> ()
         {p}last = Slice ({p}codes, {p}keep, {p}end, {p}time)
         {p}state_out = Transpose <perm = [0, 2, 1]> ({p}last)

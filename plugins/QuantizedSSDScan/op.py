@@ -76,24 +76,52 @@ def reference(
 
     fp32 throughout; exp and softplus are rounded once. Source: Mamba-2 (arXiv 2405.21060), section 3.
     """
+    return ssd_scan(
+        dequantize(x, x_scale[scale_index]),
+        dequantize(dt, dt_scale),
+        A_log,
+        dequantize(B, B_scale[:, None]),
+        dequantize(C, C_scale[:, None]),
+        D,
+        dt_bias,
+        state_scale[scale_index],  # (H, P, N)
+        state,
+        (dt_min, dt_max),
+    )
+
+
+def ssd_scan(
+    x: T,
+    dt: T,
+    A_log: T,
+    B: T,
+    C: T,
+    D: T,
+    dt_bias: T,
+    state_scale: T,
+    state: T,
+    limits: tuple[float, float],
+) -> tuple[T, T]:
+    """The reference behind the dequantization: all but the state is fp32, in the contract's shapes.
+
+    state_scale (H, P, N) is read for an int8 state only.
+    """
     groups = B.shape[2]
-    step = softplus(dequantize(dt, dt_scale) + dt_bias).clamp(*(_fp32(limit) for limit in (dt_min, dt_max)))
+    step = softplus(dt + dt_bias).clamp(*(_fp32(limit) for limit in limits))
     decay = exp(step * -exp(A_log))  # (B, L, H)
-    x_f = dequantize(x, x_scale[scale_index])  # (B, L, H, P)
-    inputs = step[..., None] * x_f  # (B, L, H, P)
-    B_f, C_f = dequantize(B, B_scale[:, None]), dequantize(C, C_scale[:, None])  # (B, L, G, N)
+    inputs = step[..., None] * x  # (B, L, H, P)
     decay = decay.unflatten(2, (groups, -1))[..., None, None]  # (B, L, G, H/G, 1, 1)
     inputs = inputs.unflatten(2, (groups, -1))[..., None]  # (B, L, G, H/G, P, 1)
-    scale = state_scale[scale_index].unflatten(0, (groups, -1))  # (G, H/G, P, N)
+    scale = state_scale.unflatten(0, (groups, -1))  # (G, H/G, P, N)
     y, h = scan(
         state.unflatten(1, (groups, -1)),  # (B, G, H/G, P, N)
         scale,
         lambda t: decay[:, t],
         inputs,
-        B_f[..., None, None, :],  # (B, L, G, 1, 1, N)
-        C_f[..., None, None, :],
+        B[..., None, None, :],  # (B, L, G, 1, 1, N)
+        C[..., None, None, :],
     )
-    return y.flatten(2, 3) + D[:, None] * x_f, h.flatten(1, 2)
+    return y.flatten(2, 3) + D[:, None] * x, h.flatten(1, 2)
 
 
 def _fp32(limit: float) -> float:
@@ -103,8 +131,19 @@ def _fp32(limit: float) -> float:
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
     """The reference in standard ops: a Scan over the length. Groups, heads and N are fixed in the body."""
+    return f"""
+        {_DEQUANTIZED}
+        {ssd_scan_lines(sizes, dtypes["state"])}
+    """
+
+
+def ssd_scan_lines(sizes: Mapping[str, Size], dtype: str) -> str:
+    """ssd_scan of x_f, dt_f, A_log, B_f, C_f, D, dt_bias and `state` of `dtype`.
+
+    h_scales (H, P, N) is read for an int8 state only.
+    """
     groups, heads, channels, n_state = (int(sizes[letter]) for letter in "GHPN")
-    per_group, dtype = heads // groups, dtypes["state"]
+    per_group = heads // groups
     shapes = {  # 0 keeps batch and length
         "heads_shape": [0, 0, groups, per_group, 1, 1],
         "channels_shape": [0, 0, groups, per_group, channels, 1],
@@ -117,9 +156,8 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
     shape_lines = "\n".join(f"{name} = Constant <value_ints = {shape}> ()" for name, shape in shapes.items())
     return f"""
         {shape_lines}
-        {_DEQUANTIZED}
-        h_scales = Gather <axis = 0> (state_scale, scale_index)
-        h_scale = Reshape (h_scales, scale_shape)
+        {_STEPS}
+        {"h_scale = Reshape (h_scales, scale_shape)" if dtype == "int8" else ""}
         h_0 = Reshape (state, state_shape)
         h_last, y_scanned = Scan <
             num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
@@ -144,11 +182,25 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
 
 
 _DEQUANTIZED = f"""
-        last = Constant <value_ints = [-1]> ()
+        scale_axis = Constant <value_ints = [-1]> ()
         dt_scale = Constant <value_float: float = @dt_scale> ()
+        dt_f = DequantizeLinear (dt, dt_scale)
+        x_codes = Cast <to = {FLOAT}> (x)
+        x_scales = Gather <axis = 0> (x_scale, scale_index)
+        x_f = Mul (x_codes, x_scales)
+        B_codes = Cast <to = {FLOAT}> (B)
+        B_column = Unsqueeze (B_scale, scale_axis)
+        B_f = Mul (B_codes, B_column)
+        C_codes = Cast <to = {FLOAT}> (C)
+        C_column = Unsqueeze (C_scale, scale_axis)
+        C_f = Mul (C_codes, C_column)
+        h_scales = Gather <axis = 0> (state_scale, scale_index)
+"""
+
+_STEPS = f"""
+        last = Constant <value_ints = [-1]> ()
         dt_min = Constant <value_float: float = @dt_min> ()
         dt_max = Constant <value_float: float = @dt_max> ()
-        dt_f = DequantizeLinear (dt, dt_scale)
         dt_sum = Add (dt_f, dt_bias)
         {softplus_lines("dt_sum", "dt_soft")}
         step = Clip (dt_soft, dt_min, dt_max)
@@ -157,18 +209,9 @@ _DEQUANTIZED = f"""
         exponent = Mul (step, A)
         {exp_lines("exponent", "decay_f")}
         decay = Reshape (decay_f, heads_shape)
-        x_codes = Cast <to = {FLOAT}> (x)
-        x_scales = Gather <axis = 0> (x_scale, scale_index)
-        x_f = Mul (x_codes, x_scales)
         step_column = Unsqueeze (step, last)
         weighted = Mul (step_column, x_f)
         inputs = Reshape (weighted, channels_shape)
-        B_codes = Cast <to = {FLOAT}> (B)
-        B_column = Unsqueeze (B_scale, last)
-        B_f = Mul (B_codes, B_column)
         B_rows = Reshape (B_f, rows_shape)
-        C_codes = Cast <to = {FLOAT}> (C)
-        C_column = Unsqueeze (C_scale, last)
-        C_f = Mul (C_codes, C_column)
         C_rows = Reshape (C_f, rows_shape)
 """

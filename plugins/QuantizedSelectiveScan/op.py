@@ -71,18 +71,35 @@ def reference(
     fp32 throughout; exp, softplus and silu are rounded once.
     Source: Mamba (arXiv 2312.00752), equation 2 and algorithm 2; Quamba, section 4.
     """
-    A = -exp(dequantize(A_log, A_log_scale))  # (E, N)
-    step = softplus(dequantize(dt, dt_scale) + dequantize(dt_bias, dt_bias_scale))  # (B, L, E)
-    x_f = dequantize(x, x_scale)  # (B, L, E)
+    return selective_scan(
+        dequantize(x, x_scale),
+        dequantize(dt, dt_scale),
+        dequantize(A_log, A_log_scale),
+        dequantize(B, B_scale),
+        dequantize(C, C_scale),
+        dequantize(D, D_scale),
+        dequantize(z, z_scale),
+        dequantize(dt_bias, dt_bias_scale),
+        state,
+        state_scale,
+    )
+
+
+def selective_scan(
+    x: T, dt: T, A_log: T, B: T, C: T, D: T, z: T, dt_bias: T, state: T, state_scale: float
+) -> tuple[T, T]:
+    """The reference behind the dequantization: all but the state is fp32, in the contract's shapes."""
+    A = -exp(A_log)  # (E, N)
+    step = softplus(dt + dt_bias)  # (B, L, E)
     y, h = scan(
         state,
         state_scale,
         lambda t: exp(step[:, t, :, None] * A),  # (B, E, N)
-        (step * x_f)[..., None],  # (B, L, E, 1)
-        dequantize(B, B_scale)[:, :, None, :],  # (B, L, 1, N)
-        dequantize(C, C_scale)[:, :, None, :],
+        (step * x)[..., None],  # (B, L, E, 1)
+        B[:, :, None, :],  # (B, L, 1, N)
+        C[:, :, None, :],
     )
-    return (y + dequantize(D, D_scale) * x_f) * silu(dequantize(z, z_scale)), h
+    return (y + D * x) * silu(z), h
 
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
@@ -92,23 +109,24 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
     a graph in which two constants share one.
     """
     scales = "\n".join(f"{a.name} = Constant <value_float: float = @{a.name}> ()" for a in SPEC.attrs)
-    dtype = dtypes["state"]
+    names = (tensor.name for tensor in SPEC.inputs[:-1])
+    widened = "\n".join(f"{name}_f = DequantizeLinear ({name}, {name}_scale)" for name in names)
     return f"""
         {scales}
+        {widened}
+        {selective_scan_lines(dtypes["state"], int(sizes["N"]))}
+    """
+
+
+def selective_scan_lines(dtype: str, n_state: int) -> str:
+    """selective_scan of x_f, dt_f, A_log_f, ... and `state` of `dtype`; state_scale is read for int8 only."""
+    return f"""
         last = Constant <value_ints = [-1]> ()
         middle = Constant <value_ints = [1]> ()
-        A_log_f = DequantizeLinear (A_log, A_log_scale)
         {exp_lines("A_log_f", "A_negative")}
         A = Neg (A_negative)
-        dt_f = DequantizeLinear (dt, dt_scale)
-        dt_bias_f = DequantizeLinear (dt_bias, dt_bias_scale)
         dt_sum = Add (dt_f, dt_bias_f)
         {softplus_lines("dt_sum", "step")}
-        x_f = DequantizeLinear (x, x_scale)
-        B_f = DequantizeLinear (B, B_scale)
-        C_f = DequantizeLinear (C, C_scale)
-        D_f = DequantizeLinear (D, D_scale)
-        z_f = DequantizeLinear (z, z_scale)
         inputs = Mul (step, x_f)
         h_last, scanned = Scan <
             num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
@@ -127,7 +145,7 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
                 h_next = Add (kept, added)
                 C_row = Unsqueeze (C_t, middle)
                 read = Mul (h_next, C_row)
-                {tree_sum_lines("read", "y_t", int(sizes["N"]))}
+                {tree_sum_lines("read", "y_t", n_state)}
                 {state_out_lines("h_next", "held_next", dtype, "state_scale")}
             }}> (state, step, inputs, B_f, C_f)
         state_out = Identity (h_last)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from quamba_export.plugins.common.contract import RANGES, Attr, OpSpec, Tensor
-from quamba_export.plugins.common.registry import get_op, op_names
+from quamba_export.plugins.common.registry import get_op, kernel_names
 
 C_TYPE = {"int8": "int8_t", "int32": "int32_t", "float16": "void", "float32": "float"}
 CONSTANT = {
@@ -80,10 +80,10 @@ typedef struct {
 def header() -> str:
     """The whole header: for each op its struct, its C functions and its description."""
     parts = [HEAD]
-    for name in op_names():
+    for name in kernel_names():
         spec = get_op(name).spec
         parts += [struct(spec), functions(spec), description(spec)]
-    names = ", ".join(f"&quamba_{name}" for name in op_names())
+    names = ", ".join(f"&quamba_{name}" for name in kernel_names())
     parts.append(f"#ifdef __cplusplus\nstatic const QuambaOp *const quamba_ops[] = {{{names}}};\n#endif\n")
     text = "\n".join(parts)
     return f'{text}\n#define QUAMBA_CONTRACTS "{hashlib.sha256(text.encode()).hexdigest()[:16]}"\n'

@@ -4,7 +4,8 @@ An op's folder holds one `SPEC`. The torch op, the ONNX node and its function bo
 and the TensorRT plugin are made from it or compared with it. Shapes are strings of letters, one a
 dimension; a letter stands for the same size wherever it occurs in one call. Letters: B batch, L length, D
 d_model, E d_inner, H heads, P headdim, N d_state, G groups, C conv channels, W conv width, K and M columns
-and rows of a weight, S entries of a scale table, V vocabulary (padded).
+and rows of a weight, S entries of a scale table, V vocabulary (padded). `K/2` is half of K, rounded up; an
+input before it says what K is.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Attr:
 class OpSpec:
     """Name, inputs, outputs and attributes of one op of the ONNX domain `quamba`.
 
-    multiples: pairs (letter, part): the size is a multiple of `part`, another letter or an attribute.
+    multiples: pairs (letter, part): the size is a multiple of `part`, a letter, an attribute or a number.
     bound: how far two implementations' float outputs may lie apart, as a share of what the op gives for the
     absolute values of its inputs (of a sum of products: the sum of their absolute values). 0: the same bits.
     """
@@ -117,7 +118,10 @@ class OpSpec:
         return sizes
 
     def _bind_letter(self, sizes: dict[str, Size], letter: str, size: Size, tensor: Tensor) -> None:
-        base, offset = _split_offset(letter)
+        base, offset, divisor = _split_dimension(letter)
+        if divisor > 1:
+            self._check_part(sizes[base], letter, size, tensor)
+            return
         if isinstance(size, str):
             if offset:
                 self._refuse(f"input '{tensor.name}' needs a known size for {letter}", size, "an integer")
@@ -131,6 +135,21 @@ class OpSpec:
                 f"input '{tensor.name}' ({tensor.shape}) disagrees with the inputs before it",
                 f"{base} = {size}",
                 f"{base} = {known}",
+            )
+
+    def _check_part(self, whole: Size, letter: str, size: Size, tensor: Tensor) -> None:
+        """`K/2`: K is known by now."""
+        if isinstance(size, int) and size < 1:
+            self._refuse(f"input '{tensor.name}' is empty", f"{letter} = {size}", "1 or more")
+        if isinstance(whole, str) or isinstance(size, str):
+            self._refuse(
+                f"input '{tensor.name}' needs known sizes for {letter}", f"{whole}, {size}", "integers"
+            )
+        elif size != (expected := -(-whole // _split_dimension(letter)[2])):
+            self._refuse(
+                f"input '{tensor.name}' ({tensor.shape}) disagrees with the inputs before it",
+                f"{letter} = {size}",
+                f"{letter} = {expected}",
             )
 
     def _check_attrs(self, attrs: Mapping[str, float | int]) -> None:
@@ -148,7 +167,8 @@ class OpSpec:
 
     def _check_multiples(self, sizes: Mapping[str, Size], attrs: Mapping[str, float | int]) -> None:
         for letter, part in self.multiples:
-            whole, divisor = sizes[letter], {**sizes, **attrs}[part]
+            whole = sizes[letter]
+            divisor = int(part) if part.isdigit() else {**sizes, **attrs}[part]
             if not isinstance(whole, str) and not isinstance(divisor, str) and whole % divisor != 0:
                 self._refuse(
                     f"{letter} does not divide by {part}", f"{letter} = {whole}", f"a multiple of {divisor}"
@@ -169,14 +189,15 @@ class OpSpec:
         )
 
 
-def _split_offset(letter: str) -> tuple[str, int]:
-    match = re.fullmatch(r"([A-Z])([+-]\d+)?", letter)
+def _split_dimension(letter: str) -> tuple[str, int, int]:
+    """`W-1` is (W, -1, 1), `K/2` is (K, 0, 2)."""
+    match = re.fullmatch(r"([A-Z])([+-]\d+)?(?:/(\d+))?", letter)
     if match is None:
         raise ValueError(f"bad dimension {letter!r} in a contract")
-    return match[1], int(match[2] or 0)
+    return match[1], int(match[2] or 0), int(match[3] or 1)
 
 
 def _size_of(letter: str, sizes: Mapping[str, Size]) -> Size:
-    base, offset = _split_offset(letter)
+    base, offset, divisor = _split_dimension(letter)
     size = sizes[base]
-    return size if isinstance(size, str) else size + offset
+    return size if isinstance(size, str) else -(-(size + offset) // divisor)

@@ -8,7 +8,7 @@ import torch
 
 from quamba_export.plugins.common.hadamard import hadamard_factors
 
-DOUBLE, FLOAT, FLOAT16, INT8, UINT8 = 11, 1, 10, 3, 2  # ONNX element types
+DOUBLE, FLOAT, FLOAT16, INT8, INT32, UINT8 = 11, 1, 10, 3, 6, 2  # ONNX element types
 
 
 def tensor_literal(values: torch.Tensor) -> str:

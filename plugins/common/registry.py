@@ -30,6 +30,11 @@ def op_names() -> list[str]:
     return sorted(path.parent.name for path in PLUGINS.glob("*/op.py"))
 
 
+def kernel_names() -> list[str]:
+    """Names of the ops that have a kernel, sorted: those of the plugin library; others run on a CPU only."""
+    return [name for name in op_names() if (PLUGINS / name / "launch.cu").is_file()]
+
+
 @cache
 def get_op(name: str) -> Op:
     """The op of that name; raises QuambaError when no folder has it."""

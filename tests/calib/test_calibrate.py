@@ -5,11 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS, random_checkpoint
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from quamba_export.calib.calibrate import calibrate, partial_directory
 from quamba_export.calib.calibration import read_calibration
@@ -22,18 +20,6 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 
 SAMPLES, LENGTH = 10, 12  # two whole micro-batches and a part of one
 TESTS = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A directory with a tokenizer of 64 words and a text of them."""
-    folder = tmp_path_factory.mktemp("text")
-    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(64)}, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    words = np.random.default_rng(0).integers(1, 64, 400)
-    (folder / "text.txt").write_text(" ".join(f"w{i}" for i in words))
-    return folder
 
 
 @pytest.fixture

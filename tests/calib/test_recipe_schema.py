@@ -15,6 +15,8 @@ from quamba_export.runtime.errors import QuambaError
 SCHEMA = Draft202012Validator(recipe_schema())
 GOOD = [
     "",
+    "[weights]\nkind = 'gptq'\nbits = 8\ndamping = 1",
+    "[weights]\nkind = 'nearest'\nclip = true",
     "reorder = true\nhead_groups = 256",
     *(f"[observers.x]\nkind = '{kind}'" for kind in OBSERVERS),
     "[observers.default]\nkind = 'percentile'\nalpha = 1\nsigma = 1e-9",
@@ -22,6 +24,10 @@ GOOD = [
     "[[layers]]\nat = '0-3, 7'\nobservers.x = { kind = 'aciq', distribution = 'gaussian' }",
 ]
 BAD = [
+    "[weights]\nkind = 'gtpq'",
+    "[weights]\nkind = 'nearest'\nbits = 4",
+    "[weights]\nkind = 'gptq'\nact_order = 1",
+    "weights = 'gptq'",
     "rotate_outproj = true",
     "head_groups = 0",
     "head_groups = 257",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,18 @@ def test_inspect_tells_what_each_folder_holds(flow: Flow) -> None:
 def test_inspect_refuses_a_layer_the_model_has_not(flow: Flow) -> None:
     for path in (flow.calibration, flow.export):
         assert run_json("inspect", path, "--layer", 2, exit_code=2) == {}
+
+
+def test_weights_are_rounded_as_the_flags_say_and_exported(flow: Flow, tmp_path: Path) -> None:
+    data = ("--data", flow.text, "--calib-size", 4, "--calib-seqlen", 16)
+    flags = ("--rounding", "gptq", "--act-order", "--clip-weights", "--damping", 0.02)
+    made = run_json("calibrate", flow.checkpoint, *data, *flags, "-o", tmp_path / "c")
+    assert len(made["rounding_errors"]) == 4
+    table = json.loads((tmp_path / "c" / "calibration.json").read_text())["recipe"]["weights"]
+    assert table == {"kind": "gptq", "bits": 4, "damping": 0.02, "act_order": True, "clip": True}
+    widths = ("--qformat", "w4a8")
+    calibrated = ("--calibration", tmp_path / "c", *widths)
+    run_json("export", flow.checkpoint, *calibrated, "-o", tmp_path / "e")
+    reference, export = evaluate(flow, flow.checkpoint, *calibrated), evaluate(flow, tmp_path / "e")
+    assert export["perplexity"] == pytest.approx(reference["perplexity"], rel=1e-6)
+    run_json("calibrate", flow.checkpoint, *data, "--weight-bits", 4, "-o", tmp_path / "d", exit_code=3)

@@ -5,8 +5,9 @@ A case is plain numpy arrays and numbers with a fixed seed; nothing of torch is 
 
 from __future__ import annotations
 
-from op_cases import conv, head, linear, norms, scans, step
+from op_cases import conv, half, head, int4, linear, norms, scans, step
 from op_cases.drawing import Case
+from quamba_export.plugins.common.registry import kernel_names
 
 ALL: tuple[Case, ...] = (
     *norms.CASES,
@@ -15,9 +16,13 @@ ALL: tuple[Case, ...] = (
     *scans.CASES,
     *step.CASES,
     *head.CASES,
+    *int4.CASES,
+    *half.CASES,
 )
 
-__all__ = ["ALL", "Case", "case_named", "cases_of"]
+COMPILED: tuple[Case, ...] = tuple(case for case in ALL if case.op in kernel_names())
+
+__all__ = ["ALL", "COMPILED", "Case", "case_named", "cases_of"]
 
 
 def cases_of(op: str) -> list[Case]:

@@ -100,7 +100,9 @@ def letters(**sizes: int) -> dict[str, int]:
 
 
 def eval_size(letter: str, sizes: Mapping[str, int]) -> int:
-    """Size of a contract's dimension: `W-1` is sizes["W"] - 1."""
+    """Size of a contract's dimension: `W-1` is sizes["W"] - 1, `K/2` half of sizes["K"], rounded up."""
+    if letter[1:2] == "/":
+        return -(-sizes[letter[0]] // int(letter[2:]))
     return sizes[letter[0]] + int(letter[1:] or 0)
 
 

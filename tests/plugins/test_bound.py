@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from op_cases import Case, cases_of
 from op_cases.drawing import Array
-from op_definitions import rms_norm
+from op_formulas import rms_norm
 from op_implementations import assert_within_bound, run_reference
 
 from quamba_export.plugins.common.registry import get_op, op_names

@@ -29,10 +29,10 @@ from quamba_export.exporter.cross_build import cross_toolchain
 from quamba_export.exporter.plugin_library import ARCHITECTURES, Toolchain, configured
 from quamba_export.plugins.common.c_header import contracts_digest, header, letters, strided
 from quamba_export.plugins.common.contract import OpSpec
-from quamba_export.plugins.common.registry import get_op, op_names
+from quamba_export.plugins.common.registry import get_op, kernel_names
 from tests.gpu.kernel_library import struct_type
 
-SPECS = [get_op(name).spec for name in op_names()]
+SPECS = [get_op(name).spec for name in kernel_names()]
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_definitions import rms_norm
-from op_definitions import silu as exact_silu
-from op_definitions import softplus as exact_softplus
+from op_formulas import rms_norm
+from op_formulas import silu as exact_silu
+from op_formulas import softplus as exact_softplus
 from op_implementations import ulps
 
 from quamba_export.plugins.common.precise import root_mean_square, silu, softplus

@@ -23,6 +23,9 @@ STATEFUL = [
     case_named("QuantizedSSDScan", "L_65_float16"),
     case_named("QuantizedSSDScan", "L_65_int8"),
     case_named("QuantizedSelectiveScan", "L_65_int8"),
+    case_named("HalfCausalConv1d", "L_65"),
+    case_named("HalfSelectiveScan", "L_65_float16"),
+    case_named("HalfSSDScan", "L_65_float16"),
 ]
 
 

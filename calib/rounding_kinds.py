@@ -1,0 +1,34 @@
+"""The ways of rounding weights that a recipe can name, and the table of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from quamba_export.calib.observers import refuse_unknown
+from quamba_export.calib.rounding import Rounding
+from quamba_export.calib.rounding_gptq import Gptq
+from quamba_export.calib.rounding_nearest import Nearest
+from quamba_export.runtime.errors import QuambaError
+
+ROUNDINGS: dict[str, type[Rounding]] = {rounding.kind: rounding for rounding in (Nearest, Gptq)}
+
+
+def rounding_from_table(table: Mapping[str, Any], where: str = "weights") -> Rounding:
+    """The rounding of a recipe's table, its options of the type of their defaults.
+
+    Raises QuambaError, naming `where`, for an unknown kind or option, or a value of another type.
+    """
+    kind = str(table.get("kind"))
+    refuse_unknown([kind], ROUNDINGS, f"rounding kind in {where}")
+    options = {name: value for name, value in table.items() if name != "kind"}
+    known = {field.name: type(field.default) for field in fields(ROUNDINGS[kind])}
+    refuse_unknown(options, known, f"option of {kind} in {where}")
+    for name, value in options.items():
+        expected = known[name]
+        if type(value) is not expected and not (expected is float and type(value) is int):
+            raise QuambaError(
+                f"{where}.{name} has a wrong value", found=repr(value), allowed=expected.__name__
+            )
+    return ROUNDINGS[kind](**options)

@@ -1,0 +1,34 @@
+"""RMSNorm without a weight (it is folded into the projection behind it), in fp16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor as T
+
+from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
+from quamba_export.plugins.common.half import half_lines, to_half
+from quamba_export.plugins.common.onnx_text import root_mean_square_lines
+from quamba_export.plugins.common.precise import root_mean_square
+
+SPEC = OpSpec(
+    name="HalfRMSNorm",
+    inputs=(Tensor("x", "float32", "B L D"),),
+    outputs=(Tensor("y", "float16", "B L D"),),
+    attrs=(Attr("epsilon", "float"),),
+)
+
+
+def reference(x: T, *, epsilon: float) -> T:
+    """y = fp16(x / sqrt(mean(x^2) + epsilon)) over the last axis; the root is rounded to fp32."""
+    return to_half(x / root_mean_square(x, epsilon))  # (B, L, D)
+
+
+def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
+    """The reference in standard ops."""
+    return f"""
+        epsilon = Constant <value_float: float = @epsilon> ()
+        {root_mean_square_lines("x", "root", "epsilon")}
+        normed = Div (x, root)
+        {half_lines("normed", "y")}
+    """
