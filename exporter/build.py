@@ -20,7 +20,7 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest, manifest_for, read_manifest, write_manifest
 from quamba_export.targets.target import Target, load_target
 
-WITH_KERNELS = ("w8a8",)  # the widths whose ops the plugin library holds
+WITH_KERNELS = ("w8a8", "w4a8")  # the widths whose ops the plugin library holds
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _check_kernels(source: Manifest, target: Target) -> None:
             f"{target.name} has no kernels for {source.qformat} yet: they are planned",
             found=f"an export made with --qformat {source.qformat}",
             allowed=", ".join(WITH_KERNELS),
-            fix="use --target cpu, or export with --qformat w8a8",
+            fix=f"use --target cpu, or export with --qformat {WITH_KERNELS[-1]}",
             code=ExitCode.INCOMPATIBLE,
         )
 

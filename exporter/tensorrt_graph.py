@@ -176,7 +176,7 @@ def _read_row(node: onnx.NodeProto, spec: OpSpec, parts: dict[str, Part]) -> Non
     for index, tensor in enumerate(spec.inputs):
         part = parts.get(node.input[index]) if tensor.dims[:2] == ("B", "L") else None
         if part is None:
-            seen |= {letter[0] for letter in tensor.dims}
+            seen |= {letter[0] for letter in tensor.dims if "/" not in letter}  # K/2 does not tell K
             continue
         offsets[index], node.input[index] = part.offset, part.row
         hidden |= dict(zip(tensor.dims[2:], part.shape, strict=True))

@@ -1,5 +1,6 @@
 #include "call.h"
 
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <sstream>
@@ -49,11 +50,15 @@ void check_form(const QuambaOp &op, const Fields &fields, int index, const Bound
 }
 
 void check_size(const QuambaOp &op, const QuambaTensor &tensor, const Sizes &sizes, Dim dim, int64_t size) {
-    if (size - dim.plus != sizes.at(dim.letter))
-        throw Refusal(
-            op,
-            std::string("input '") + tensor.name + "' (" + tensor.shape + ") disagrees with the other inputs",
-            size_text(dim.letter, size - dim.plus), size_text(dim.letter, sizes.at(dim.letter)));
+    const int64_t expected = dim.of(sizes.at(dim.letter));
+    if (size == expected) return;
+    const std::string what =
+        std::string("input '") + tensor.name + "' (" + tensor.shape + ") disagrees with the other inputs";
+    if (dim.divisor == 1)
+        throw Refusal(op, what, size_text(dim.letter, size - dim.plus),
+                      size_text(dim.letter, sizes.at(dim.letter)));
+    const std::string part = std::string(1, dim.letter) + "/" + std::to_string(dim.divisor) + " = ";
+    throw Refusal(op, what, part + std::to_string(size), part + std::to_string(expected));
 }
 
 // Elements from one token's row to the next.
@@ -64,7 +69,7 @@ int64_t check_sizes(const QuambaOp &op, const Fields &fields, int index, const S
     int64_t row = 1;
     for (size_t i = 0; i < dims.size(); ++i) {
         if (!is_packed(fields, index) || i < 2) check_size(op, tensor, sizes, dims[i], bound.shape[i]);
-        if (i >= 2) row *= sizes.at(dims[i].letter) + dims[i].plus;
+        if (i >= 2) row *= dims[i].of(sizes.at(dims[i].letter));
     }
     if (!is_packed(fields, index)) return row;
     const int64_t end = fields.row_offsets[index] + row;
@@ -77,7 +82,8 @@ int64_t check_sizes(const QuambaOp &op, const Fields &fields, int index, const S
 void check_multiples(const QuambaOp &op, std::vector<char> &call, const Sizes &sizes) {
     for (int i = 0; i < op.n_multiples; ++i) {
         const QuambaMultiple &multiple = op.multiples[i];
-        int64_t divisor = std::strlen(multiple.part) == 1 ? sizes.at(multiple.part[0]) : 0;
+        int64_t divisor = std::atoi(multiple.part);  // 0 for what is no number
+        if (divisor == 0 && std::strlen(multiple.part) == 1) divisor = sizes.at(multiple.part[0]);
         for (int a = 0; a < op.n_attributes; ++a)
             if (!std::strcmp(op.attributes[a].name, multiple.part))
                 divisor = member<int32_t>(call, op.attributes[a].offset);
@@ -98,8 +104,10 @@ Refusal::Refusal(const QuambaOp &op, const std::string &what, const std::string 
 std::vector<Dim> dims_of(const QuambaTensor &tensor) {
     std::istringstream words(tensor.shape);
     std::vector<Dim> dims;
-    for (std::string word; words >> word;)
-        dims.push_back({word[0], word.size() > 1 ? std::stoi(word.substr(1)) : 0});
+    for (std::string word; words >> word;) {
+        const int number = word.size() > 2 ? std::stoi(word.substr(word[1] == '/' ? 2 : 1)) : 0;
+        dims.push_back(word[1] == '/' ? Dim{word[0], 0, number} : Dim{word[0], number, 1});
+    }
     return dims;
 }
 
@@ -110,7 +118,8 @@ Source source_of(const QuambaOp &op, const Fields &fields, char letter) {
         const std::vector<Dim> dims = dims_of(op.inputs[i]);
         const size_t readable = is_packed(fields, i) ? 2 : dims.size();  // a wider row tells B and L only
         for (size_t d = 0; d < readable; ++d)
-            if (dims[d].letter == letter) return {i, static_cast<int>(d), dims[d].plus, 0};
+            if (dims[d].letter == letter && dims[d].divisor == 1)
+                return {i, static_cast<int>(d), dims[d].plus, 0};
     }
     throw Refusal(op, std::string("the size ") + letter + " cannot be read from inputs in wider rows",
                   "0 in field 'sizes'", "its size");

@@ -16,10 +16,13 @@ public:
             const std::string &allowed);
 };
 
-// One dimension of a contract's shape: "W-1" is {'W', -1}.
+// One dimension of a contract's shape: "W-1" is {'W', -1, 1}, "K/2" is {'K', 0, 2}.
 struct Dim {
     char letter;
     int plus;
+    int divisor;  // the quotient is rounded up
+
+    int64_t of(int64_t size) const { return (size + plus + divisor - 1) / divisor; }
 };
 
 std::vector<Dim> dims_of(const QuambaTensor &tensor);

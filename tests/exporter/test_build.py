@@ -73,10 +73,10 @@ def test_a_folder_with_other_things_in_it_is_not_overwritten(export: Path, tmp_p
 
 @pytest.mark.parametrize("target", ["h200", "orin"])
 def test_widths_without_kernels_are_refused_for_a_gpu(tmp_path: Path, target: str) -> None:
-    export = write_fake_export(tmp_path / "export", qformat="w4a8")
-    with pytest.raises(QuambaError, match="no kernels for w4a8 yet: they are planned") as caught:
+    export = write_fake_export(tmp_path / "export", qformat="w4a16")
+    with pytest.raises(QuambaError, match="no kernels for w4a16 yet: they are planned") as caught:
         build_bundle(export, target, tmp_path / "bundle")
-    assert (caught.value.allowed, caught.value.code) == ("w8a8", ExitCode.INCOMPATIBLE)
+    assert (caught.value.allowed, caught.value.code) == ("w8a8, w4a8", ExitCode.INCOMPATIBLE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]
     build_bundle(export, "cpu", tmp_path / "bundle")
 

@@ -29,9 +29,9 @@ from tests.random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS, random_check
 CONFIGS = {"mamba1": MAMBA1, "mamba2": MAMBA2, "mamba2 in groups": MAMBA2_GROUPS}
 
 
-def quantized(config: MambaConfig) -> QuantizedModel:
+def quantized(config: MambaConfig, qformat: str = "w8a8") -> QuantizedModel:
     checkpoint = random_checkpoint(config)
-    return quantize_model(checkpoint, random_calibration(config, digest=checkpoint.digest))
+    return quantize_model(checkpoint, random_calibration(config, digest=checkpoint.digest), qformat)
 
 
 def read_inputs(spec: OpSpec, inputs: list[Tensor], offsets: list[int], sizes: list[int]) -> list[Tensor]:
@@ -40,7 +40,8 @@ def read_inputs(spec: OpSpec, inputs: list[Tensor], offsets: list[int], sizes: l
     for tensor, value, offset in zip(spec.inputs, inputs, offsets, strict=True):
         if offset < 0:
             for dim, size in zip(tensor.dims, value.shape, strict=True):
-                known.setdefault(dim[0], size - int(dim[1:] or 0))
+                if "/" not in dim:  # K/2 does not tell K
+                    known.setdefault(dim[0], size - int(dim[1:] or 0))
     parts = []
     for tensor, value, offset in zip(spec.inputs, inputs, offsets, strict=True):
         if offset >= 0:
@@ -134,6 +135,20 @@ def test_steps_compute_the_same_bits(name: str) -> None:
     kinds = [node.op_type for node in graph.graph.node]
     assert kinds.count("InputProjectionStep") == CONFIGS[name].n_layer
     assert not {"RMSNormQuantize", "QuantizedCausalConv1d", "Split"}.intersection(kinds)
+
+
+@pytest.mark.parametrize("steps", [False, True], ids=["prefill", "steps"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_four_bit_projections_compute_the_same_bits(name: str, steps: bool) -> None:
+    """Their layers have no step in one kernel: norm, projection and convolution stay three."""
+    exported = onnx_from_model(quantized(CONFIGS[name], "w4a8"))
+    feed = feed_of(exported, 2, 1 if steps else 5)
+    graph = tensorrt_graph(exported, logits="all", steps=steps)
+    expected, found = run(exported, feed), run(graph, feed)
+    assert all(torch.equal(found[output], tensor) for output, tensor in expected.items())
+    kinds = [node.op_type for node in graph.graph.node]
+    assert kinds.count("Int4RequantizedLinear") == kinds.count("Int4Linear") == CONFIGS[name].n_layer
+    assert "Split" not in kinds
 
 
 def test_a_norm_on_another_scale_stays_by_itself() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from op_cases import Case, head, step
+from op_cases import Case, head, int4, step
 from op_cases.drawing import draw
 
 LENGTHS = (1, 1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65)
@@ -78,6 +78,16 @@ def _linear(op: str, random: np.random.Generator, name: str) -> Case:
     if op == "RequantizedLinear":
         scales["out_scale"] = 0.0123 * 0.011 * K**0.5 * 74 * 74 / 60
     return draw(op, name, sizes, **scales)
+
+
+def _int4_linear(op: str, random: np.random.Generator, name: str) -> Case:
+    sizes = {
+        "B": _pick(random, 1, 1, 2, 3, 8),
+        "L": _pick(random, *LENGTHS, 100),
+        "K": _pick(random, 32 * int(random.integers(1, 60)), 128 * int(random.integers(1, 20)), 768, 2560),
+        "M": _pick(random, int(random.integers(1, 300)), int(random.integers(1, 3000)), 384),
+    }
+    return int4.case_of(op, name, sizes)
 
 
 def _conv(random: np.random.Generator, name: str) -> Case:
@@ -165,6 +175,8 @@ DRAWN = {
     "GatedRMSNormHadamardQuantize": _gated,
     "HadamardQuantize": _hadamard,
     "InputProjectionStep": _step,
+    "Int4Linear": lambda random, name: _int4_linear("Int4Linear", random, name),
+    "Int4RequantizedLinear": lambda random, name: _int4_linear("Int4RequantizedLinear", random, name),
     "QuantizedCausalConv1d": _conv,
     "QuantizedLinear": lambda random, name: _linear("QuantizedLinear", random, name),
     "QuantizedSSDScan": _ssd,

@@ -17,8 +17,10 @@ SHAPES = {
 
 
 def spread(columns: int) -> Array:
-    """Scales of the groups: no two share one."""
-    return np.linspace(0.01, 0.07, -(-columns // 128))[None]
+    """Scales of the groups: no two share one, every other is negative, as clipped ones may be."""
+    scales = np.linspace(0.01, 0.07, -(-columns // 128))
+    scales[1::2] *= -1
+    return scales[None]
 
 
 def _largest(op: str) -> list[Case]:
@@ -31,9 +33,14 @@ def _largest(op: str) -> list[Case]:
     ]
 
 
+def case_of(op: str, name: str, sizes: dict[str, int]) -> Case:
+    """A case on scales of its groups."""
+    return draw(op, name, sizes, **_given(op, sizes["K"]))
+
+
 def _cases(op: str) -> list[Case]:
     return [
-        *(draw(op, name, sizes, **_given(op, sizes["K"])) for name, sizes in SHAPES.items()),
+        *(case_of(op, name, sizes) for name, sizes in SHAPES.items()),
         draw(op, "strided", SHAPES["short_group"], strided=True),
         *_largest(op),
     ]

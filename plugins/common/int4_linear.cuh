@@ -1,0 +1,54 @@
+// The arithmetic of a W4A8 projection, which g++ compiles too: int4 codes as they lie in memory, exact integer
+// sums of a group of 128 columns, the groups added in fp32 from the first to the last.
+#pragma once
+
+#include "numeric.cuh"
+
+namespace quamba {
+
+constexpr int INT4_CHUNK = 32;        // columns whose codes are 16 bytes
+constexpr int INT4_GROUP_CHUNKS = 4;  // chunks that share a scale
+
+// sum (T, M) of x (T, K) int8 by weight (M, K / 2), two codes a byte; rows of x lie x_stride bytes apart.
+struct Int4Product {
+    const int8_t *x;
+    const int8_t *weight;
+    const uint16_t *weight_scale;  // (M, groups) fp16
+    int64_t x_stride;
+    int T, K, M;
+
+    QUAMBA_HOST_DEVICE int chunks() const { return K / INT4_CHUNK; }
+    QUAMBA_HOST_DEVICE int groups() const {
+        return (chunks() + INT4_GROUP_CHUNKS - 1) / INT4_GROUP_CHUNKS;
+    }
+};
+
+// sum + a . b of four int8 each.
+QUAMBA_HOST_DEVICE int32_t dot_of_four(uint32_t a, uint32_t b, int32_t sum) {
+#ifdef __CUDA_ARCH__
+    return __dp4a(static_cast<int>(a), static_cast<int>(b), sum);
+#else
+    for (int i = 0; i < 4; i++) sum += int32_t(int8_t(a >> 8 * i)) * int32_t(int8_t(b >> 8 * i));
+    return sum;
+#endif
+}
+
+// Four bytes of codes by the activations of columns j and j + 16; sixteen times the sum of their products,
+// because a code in the upper half of a byte is a signed one as it is.
+QUAMBA_HOST_DEVICE int32_t product_of_codes(uint32_t codes, uint32_t low, uint32_t high, int32_t sum) {
+    sum = dot_of_four(codes << 4 & 0xf0f0f0f0u, low, sum);
+    return dot_of_four(codes & 0xf0f0f0f0u, high, sum);
+}
+
+// What a group adds to the sum of its row; `total` is sixteen times the integer sum.
+QUAMBA_HOST_DEVICE float group_part(int32_t total, float scale) {
+    return static_cast<float>(total >> 4) * scale;
+}
+
+// sum * x_scale + bias, each rounded.
+QUAMBA_HOST_DEVICE float scaled_total(float sum, float x_scale, float bias) {
+    const float scaled = sum * x_scale;
+    return scaled + bias;
+}
+
+}  // namespace quamba

@@ -1,0 +1,55 @@
+// The arithmetic of the W4A8 projections on a CPU: chunk, group and row as a warp of int4_gemv takes them.
+#include <vector>
+
+#include "../../plugins/Int4Linear/kernel.cuh"
+#include "../../plugins/Int4RequantizedLinear/kernel.cuh"
+
+namespace {
+
+using namespace quamba;
+
+uint32_t word_at(const int8_t *bytes) {
+    uint32_t word;
+    std::memcpy(&word, bytes, 4);
+    return word;
+}
+
+int32_t chunk_total(const int8_t *codes, const int8_t *x) {
+    int32_t total = 0;
+    for (int i = 0; i < 16; i += 4)
+        total = product_of_codes(word_at(codes + i), word_at(x + i), word_at(x + 16 + i), total);
+    return total;
+}
+
+// scale: weight_scale (M, groups), widened from fp16 by the caller.
+template <class End>
+void project(const Int4Product &p, const float *scale, const End &end) {
+    for (int t = 0; t < p.T; t++) {
+        for (int m = 0; m < p.M; m++) {
+            float sum = 0.0f;
+            for (int g = 0; g < p.groups(); g++) {
+                int32_t total = 0;
+                for (int c = g * INT4_GROUP_CHUNKS; c < (g + 1) * INT4_GROUP_CHUNKS && c < p.chunks(); c++)
+                    total += chunk_total(p.weight + (int64_t(m) * p.chunks() + c) * 16,
+                                         p.x + t * p.x_stride + c * INT4_CHUNK);
+                sum += group_part(total, scale[m * p.groups() + g]);
+            }
+            end.write(t, m, p.M, sum);
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+void int4_residual(const int8_t *x, const int8_t *weight, const float *scale, const float *bias,
+                   const float *residual, float *y, int T, int K, int M, float x_scale) {
+    project({x, weight, nullptr, K, T, K, M}, scale, Int4ResidualEnd{y, bias, residual, M, x_scale});
+}
+
+void int4_requantized(const int8_t *x, const int8_t *weight, const float *scale, const float *bias,
+                      const float *out_scale, int8_t *y, int T, int K, int M, float x_scale) {
+    project({x, weight, nullptr, K, T, K, M}, scale, Int4RequantizedEnd{y, bias, out_scale, x_scale});
+}
+}

@@ -1,0 +1,67 @@
+"""The C++ arithmetic of the W4A8 projections, compiled by g++: the reference's bits without a GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from op_cases import Case, cases_of
+from op_implementations import run_reference
+
+SOURCE = Path(__file__).with_name("host_int4.cpp")
+LAST = {"Int4Linear": "residual", "Int4RequantizedLinear": "out_scale"}
+FUNCTION = {"Int4Linear": "int4_residual", "Int4RequantizedLinear": "int4_requantized"}
+CASES = [case for op in LAST for case in cases_of(op)]
+
+
+def compiled(folder: Path, source: str) -> ctypes.CDLL:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ found: apt install g++")
+    library, copy = folder / "host_int4.so", folder / "host_int4.cpp"
+    copy.write_text(source.replace("../..", str(SOURCE.parents[2])))
+    flags = ["-std=c++17", "-O2", "-Wall", "-Werror", "-ffp-contract=off", "-shared", "-fPIC"]
+    subprocess.run([compiler, *flags, "-o", str(library), str(copy)], check=True)
+    return ctypes.CDLL(str(library))
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return compiled(tmp_path_factory.mktemp("host_int4"), SOURCE.read_text())
+
+
+def run_host(host: ctypes.CDLL, case: Case) -> np.ndarray:
+    inputs = {name: np.ascontiguousarray(array) for name, array in case.inputs.items()}
+    batch, length, columns = inputs["x"].shape
+    rows = len(inputs["weight"])
+    y = np.empty((batch, length, rows), np.float32 if case.op == "Int4Linear" else np.int8)
+    scale = inputs["weight_scale"].astype(np.float32)
+    arrays = [inputs["x"], inputs["weight"], scale, inputs["bias"], inputs[LAST[case.op]], y]
+    pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in arrays]
+    sizes = (batch * length, columns, rows, ctypes.c_float(case.attrs["x_scale"]))
+    getattr(host, FUNCTION[case.op])(*pointers, *sizes)
+    return y
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_reference_s_bits(host: ctypes.CDLL, case: Case) -> None:
+    np.testing.assert_array_equal(run_host(host, case), run_reference(case)[0])
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("word_at(x + i), word_at(x + 16 + i)", "word_at(x + 16 + i), word_at(x + i)"),
+        ("scale[m * p.groups() + g]", "scale[m * p.groups()]"),
+        ("for (int g = 0; g < p.groups(); g++)", "for (int g = p.groups() - 1; g >= 0; g--)"),
+    ],
+)
+def test_a_planted_fault_is_found(tmp_path: Path, right: str, wrong: str) -> None:
+    source = SOURCE.read_text()
+    assert right in source
+    faulty = compiled(tmp_path, source.replace(right, wrong))
+    assert any(not np.array_equal(run_host(faulty, case), run_reference(case)[0]) for case in CASES)
