@@ -1,16 +1,17 @@
 """Checkpoint + text -> Calibration: run the float model, observe every site, choose every scale.
 
-Up to three stages. `channels`, only for a recipe that reorders, finds how loud every channel of x is, and
+Up to four stages. `channels`, only for a recipe that reorders, finds how loud every channel of x is, and
 from that the permutation. `scales` observes all sites of the rewritten model: the reorder changes what the
-Hadamard transform in front of out_proj mixes, so that no scale could be chosen before it. `weights`, only for
-a rounding that looks at inputs, rounds in_proj and out_proj layer by layer (calib/sequential_rounding.py).
+Hadamard transform in front of out_proj mixes, so that no scale could be chosen before it. `errors` looks at
+the first samples once more, to report what each scale does to its values. `weights`, only for a rounding that
+looks at inputs, rounds in_proj and out_proj layer by layer (calib/sequential_rounding.py).
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,28 +22,31 @@ from torch import Tensor
 
 from quamba_export.calib.calibration import Calibration, write_calibration
 from quamba_export.calib.checkpoint import Checkpoint
-from quamba_export.calib.data import Tokens, calibration_windows, data_digest
+from quamba_export.calib.data import Tokens, data_digest
 from quamba_export.calib.float_model import FloatMamba
 from quamba_export.calib.head_groups import ChannelPermutation, sort_and_cluster
+from quamba_export.calib.mixed_data import Source, mixed_windows, shares
 from quamba_export.calib.observation import MICRO_BATCH, Progress, Run, Stage
 from quamba_export.calib.observers import Observer, SumOfMaxima, scales_from_limits
 from quamba_export.calib.output_directory import check_replaceable
 from quamba_export.calib.progress_file import ProgressFile, Totals, locked
 from quamba_export.calib.recipe import Recipe, default_recipe
 from quamba_export.calib.rewrites import RewriteReport, apply_rewrites
+from quamba_export.calib.scale_error import ScaleError, error_report
 from quamba_export.calib.sequential_rounding import SequentialRounding
-from quamba_export.calib.sites import GroupRanges, scale_shape, site_names
+from quamba_export.calib.sites import GroupRanges, scale_shape
 from quamba_export.calib.workers import Workers, one_thread
 from quamba_export.runtime.errors import QuambaError
 
 REORDER_SAMPLES = (
     128  # samples, the first, that the permutation is found on: any order is exact, so time decides
 )
+ERROR_SAMPLES = 32  # samples, the first, that the errors of the scales are reported for
 
 
 def calibrate(
     checkpoint: Checkpoint,
-    data_source: str | Path,
+    data: str | Path | Sequence[Source],
     recipe: Recipe | None = None,
     *,
     calib_size: int = 512,
@@ -53,8 +57,9 @@ def calibrate(
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Calibration:
-    """Static scales of `checkpoint` from calib_size windows of calib_seqlen tokens of a text.
+    """Static scales of `checkpoint` from calib_size windows of calib_seqlen tokens of a text, or of several.
 
+    data:     a file, a dataset's name, or several with their weights (calib/mixed_data.py).
     recipe:   default_recipe of the model where it is None.
     seed:     None takes the first windows of the text, a number draws them from all of it.
     workers:  processes, one thread each.
@@ -70,7 +75,8 @@ def calibrate(
     recipe.check_fits(checkpoint.config)
     if out_dir is not None:
         check_replaceable(Path(out_dir), "calibration")
-    tokens = _tokens(checkpoint, data_source, calib_size, calib_seqlen, seed)
+    sources = [Source(data)] if isinstance(data, (str, Path)) else data
+    tokens = _tokens(checkpoint, sources, calib_size, calib_seqlen, seed)
     identity = _identity(checkpoint, recipe, tokens)
     with _scratch(out_dir) as scratch, one_thread():
         file = ProgressFile.start(scratch, identity, resume=resume)
@@ -79,10 +85,14 @@ def calibrate(
             permutation, ranges = _reorder(checkpoint, recipe, run)
             model = FloatMamba.from_checkpoint(checkpoint)
             rewrites = apply_rewrites(model, recipe, permutation)
-            observers = {site: recipe.observer(site.split(".")[2]) for site in site_names(checkpoint.config)}
+            observers = recipe.observers_of(checkpoint.config)
             totals = run.observe(Stage("scales", calib_size, observers, ranges), model)
-            weights, errors = _weights(recipe, model, run)
-        scales, statistics = _scales(checkpoint, recipe, observers, totals)
+            scales, statistics = _scales(checkpoint, recipe, observers, totals)
+            errors = {site: ScaleError(scale.flatten().numpy()) for site, scale in scales.items()}
+            sums = run.observe(Stage("errors", min(calib_size, ERROR_SAMPLES), errors, ranges), model)
+            weights, rounding_errors = _weights(recipe, model, run)
+        for site, statistic in statistics.items():
+            statistic |= error_report(sums[site])
         calibration = Calibration(
             config=checkpoint.config,
             checkpoint_digest=checkpoint.digest,
@@ -92,7 +102,7 @@ def calibrate(
             dim_group_range={i: layer.channel_ends for i, layer in ranges.items()},
             permutation=permutation,
             statistics=statistics,
-            run=_run_record(data_source, tokens, seed, recipe, rewrites) | errors,
+            run=_run_record(sources, tokens, seed, recipe, rewrites) | rounding_errors,
             weights=weights,
         )
         if out_dir is not None:
@@ -107,13 +117,15 @@ def partial_directory(out_dir: str | Path) -> Path:
     return target.with_name(target.name + ".partial")
 
 
-def _tokens(checkpoint: Checkpoint, source: str | Path, count: int, size: int, seed: int | None) -> Tokens:
+def _tokens(
+    checkpoint: Checkpoint, sources: Sequence[Source], count: int, size: int, seed: int | None
+) -> Tokens:
     if checkpoint.tokenizer_path is None:
         raise QuambaError(
             f"checkpoint {checkpoint.path} has no tokenizer", allowed="a tokenizer.json beside the weights"
         )
     eos = checkpoint.eos_token_id
-    tokens = calibration_windows(source, checkpoint.tokenizer_path, eos, count=count, size=size, seed=seed)
+    tokens = mixed_windows(sources, checkpoint.tokenizer_path, eos, count=count, size=size, seed=seed)
     if tokens.max() >= checkpoint.config.vocab_size:
         raise QuambaError(
             "the tokenizer gives ids that the model has no embedding for",
@@ -150,7 +162,8 @@ def _scratch(out_dir: str | Path | None) -> Iterator[Path]:
 def _samples(recipe: Recipe, calib_size: int) -> int:
     """Samples of all stages."""
     reorder = min(calib_size, REORDER_SAMPLES) if recipe.reorder else 0
-    return reorder + calib_size + (calib_size if recipe.weights.uses_inputs else 0)
+    weights = calib_size if recipe.weights.uses_inputs else 0
+    return reorder + calib_size + min(calib_size, ERROR_SAMPLES) + weights
 
 
 def _reorder(
@@ -173,7 +186,7 @@ def _reorder(
 def _scales(
     checkpoint: Checkpoint, recipe: Recipe, observers: Mapping[str, Observer], totals: Totals
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    """Scale and reported statistics of every site."""
+    """Scale of every site, and what is reported of how it was chosen."""
     config, groups = checkpoint.config, recipe.groups(checkpoint.config)
     scales, statistics = {}, {}
     for site, observer in observers.items():
@@ -187,7 +200,6 @@ def _scales(
             "smallest_scale": float(values.min()),
             "scales": int(values.size),
             "dead_scales": dead,
-            "clipped_share": observer.clipped_share(totals[site]),
         }
     return scales, statistics
 
@@ -202,16 +214,27 @@ def _weights(recipe: Recipe, model: FloatMamba, run: Run) -> tuple[dict[str, Ten
 
 
 def _run_record(
-    source: str | Path, tokens: Tokens, seed: int | None, recipe: Recipe, rewrites: list[RewriteReport]
+    sources: Sequence[Source],
+    tokens: Tokens,
+    seed: int | None,
+    recipe: Recipe,
+    rewrites: list[RewriteReport],
 ) -> dict[str, Any]:
     """What calibration.json tells about the run; nothing of machine, time or workers."""
+    counts = shares(sources, len(tokens))
+    mixture = [
+        {"data": source.name, "weight": source.weight, "samples": samples}
+        for source, samples in zip(sources, counts, strict=True)
+    ]
     return {
-        "data": Path(source).name,
+        "data": " + ".join(source.name for source in sources),
+        **({"mixture": mixture} if len(sources) > 1 else {}),
         "data_digest": data_digest(tokens),
         "samples": tokens.shape[0],
         "tokens_per_sample": tokens.shape[1],
         "seed": seed,
         "micro_batch": MICRO_BATCH,
         "reorder_samples": min(tokens.shape[0], REORDER_SAMPLES) if recipe.reorder else 0,
+        "error_samples": min(tokens.shape[0], ERROR_SAMPLES),
         "rewrites": [asdict(report) for report in rewrites],
     }

@@ -45,7 +45,8 @@ class Calibration:
     head_group_range: layer -> (G, a) int32, dim_group_range: layer -> (G, a, b) int32: exclusive ends of the
         runs of heads and of channels that share a scale, counted inside the group and inside the head.
     permutation:      layer -> the reorder that made those runs. All three are empty without groups.
-    statistics:       site -> observer, absmax, scale, clipped share, ... (calib/calibrate.py).
+    statistics:       site -> observer, absmax, scale, ... (calib/calibrate.py), clipped share and error
+        (calib/scale_error.py; only clipped_share in artefacts made before there was more).
     weights:          rounded projections by the names of calib/stored_weight.py, or none.
     run:              data digest, samples, tokens a sample, seed, micro-batch, sizes around the rewrites.
     """

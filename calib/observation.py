@@ -16,7 +16,7 @@ from torch import Tensor
 
 from quamba_export.calib.data import Tokens
 from quamba_export.calib.float_model import FloatMamba
-from quamba_export.calib.observers import Observer, Statistic, SumOfMaxima
+from quamba_export.calib.observers import Measure, Statistic, SumOfMaxima
 from quamba_export.calib.progress_file import ProgressFile, Totals
 from quamba_export.calib.rewrites import EMBEDDING, HEAD
 from quamba_export.calib.sites import GroupRanges, split_channels, split_rows
@@ -43,7 +43,7 @@ class Stage:
 
     name: str
     samples: int
-    observers: Mapping[str, Observer]  # by site
+    observers: Mapping[str, Measure]  # by site
     ranges: Mapping[int, GroupRanges]  # by layer
 
     def __call__(self, model: FloatMamba, tokens: Tokens) -> list[Totals]:
@@ -63,9 +63,7 @@ class Stage:
         observer, (_, layer, name) = self.observers[site], site.split(".")
         if isinstance(observer, SumOfMaxima):
             return observer.measure(split_channels(values))
-        blocks = split_rows(values, name, self.ranges.get(int(layer)))
-        parts = [observer.measure(block) for block in blocks]
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        return observer.measure_blocks(split_rows(values, name, self.ranges.get(int(layer))))
 
 
 @dataclass
@@ -105,7 +103,7 @@ class Run:
             self.progress(Progress(stage, done, self.total, speed, (self.total - done) / speed))
 
 
-def _fold(totals: Totals, sample: Totals, observers: Mapping[str, Observer], number: int) -> None:
+def _fold(totals: Totals, sample: Totals, observers: Mapping[str, Measure], number: int) -> None:
     for site, statistic in sample.items():
         if not np.isfinite(statistic["absmax"]).all():
             raise QuambaError(

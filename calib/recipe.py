@@ -7,6 +7,9 @@ kind = "absmax"
 [observers.x]                   # a site of docs/architecture.md by its short name, in all layers
 kind = "percentile"
 alpha = 0.99999
+[[layers]]                      # before the observers above, in some layers; the last entry that fits counts
+at = "late"                     # early, middle, late (a third each), first, last, or "0-3, 7"
+observers.x = { kind = "percentile", alpha = 0.9995 }
 [weights]                       # how in_proj and out_proj are rounded; nearest where there is no such table
 kind = "gptq"
 bits = 4
@@ -23,11 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.observers import AbsoluteMaximum, Observer, observer_from_table, refuse_unknown
+from quamba_export.calib.layer_rules import LayerRule, rule_from_table
+from quamba_export.calib.observer_absmax import AbsoluteMaximum
+from quamba_export.calib.observer_kinds import observers_from_tables
+from quamba_export.calib.observers import Observer, refuse_unknown
 from quamba_export.calib.rounding import Rounding
 from quamba_export.calib.rounding_kinds import rounding_from_table
 from quamba_export.calib.rounding_nearest import Nearest
-from quamba_export.calib.sites import SITES
+from quamba_export.calib.sites import SITES, site_names
 from quamba_export.calib.stored_weight import check_columns, rounded_shapes
 from quamba_export.calib.weight_grid import WeightGrid, grid_of
 from quamba_export.runtime.errors import QuambaError
@@ -55,6 +61,7 @@ class Recipe:
     rotate_out_proj:     online Hadamard in front of out_proj, its inverse folded into the weight.
     reorder:             sort-and-cluster; x, B, C and ssm_state then have a scale for each group.
     per_channel_weights: int8 weights have a scale for each row instead of one.
+    layers:              observers for some layers only; the last rule with one for a site counts.
     weights:             how weights are rounded: in_proj and out_proj, and where it needs no inputs all.
     """
 
@@ -66,10 +73,12 @@ class Recipe:
     rotate_out_proj: bool = False
     reorder: bool = False
     per_channel_weights: bool = True
+    layers: tuple[LayerRule, ...] = ()
     weights: Rounding = with_default(default_factory=Nearest)
 
     def __post_init__(self) -> None:
-        refuse_unknown(self.observers, ["default", *_SITES], f"site in recipe {self.name}")
+        for observers in (self.observers, *(rule.observers for rule in self.layers)):
+            refuse_unknown(observers, ["default", *_SITES], f"site in recipe {self.name}")
         if (self.head_groups > 1 or self.channel_groups > 1) and not self.reorder:
             raise QuambaError(
                 f"recipe {self.name} has groups but no reorder",
@@ -78,8 +87,18 @@ class Recipe:
             )
 
     def observer(self, site: str) -> Observer:
-        """The observer of `site`, a short name."""
+        """The observer of `site`, a short name, in layers that no rule is for."""
         return self.observers.get(site) or self.observers.get("default") or AbsoluteMaximum()
+
+    def observers_of(self, config: MambaConfig) -> dict[str, Observer]:
+        """The observer of every site of a model, `layers.{i}.{site}`."""
+        chosen = {}
+        for site in site_names(config):
+            _, layer, name = site.split(".")
+            rules = [rule for rule in self.layers if rule.matches(int(layer), config.n_layer)]
+            found = [observer for rule in rules if (observer := rule.observer(name))]
+            chosen[site] = found[-1] if found else self.observer(name)
+        return chosen
 
     def groups(self, config: MambaConfig) -> tuple[int, int] | None:
         """(a, b) for this model: at most the heads in a group of B and C, and the P channels of a head.
@@ -94,11 +113,12 @@ class Recipe:
     def as_table(self) -> dict[str, Any]:
         """The recipe as its TOML file would hold it, with every default written out."""
         table = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            **table,
-            "observers": {site: self.observers[site].as_table() for site in sorted(self.observers)},
-            "weights": self.weights.as_table(),
-        }
+        table["observers"] = {site: self.observers[site].as_table() for site in sorted(self.observers)}
+        table["layers"] = [rule.as_table() for rule in self.layers]
+        if not self.layers:  # as recipes were written before they had rules: digests stay as they are
+            del table["layers"]
+        table["weights"] = self.weights.as_table()
+        return table
 
     def rounded_by(self, options: Mapping[str, Any]) -> Recipe:
         """The recipe with these options of `weights` in place of its own; another kind starts anew.
@@ -120,7 +140,10 @@ class Recipe:
 
     def check_fits(self, config: MambaConfig) -> None:
         """Raise QuambaError where the model cannot be calibrated by this recipe."""
-        refuse_unknown(self.observers, ["default", *SITES[config.kind]], f"site of a {config.kind} model")
+        for observers in (self.observers, *(rule.observers for rule in self.layers)):
+            refuse_unknown(observers, ["default", *SITES[config.kind]], f"site of a {config.kind} model")
+        for rule in self.layers:
+            rule.check_fits(config.n_layer)
         if self.reorder and config.kind != "mamba2":
             raise QuambaError(
                 f"recipe {self.name} needs heads",
@@ -158,6 +181,7 @@ def recipe_from_table(table: Mapping[str, Any]) -> Recipe:
     allowed = {
         "name": str,
         "observers": Mapping,
+        "layers": list,
         "weights": Mapping,
         "head_groups": int,
         "channel_groups": int,
@@ -174,15 +198,10 @@ def recipe_from_table(table: Mapping[str, Any]) -> Recipe:
         raise QuambaError(
             "a recipe has no name", found=", ".join(table) or "no field", allowed="a field `name`"
         )
-    observers = table.get("observers", {})
-    for site, options in observers.items():
-        if not isinstance(options, Mapping):
-            raise QuambaError(
-                f"observers.{site} is no table", found=repr(options), allowed='{ kind = "absmax" }'
-            )
-    chosen = {site: observer_from_table(options, f"observers.{site}") for site, options in observers.items()}
+    observers = observers_from_tables(table.get("observers", {}), "observers")
+    layers = [rule_from_table(entry, f"layers[{i}]") for i, entry in enumerate(table.get("layers", []))]
     weights = {"weights": rounding_from_table(table["weights"])} if "weights" in table else {}
-    return Recipe(**{**table, "observers": chosen, **weights})
+    return Recipe(**{**table, "observers": observers, "layers": tuple(layers), **weights})
 
 
 def default_recipe(config: MambaConfig) -> Recipe:

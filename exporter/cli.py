@@ -23,6 +23,7 @@ from quamba_export.exporter.commands.export import export
 from quamba_export.exporter.commands.inspect import inspect
 from quamba_export.exporter.commands.report import report
 from quamba_export.exporter.commands.run import run
+from quamba_export.exporter.commands.scale_drift import scale_drift
 from quamba_export.exporter.commands.targets import targets
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -68,6 +69,7 @@ for name, command in (
     ("eval", evaluate),
     ("compare", compare),
     ("inspect", inspect),
+    ("scale-drift", scale_drift),
     ("bench", bench),
     ("report", report),
     ("targets", targets),

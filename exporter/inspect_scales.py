@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,23 @@ class SiteScale:
 
 
 @dataclass(frozen=True)
+class SiteError:
+    """What a site's scale does to its values (calib/scale_error.py).
+
+    mse in units of the value squared. None where an older artefact has no figure, and the SNR of a site whose
+    values or errors are all 0.
+    """
+
+    site: str
+    observer: str
+    clipped_share: float
+    mse: float | None
+    snr_db: float | None
+    max_before: float | None
+    max_after: float | None
+
+
+@dataclass(frozen=True)
 class CalibrationFacts:
     """The scales of a model and where they came from."""
 
@@ -39,6 +57,7 @@ class CalibrationFacts:
     layer: int
     layer_table: list[ScaleEntry]
     sites: list[SiteScale]
+    errors: list[SiteError]
 
 
 def inspect_calibration(path: Path, layer: int) -> CalibrationFacts:
@@ -56,6 +75,7 @@ def inspect_calibration(path: Path, layer: int) -> CalibrationFacts:
         layer=layer,
         layer_table=calibrated_layer_table(calibration, layer),
         sites=[site_scale(calibration, site) for site in calibration.statistics],
+        errors=[site_error(site, statistic) for site, statistic in calibration.statistics.items()],
     )
 
 
@@ -72,6 +92,15 @@ def site_scale(calibration: Calibration, site: str) -> SiteScale:
         middle=float(scale.median()),
         high=float(high),
         clipped_share=float(calibration.statistics[site]["clipped_share"]),
+    )
+
+
+def site_error(site: str, statistic: Mapping[str, Any]) -> SiteError:
+    return SiteError(
+        site=site,
+        observer=" ".join(str(option) for option in statistic["observer"].values()),
+        clipped_share=float(statistic["clipped_share"]),
+        **{key: statistic.get(key) for key in ("mse", "snr_db", "max_before", "max_after")},
     )
 
 

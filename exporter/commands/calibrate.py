@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,19 +10,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quamba_export.exporter.console import emit, progress
-from quamba_export.exporter.options import Data, Json, Output
+from quamba_export.exporter.options import Json, Output
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from quamba_export.calib.config import MambaConfig
+    from quamba_export.calib.mixed_data import Source
+    from quamba_export.calib.recipe import Recipe
+
 
 def calibrate(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint directory or hub id.")],
-    data: Data,
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data",
+            metavar="TEXT",
+            help="A .txt or .jsonl file, or the name of a Hugging Face dataset. May be repeated: a mixture.",
+        ),
+    ],
     out: Output,
+    data_weight: Annotated[
+        list[float] | None,
+        typer.Option(metavar="NUMBER", help="Share of each --data in the samples, in order. Default: equal."),
+    ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="quamba, quamba2, or a .toml file. Default: by the kind of model.")
+        str | None, typer.Option(help="quamba, quamba2, ..., or a .toml file. Default: by the kind of model.")
     ] = None,
     group_heads: Annotated[
         bool, typer.Option("--group-heads", help="The published code's name for --recipe quamba2.")
@@ -73,13 +89,15 @@ def calibrate(
         found = f"--group-heads and --recipe {recipe}"
         raise QuambaError("two recipes", found=found, allowed="one of them", code=ExitCode.USAGE)
     recipe = "quamba2" if group_heads else recipe
+    sources = weighted(data, data_weight or [1.0] * len(data))
     weights = rounding_options(rounding, weight_bits, damping, act_order, clip_weights)
     with progress(f"calibrate {checkpoint}", unit="samples") as bar, resumable():
         source = load_checkpoint(checkpoint)
         chosen = load_recipe(recipe) if recipe else default_recipe(source.config)
+        warnings = check_data(chosen, source.config, calib_size, calib_seqlen, refuse=recipe is not None)
         result = calibrate(
             source,
-            data,
+            sources,
             chosen.rounded_by(weights) if weights else chosen,
             calib_size=calib_size,
             calib_seqlen=calib_seqlen,
@@ -90,7 +108,39 @@ def calibrate(
             progress=lambda stage: bar.show(stage.done, stage.total),
         )
     facts = {"calibration": str(out), "digest": result.digest, "recipe": result.recipe.name, **result.run}
+    facts |= {"warnings": warnings}
     emit(facts | {"sites": len(result.scales)}, as_json, lambda console: show(facts, console))
+
+
+def weighted(texts: list[str], weights: list[float]) -> list[Source]:
+    """The texts with their weights, one for each."""
+    from quamba_export.calib.mixed_data import Source
+
+    if len(weights) != len(texts):
+        raise QuambaError(
+            "weights and texts do not match",
+            found=f"{len(texts)} --data and {len(weights)} --data-weight",
+            allowed="a --data-weight for every --data, in the same order, or none",
+            code=ExitCode.USAGE,
+        )
+    return [Source(text, weight) for text, weight in zip(texts, weights, strict=True)]
+
+
+def check_data(recipe: Recipe, config: MambaConfig, size: int, seqlen: int, *, refuse: bool) -> list[str]:
+    """Refuse data too short for a recipe that was asked for; warn where it is the model's default."""
+    from quamba_export.calib.enough_data import check_enough, shortages
+
+    recipe.check_fits(config)
+    if refuse:
+        check_enough(recipe, config, size, seqlen)
+    warnings = [
+        f"{short.site} has {short.found} values a scale, {short.observer.kind} needs {short.needed}"
+        for short in shortages(recipe, config, size, seqlen)
+    ]
+    if warnings:
+        more = f" (and {len(warnings) - 1} sites more)" if len(warnings) > 1 else ""
+        print(f"warning: little data for recipe {recipe.name}: {warnings[0]}{more}", file=sys.stderr)
+    return warnings
 
 
 def rounding_options(

@@ -165,8 +165,8 @@ def stop_after(done):
 
 @pytest.mark.parametrize(
     ("config", "at"),
-    [(MAMBA1, MICRO_BATCH), (MAMBA2, MICRO_BATCH), (MAMBA2, SAMPLES)],
-    ids=["mamba1", "channels", "scales"],
+    [(MAMBA1, MICRO_BATCH), (MAMBA2, MICRO_BATCH), (MAMBA2, SAMPLES), (MAMBA2, 2 * SAMPLES)],
+    ids=["mamba1", "channels", "scales", "errors"],
 )
 def test_resuming_at_any_place_gives_the_same_bytes(run, tmp_path, config, at):
     out, seen = tmp_path / "stopped", []
@@ -210,7 +210,7 @@ def test_resuming_another_run_is_refused_in_words(run, folder, interrupted, tmp_
 def test_without_resume_a_run_starts_anew(run, interrupted):
     seen = []
     run(MAMBA1, weights=1, out_dir=interrupted, progress=seen.append)
-    assert [progress.done for progress in seen] == [4, 8, 10]
+    assert [progress.done for progress in seen] == [4, 8, 10, 14, 18, 20]
     assert not partial_directory(interrupted).exists()
 
 
@@ -224,8 +224,9 @@ def test_progress_counts_the_samples_of_all_stages(run):
     seen = []
     run(MAMBA2, progress=seen.append)
     assert [(p.stage, p.done, p.total) for p in seen] == [
-        *(("channels", done, 20) for done in (4, 8, 10)),
-        *(("scales", done, 20) for done in (14, 18, 20)),
+        *(("channels", done, 30) for done in (4, 8, 10)),
+        *(("scales", done, 30) for done in (14, 18, 20)),
+        *(("errors", done, 30) for done in (24, 28, 30)),
     ]
     assert all(p.samples_per_s > 0 for p in seen)
     assert seen[-1].eta_s == 0

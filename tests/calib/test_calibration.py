@@ -142,7 +142,7 @@ BAD_DESCRIPTIONS = [
     (put("name", 3, "recipe"), "recipe field name"),
     (drop("name", "recipe"), "a recipe has no name"),
     (put("kind", ["absmax"], "recipe", "observers", "default"), "unknown observer kind"),
-    (put("kind", "mse", "recipe", "observers", "default"), "unknown observer kind"),
+    (put("kind", "mee", "recipe", "observers", "default"), "did you mean mse"),
     (put("head_groups", 2, "recipe"), "'layers.0.x' has a wrong shape"),
     (drop("d_model", "config"), "'config.d_model' is missing"),
     (put("d_modell", 3, "config"), "did you mean d_model"),

@@ -4,7 +4,8 @@ import re
 import pytest
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.observers import AbsoluteMaximum, Percentile
+from quamba_export.calib.observer_absmax import AbsoluteMaximum
+from quamba_export.calib.observer_percentile import Percentile
 from quamba_export.calib.recipe import RECIPES, default_recipe, load_recipe, recipe_from_table
 from quamba_export.runtime.errors import QuambaError
 
@@ -72,6 +73,17 @@ def test_a_file_of_ones_own(tmp_path):
         ("[observers.x]\nkind = 'percentil'", "did you mean percentile?"),
         ("[observers.x]\nkind = 'percentile'\nalpha = 2", "option alpha"),
         ("head_groups = 2", "has groups but no reorder"),
+        ("layers = 3", "allowed: list"),
+        ("layers = [3]", "layers[0] is no table"),
+        ("[[layers]]\nobservers.x = { kind = 'mse' }", "layers[0] does not say which layers"),
+        ("[[layers]]\nat = 'first'", "layers[0] has no observers"),
+        ("[[layers]]\nat = 'frist'\nobservers.x = { kind = 'mse' }", "found: 'frist'"),
+        ("[[layers]]\nat = '7-3'\nobservers.x = { kind = 'mse' }", "allowed: 3-7"),
+        ("[[layers]]\nat = '3, '\nobservers.x = { kind = 'mse' }", '"0-3, 7"'),
+        ("[[layers]]\nwhere = 'first'", "unknown field of layers[0]: where"),
+        ("[[layers]]\nat = '3'\nobservers.y = { kind = 'mse' }", "unknown site in recipe bad: y"),
+        ("[[layers]]\nat = '3'\nobservers.x = { kind = 'mes' }", "did you mean mse?"),
+        ("[[layers]]\nat = '3'\nobservers.x = 'mse'", "layers[0].observers.x is no table"),
         ("= 3", "is not TOML"),
     ],
 )
@@ -97,3 +109,44 @@ def test_a_recipe_must_fit_the_model(tmp_path):
     load_recipe(path).check_fits(MAMBA1)
     with pytest.raises(QuambaError, match="unknown site of a mamba2 model: dt_low"):
         load_recipe(path).check_fits(MAMBA2)
+
+
+LAYERED = """
+observers.x = { kind = "percentile", alpha = 0.5 }
+layers = [
+    { at = "early", observers.x = { kind = "percentile", alpha = 1.0 } },
+    { at = "late", observers.default = { kind = "mse" } },
+    { at = "2-3, 8", observers.z = { kind = "entropy" } },
+    { at = "last", observers.x = { kind = "absmax" } },
+]
+"""
+
+
+def test_layers_have_observers_of_their_own(tmp_path):
+    path = tmp_path / "layered.toml"
+    path.write_text(LAYERED)
+    recipe, nine = load_recipe(path), dataclasses.replace(MAMBA1, n_layer=9)
+    observers = recipe.observers_of(nine)
+    of = {site: [observers[f"layers.{i}.{site}"].kind for i in range(9)] for site in ("x", "z")}
+    assert of["x"] == ["percentile"] * 6 + ["mse"] * 2 + ["absmax"]
+    assert of["z"] == ["absmax"] * 2 + ["entropy"] * 2 + ["absmax"] * 2 + ["mse"] * 2 + ["entropy"]
+    assert [observers[f"layers.{i}.x"].alpha for i in range(6)] == [1.0] * 3 + [0.5] * 3
+    assert recipe_from_table(recipe.as_table()) == recipe
+    recipe.check_fits(nine)
+    with pytest.raises(QuambaError, match="fits no layer"):
+        recipe.check_fits(MAMBA1)
+
+
+def test_every_layer_is_early_middle_or_late():
+    recipe = load_recipe("quamba-by-depth")
+    for n_layer in (1, 2, 3, 4, 24, 64):
+        config = dataclasses.replace(MAMBA1, n_layer=n_layer)
+        observers = recipe.observers_of(config)
+        alphas = [observers[f"layers.{i}.x"].alpha for i in range(n_layer)]
+        assert alphas == sorted(alphas, reverse=True)
+        assert set(alphas) <= {1.0, 0.9999, 0.9995}
+        assert n_layer < 3 or len(set(alphas)) == 3
+
+
+def test_a_recipe_without_rules_is_written_as_before():
+    assert "layers" not in load_recipe("quamba").as_table()

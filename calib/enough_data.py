@@ -1,0 +1,64 @@
+"""Whether samples hold as many values as a recipe's observers need, known before one of them is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.observers import Observer
+from quamba_export.calib.recipe import Recipe
+from quamba_export.calib.sites import scale_shape
+from quamba_export.runtime.errors import QuambaError
+
+
+def check_enough(recipe: Recipe, config: MambaConfig, samples: int, length: int) -> None:
+    """Raise QuambaError for the first site whose observer needs more values than the samples give it."""
+    for shortage in shortages(recipe, config, samples, length):
+        options = ", ".join(f"{name} {value}" for name, value in shortage.observer.as_table().items())
+        raise QuambaError(
+            f"the data are too short for the observer of site '{shortage.site}'",
+            found=f"{shortage.found} values a scale in {samples} samples of {length} tokens",
+            allowed=f"{shortage.needed} or more for {options}",
+            fix="give more or longer samples (--calib-size, --calib-seqlen), or another observer",
+        )
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """A site with fewer values for each of its scales, on average, than its observer needs."""
+
+    site: str
+    observer: Observer
+    found: int
+    needed: int
+
+
+def shortages(recipe: Recipe, config: MambaConfig, samples: int, length: int) -> list[Shortage]:
+    """Of a recipe that fits the model; site by site."""
+    short = []
+    for site, observer in recipe.observers_of(config).items():
+        name, needed = site.split(".")[2], observer.least_values
+        found = (
+            samples
+            * values_of(config, name, length)
+            // prod(scale_shape(config, name, recipe.groups(config)))
+        )
+        if found < needed:
+            short.append(Shortage(site, observer, found, needed))
+    return short
+
+
+def values_of(config: MambaConfig, site: str, length: int) -> int:
+    """Values of one sample of `length` tokens at a site, a short name."""
+    groups = max(config.n_groups, 1)
+    widths = {
+        "norm_out": config.d_model,
+        **dict.fromkeys(("z", "conv_in", "conv_in_x", "x", "out_proj_in"), config.d_inner),
+        **dict.fromkeys(("B", "C", "conv_in_B", "conv_in_C"), groups * config.d_state),
+        "dt_low": config.dt_rank,
+        "dt": config.d_inner if config.kind == "mamba1" else config.n_heads,
+    }
+    if site == "ssm_state":  # seen after the last token
+        return config.d_inner * config.d_state
+    return length * widths[site]

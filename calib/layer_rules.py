@@ -1,0 +1,85 @@
+"""Observers for some layers only: a model's first layers need not have their scales chosen as its last."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quamba_export.calib.observer_kinds import observers_from_tables
+from quamba_export.calib.observers import Observer, refuse_unknown
+from quamba_export.runtime.errors import QuambaError
+
+PLACES = ("first", "last", "early", "middle", "late")
+NUMBERS = r"\d{1,4}(-\d{1,4})?(, ?\d{1,4}(-\d{1,4})?)*"
+_ALLOWED = f'{", ".join(PLACES)}, or layers from 0 on as in "0-3, 7"'
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """Observers of the layers at a place.
+
+    at:        early, middle, late: a third of the layers each; first, last; or numbers, "0-3, 7".
+    observers: site (short name) or "default" -> observer, before those of the recipe.
+    """
+
+    at: str
+    observers: Mapping[str, Observer]
+
+    def __post_init__(self) -> None:
+        if self.at not in PLACES and not re.fullmatch(NUMBERS, self.at):
+            raise QuambaError("a layer rule is for no layers", found=repr(self.at), allowed=_ALLOWED)
+        for first, last in self._numbers():
+            if first > last:
+                found = f"{first}-{last}"
+                raise QuambaError("a layer rule is for no layers", found=found, allowed=f"{last}-{first}")
+
+    def matches(self, layer: int, n_layer: int) -> bool:
+        third = 3 * layer // n_layer
+        places = {
+            "first": layer == 0,
+            "last": layer == n_layer - 1,
+            "early": third == 0,
+            "middle": third == 1,
+            "late": third == 2,
+        }
+        return places.get(self.at, any(first <= layer <= last for first, last in self._numbers()))
+
+    def observer(self, site: str) -> Observer | None:
+        return self.observers.get(site) or self.observers.get("default")
+
+    def check_fits(self, n_layer: int) -> None:
+        """Raise QuambaError for a layer that a model of n_layer layers does not have."""
+        for _, last in self._numbers():
+            if last >= n_layer:
+                found = f"layer {last} in at = {self.at!r}"
+                raise QuambaError("a layer rule fits no layer", found=found, allowed=f"0 to {n_layer - 1}")
+
+    def as_table(self) -> dict[str, Any]:
+        """The rule as it stands in a recipe."""
+        observers = {site: self.observers[site].as_table() for site in sorted(self.observers)}
+        return {"at": self.at, "observers": observers}
+
+    def _numbers(self) -> list[tuple[int, int]]:
+        """First and last layer of each run; none for a place that has a name."""
+        if self.at in PLACES:
+            return []
+        ends = (run.strip().split("-") for run in self.at.split(","))
+        return [(int(run[0]), int(run[-1])) for run in ends]
+
+
+def rule_from_table(table: Any, where: str) -> LayerRule:
+    """The rule of an entry of `layers`. Raises QuambaError, naming `where`, for what it may not hold."""
+    if not isinstance(table, Mapping):
+        found, allowed = repr(table), '{ at = "first", observers.x = { kind = "absmax" } }'
+        raise QuambaError(f"{where} is no table", found=found, allowed=allowed)
+    refuse_unknown(table, ["at", "observers"], f"field of {where}")
+    at = table.get("at")
+    if not isinstance(at, str):
+        raise QuambaError(f"{where} does not say which layers", found=f"at = {at!r}", allowed=_ALLOWED)
+    observers = table.get("observers")
+    if not isinstance(observers, Mapping) or not observers:
+        allowed = "a table of observers by site"
+        raise QuambaError(f"{where} has no observers", found=repr(observers), allowed=allowed)
+    return LayerRule(at, observers_from_tables(observers, f"{where}.observers"))
