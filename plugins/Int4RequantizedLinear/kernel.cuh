@@ -7,12 +7,28 @@
 namespace quamba {
 
 struct Int4RequantizedEnd {
+    using Output = int8_t;
+    struct Row {
+        float bias, out_scale;
+    };
+    struct Loaded {};  // nothing but the sum is needed
+
     int8_t *y;  // (T, M)
     const float *bias, *out_scale;
     float x_scale;
 
+    QUAMBA_HOST_DEVICE Row row(int m) const { return {bias[m], out_scale[m]}; }
+
+    QUAMBA_HOST_DEVICE void prefetch(int, int) const {}
+
+    QUAMBA_HOST_DEVICE Loaded load(int, int) const { return {}; }
+
+    QUAMBA_HOST_DEVICE int8_t value(float sum, const Row &row, Loaded) const {
+        return quantized(scaled_total(sum, x_scale, row.bias), row.out_scale);
+    }
+
     QUAMBA_HOST_DEVICE void write(int t, int m, int M, float sum) const {
-        y[int64_t(t) * M + m] = quantized(scaled_total(sum, x_scale, bias[m]), out_scale[m]);
+        y[int64_t(t) * M + m] = value(sum, row(m), load(t, m));
     }
 };
 

@@ -1,0 +1,41 @@
+// C ABI of Int4InputProjectionStep; the struct is made from op.py.
+#include <cuda_runtime.h>
+
+#include "../common/int4_gemv.cuh"
+#include "../common/step_launch.cuh"
+#include "contracts.h"
+#include "kernel.cuh"
+
+namespace quamba {
+
+inline Int4ProjectionStepEnd projection_step_end(const QuambaInt4InputProjectionStep &op) {
+    return {step_end(op, Int4RequantizedEnd{op.y, op.bias, op.out_scale, op.norm_scale})};
+}
+
+}  // namespace quamba
+
+extern "C" const char *quamba_Int4InputProjectionStep_refusal(const QuambaInt4InputProjectionStep *op) {
+    const char *refusal = quamba::step_refusal(*op);
+    return refusal != nullptr ? refusal
+                              : quamba::int4_linear_refusal(op->size.B, op->size.L, op->size.D, op->size.M);
+}
+
+extern "C" size_t quamba_Int4InputProjectionStep_workspace(const QuambaInt4InputProjectionStep *op) {
+    return op->size.B * op->size.D;
+}
+
+extern "C" int quamba_Int4InputProjectionStep_launch(const QuambaInt4InputProjectionStep *op, void *workspace,
+                                                     cudaStream_t stream) {
+    int8_t *codes = static_cast<int8_t *>(workspace);
+    const int status = quamba::launch_step_norm(*op, codes, stream);
+    if (status != 0) return status;
+    const int K = int(op->size.D);
+    const quamba::Int4Product product = {codes,
+                                         op->weight,
+                                         static_cast<const uint16_t *>(op->weight_scale),
+                                         K,
+                                         int(op->size.B),
+                                         K,
+                                         int(op->size.M)};
+    return quamba::launch_int4_linear(product, quamba::projection_step_end(*op), stream);
+}
