@@ -33,10 +33,9 @@ extern "C" int quamba_InputProjectionStep_launch(const QuambaInputProjectionStep
     int8_t *codes = static_cast<int8_t *>(workspace);
     const quamba::Int8Product product = {codes, op->weight, K, int(op->size.B), K, int(op->size.M)};
     const quamba::ProjectionStepEnd end = quamba::projection_step_end(*op);
-    if (product.T == 1 && quamba::takes_gemv<quamba::ProjectionStepEnd>(product, gpu)) {
-        const bool aligned = reinterpret_cast<uintptr_t>(op->x) % 16 == 0 && K % 4 == 0;
-        const quamba::NormedToken token = {op->x, op->epsilon, op->norm_scale, aligned};
-        return quamba::launch_gemv(product, token, end, gpu, stream);
+    if (product.T == 1 && quamba::takes_gemv<quamba::Int8Format, quamba::ProjectionStepEnd>(product, gpu)) {
+        return quamba::launch_gemv<quamba::Int8Format>(product, quamba::normed_token(*op), end,
+                                                       quamba::aligned_rows(product.weight, K, K), gpu, stream);
     }
     const int status = quamba::launch_step_norm(*op, codes, stream);
     return status == 0 ? quamba::launch_int8_linear(product, end, gpu, stream) : status;

@@ -1,7 +1,7 @@
 // C ABI of Int4InputProjectionStep; the struct is made from op.py.
 #include <cuda_runtime.h>
 
-#include "../common/int4_gemv.cuh"
+#include "../common/int4_linear_launch.cuh"
 #include "../common/step_launch.cuh"
 #include "contracts.h"
 #include "kernel.cuh"
@@ -26,10 +26,11 @@ extern "C" size_t quamba_Int4InputProjectionStep_workspace(const QuambaInt4Input
 
 extern "C" int quamba_Int4InputProjectionStep_launch(const QuambaInt4InputProjectionStep *op, void *workspace,
                                                      cudaStream_t stream) {
-    int8_t *codes = static_cast<int8_t *>(workspace);
-    const int status = quamba::launch_step_norm(*op, codes, stream);
-    if (status != 0) return status;
+    quamba::Gpu gpu = {};
+    cudaError_t error = quamba::current_gpu(gpu);
+    if (error != cudaSuccess) return error;
     const int K = int(op->size.D);
+    int8_t *codes = static_cast<int8_t *>(workspace);
     const quamba::Int4Product product = {codes,
                                          op->weight,
                                          static_cast<const uint16_t *>(op->weight_scale),
@@ -37,5 +38,11 @@ extern "C" int quamba_Int4InputProjectionStep_launch(const QuambaInt4InputProjec
                                          int(op->size.B),
                                          K,
                                          int(op->size.M)};
-    return quamba::launch_int4_linear(product, quamba::projection_step_end(*op), stream);
+    const quamba::Int4ProjectionStepEnd end = quamba::projection_step_end(*op);
+    if (product.T == 1 && quamba::takes_gemv<quamba::Int4Format, quamba::Int4ProjectionStepEnd>(product, gpu)) {
+        return quamba::launch_gemv<quamba::Int4Format>(product, quamba::normed_token(*op), end,
+                                                       quamba::int4_aligned(product), gpu, stream);
+    }
+    const int status = quamba::launch_step_norm(*op, codes, stream);
+    return status == 0 ? quamba::launch_int4_linear(product, end, stream) : status;
 }

@@ -1,4 +1,4 @@
-"""RMSNorm, W4A8 in_proj and causal conv of one token: what `step` does in front of a layer's scan, in one op.
+"""RMSNorm, W4A8 in_proj and causal conv of one token: what is in front of a layer's scan, in one kernel.
 
 InputProjectionStep with Int4RequantizedLinear's weight.
 """

@@ -1,7 +1,7 @@
 // C ABI of Int4Linear; the struct is made from op.py.
 #include <cuda_runtime.h>
 
-#include "../common/int4_gemv.cuh"
+#include "../common/int4_linear_launch.cuh"
 #include "contracts.h"
 #include "kernel.cuh"
 

@@ -1,5 +1,5 @@
 // y[t][m] = quantize(sum * x_scale + bias[m], out_scale[m]) as int8 codes. The sums come from
-// common/int4_gemv.cuh.
+// common/int4_gemv.cuh and int4_rows.cuh.
 #pragma once
 
 #include "../common/int4_linear.cuh"
@@ -8,10 +8,12 @@ namespace quamba {
 
 struct Int4RequantizedEnd {
     using Output = int8_t;
+    static constexpr int DEPTH = 6, REGISTERS = 56;  // see gemv.cuh
+    static constexpr bool NEXT_MAY_BEGIN_EARLY = true;
     struct Row {
         float bias, out_scale;
     };
-    struct Loaded {};  // nothing but the sum is needed
+    struct Loaded {};  // nothing but the sum is needed; see Int4Linear
 
     int8_t *y;  // (T, M)
     const float *bias, *out_scale;
@@ -25,10 +27,6 @@ struct Int4RequantizedEnd {
 
     QUAMBA_HOST_DEVICE int8_t value(float sum, const Row &row, Loaded) const {
         return quantized(scaled_total(sum, x_scale, row.bias), row.out_scale);
-    }
-
-    QUAMBA_HOST_DEVICE void write(int t, int m, int M, float sum) const {
-        y[int64_t(t) * M + m] = value(sum, row(m), load(t, m));
     }
 };
 

@@ -1,5 +1,5 @@
 // y[t][m] = quantize(total * (x_scale * weight_scale[m]) + bias[m], out_scale[m]), written as int8 codes.
-// The integer sums come from common/int8_gemv.cuh and common/int8_gemm.cuh; this is what they end with.
+// The integer sums come from common/gemv.cuh and common/int8_gemm.cuh; this is what they end with.
 #pragma once
 
 #include "../common/int8_linear.cuh"
@@ -8,7 +8,7 @@ namespace quamba {
 
 struct RequantizedEnd {
     using Output = int8_t;
-    static constexpr int DEPTH = 6, REGISTERS = 56;     // see int8_gemv
+    static constexpr int DEPTH = 6, REGISTERS = 56;     // see gemv.cuh
     static constexpr bool NEXT_MAY_BEGIN_EARLY = true;  // x_proj, dt_proj: small kernels behind
     struct Row {
         float scale, bias, out_scale;

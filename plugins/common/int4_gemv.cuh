@@ -1,91 +1,81 @@
-// W4A8 projections: a warp a row of the weight, for a few tokens at a time.
+// Weights of int4 codes as gemv.cuh multiplies them: a group of 128 columns a step, its integer sum kept on its own, so
+// that the thread that ends a row can add the groups in fp32 from the first to the last.
+//
+// The 16 bytes of a lane are 32 columns, j and j + 16 in one byte. Shifted to the upper half of a byte a code is a signed
+// one as it is, times sixteen; a word of them and one of the codes in the upper halves are two operands of mma.sync.
 #pragma once
 
+#include "gemv.cuh"
+#include "int4_linear.cuh"
+
+#ifdef __CUDACC__
 #include <cuda_fp16.h>
 
-#include "int4_linear.cuh"
-#include "launch.cuh"
-#include "overlap.cuh"
-#include "wide_loads.cuh"
+#include "batches.cuh"
+#endif
 
 namespace quamba {
 
-constexpr int INT4_WARPS = 4;   // rows of a block
-constexpr int INT4_TOKENS = 4;  // that one reading of a row serves
+struct Int4Format {
+    using Product = Int4Product;
+    static constexpr int COLUMNS = INT4_CHUNK * INT4_GROUP_CHUNKS;  // of a step: a group
+    static constexpr bool SUM_A_STEP = true;
+
+    static QUAMBA_HOST_DEVICE constexpr int row_bytes(int K) { return K / 2; }
+    static QUAMBA_HOST_DEVICE constexpr int scales(int K) { return gemv_steps(row_bytes(K)); }
+    static QUAMBA_HOST_DEVICE constexpr int whole_columns(int K) { return scales(K) * COLUMNS; }
+
+    // So that scales and sums of a block take at most 64 KiB; eight rows at the least.
+    static QUAMBA_HOST_DEVICE constexpr int most_rows(int K, int T) {
+        const int rows = 65536 / (scales(K) * (4 * T + 2)) / 8 * 8;
+        return rows < 8 ? 8 : rows;
+    }
+
+    static QUAMBA_HOST_DEVICE constexpr int parts(const GemvShape &, int K) { return scales(K); }
+    static QUAMBA_HOST_DEVICE constexpr int first_part(const WarpShare &share, int) { return share.begin; }
+
+    // Bytes from one token to the next in shared memory, so that the eight lanes of one phase of a 16-byte load (two
+    // tokens by every second piece of eight) meet no bank twice.
+    static QUAMBA_HOST_DEVICE constexpr int pitch(int K) { return whole_columns(K) + 16; }
+
+    // The first of the two pieces of 16 columns that a lane multiplies in step `begin`.
+    static QUAMBA_HOST_DEVICE constexpr int first_piece(int lane, int begin, int K) {
+        return lane / 4 * (pitch(K) / 16) + begin * (COLUMNS / 16) + lane % 4 * 2;
+    }
 
 #ifdef __CUDACC__
 
-template <bool ALIGNED>
-__device__ __forceinline__ uint4 activations(const int8_t *x) {
-    return ALIGNED ? *reinterpret_cast<const uint4 *>(x) : load_codes(x, 16);
-}
+    static __device__ __forceinline__ void load_scales(uint16_t *to, const Product &p, int first_row, int last_row) {
+        const int each = scales(p.K), count = (last_row - first_row) * each;
+        const uint16_t *from = p.weight_scale + int64_t(first_row) * each;
+        in_batches<4>(count, [&](int i) { return from[i]; }, [&](int i, uint16_t scale) { to[i] = scale; });
+    }
 
-// Sixteen times the integer sum of a chunk.
-template <bool ALIGNED>
-__device__ __forceinline__ int32_t chunk_total(const uint4 &codes, const int8_t *x) {
-    const uint4 low = activations<ALIGNED>(x), high = activations<ALIGNED>(x + INT4_CHUNK / 2);
-    int32_t total = product_of_codes(codes.x, low.x, high.x, 0);
-    total = product_of_codes(codes.y, low.y, high.y, total);
-    total = product_of_codes(codes.z, low.z, high.z, total);
-    return product_of_codes(codes.w, low.w, high.w, total);
-}
+    static __device__ __forceinline__ void multiply_step(int32_t (&sums)[4], const WeightStep &weight,
+                                                         const uint4 *piece, bool token) {
+        const uint4 low = token ? piece[0] : uint4{0, 0, 0, 0}, high = token ? piece[1] : uint4{0, 0, 0, 0};
+        multiply_word(sums, weight.upper.x, weight.lower.x, low.x, high.x);
+        multiply_word(sums, weight.upper.y, weight.lower.y, low.y, high.y);
+        multiply_word(sums, weight.upper.z, weight.lower.z, low.z, high.z);
+        multiply_word(sums, weight.upper.w, weight.lower.w, low.w, high.w);
+    }
 
-// A lane has a chunk, four lanes a group; every lane adds the eight groups of a step in their order.
-template <class End, bool ALIGNED>
-__global__ void __launch_bounds__(32 * INT4_WARPS) int4_gemv(Int4Product p, End end) {
-    wait_for_inputs();
-    const int lane = threadIdx.x % 32, m = blockIdx.x * INT4_WARPS + threadIdx.x / 32;
-    const int first = blockIdx.y * INT4_TOKENS, chunks = p.chunks(), groups = p.groups();
-    if (m >= p.M) return;  // a whole warp
-    const int8_t *row = p.weight + int64_t(m) * chunks * (INT4_CHUNK / 2);
-    const __half *scales = reinterpret_cast<const __half *>(p.weight_scale) + int64_t(m) * groups;
-    float sums[INT4_TOKENS] = {};
-    for (int begin = 0; begin < chunks; begin += 32) {
-        const int chunk = begin + lane, group = chunk / INT4_GROUP_CHUNKS;
-        const bool inside = chunk < chunks;
-        uint4 codes = {};
-        if (inside) codes = ALIGNED ? load_streamed(row + chunk * 16) : load_codes(row + chunk * 16, 16);
-        const float scale = group < groups ? __half2float(scales[group]) : 0.0f;
-#pragma unroll
-        for (int t = 0; t < INT4_TOKENS; t++) {
-            if (first + t >= p.T) continue;
-            const int8_t *x = p.x + (first + t) * p.x_stride + int64_t(chunk) * INT4_CHUNK;
-            int32_t total = inside ? chunk_total<ALIGNED>(codes, x) : 0;
-            total += __shfl_xor_sync(~0u, total, 1);
-            total += __shfl_xor_sync(~0u, total, 2);
-            const float part = group_part(total, scale);
-#pragma unroll
-            for (int g = 0; g < 32; g += INT4_GROUP_CHUNKS) sums[t] += __shfl_sync(~0u, part, g);
+    static __device__ __forceinline__ void multiply_word(int32_t (&sums)[4], uint32_t upper, uint32_t lower,
+                                                         uint32_t low, uint32_t high) {
+        constexpr uint32_t CODES = 0xf0f0f0f0u;
+        mma(sums, upper << 4 & CODES, lower << 4 & CODES, upper & CODES, lower & CODES, low, high);
+    }
+
+    static __device__ __forceinline__ float total(const int32_t *own, int parts, int part, const uint16_t *scale) {
+        float sum = 0.0f;
+#pragma unroll 4
+        for (int group = 0; group < parts; group++) {
+            sum += group_part(own[group * part], __half2float(__ushort_as_half(scale[group])));
         }
+        return sum;
     }
-#pragma unroll
-    for (int t = 0; t < INT4_TOKENS; t++) {
-        if (lane == t && first + t < p.T) end.write(first + t, m, p.M, sums[t]);
-    }
-}
 
 #endif  // __CUDACC__
-
-inline bool int4_aligned(const Int4Product &p) {
-    const uintptr_t addresses = reinterpret_cast<uintptr_t>(p.x) | reinterpret_cast<uintptr_t>(p.weight);
-    return addresses % 16 == 0 && p.x_stride % 16 == 0;
-}
-
-template <class End>
-cudaError_t launch_int4_linear(const Int4Product &p, const End &end, cudaStream_t stream) {
-    Gpu gpu = {};
-    const cudaError_t error = current_gpu(gpu);
-    if (error != cudaSuccess) return error;
-    const dim3 grid((p.M + INT4_WARPS - 1) / INT4_WARPS, (p.T + INT4_TOKENS - 1) / INT4_TOKENS);
-    const auto kernel = int4_aligned(p) ? int4_gemv<End, true> : int4_gemv<End, false>;
-    return launch_overlapped(kernel, grid, 32 * INT4_WARPS, 0, 1, gpu, stream, p, end);
-}
-
-// NULL, or why a projection of these sizes is not supported.
-inline const char *int4_linear_refusal(int64_t B, int64_t L, int64_t K, int64_t M) {
-    if (K > 1 << 24 || M > 1 << 24) return "K and M must be at most 16777216";
-    if (B > 65535 * INT4_TOKENS / L) return "B * L must be at most 262140";
-    return nullptr;
-}
+};
 
 }  // namespace quamba

@@ -1,46 +1,15 @@
 // Which kernel an int8 projection runs on, by the number of its tokens and the size of the GPU.
 #pragma once
 
+#include "gemv_launch.cuh"
 #include "int8_gemm.cuh"
 #include "int8_gemv.cuh"
-#include "launch.cuh"
 
 namespace quamba {
 
 // Rows of a matrix of codes that 16-byte accesses may read whole.
 inline bool aligned_rows(const int8_t *matrix, int64_t stride, int K) {
     return reinterpret_cast<uintptr_t>(matrix) % 16 == 0 && stride % 16 == 0 && K % 16 == 0;
-}
-
-// Steps ahead of int8_gemv; 0 where the tokens are too many or too long for it.
-template <class End>
-int gemv_depth(const Int8Product &p, const Gpu &gpu) {
-    return gemv_depth(p.K, p.M, p.T, gpu.multiprocessors, gpu.shared_bytes, End::DEPTH);
-}
-
-template <class End>
-bool takes_gemv(const Int8Product &p, const Gpu &gpu) {
-    return gemv_depth<End>(p, gpu) > 0;
-}
-
-template <int DEPTH, class Source, class End>
-cudaError_t launch_gemv_depth(const Int8Product &p, const Source &source, const End &end, const Gpu &gpu,
-                              cudaStream_t stream) {
-    const GemvShape shape = gemv_shape(p.K, p.M, p.T, gpu.multiprocessors);
-    const auto kernel = aligned_rows(p.weight, p.K, p.K) ? int8_gemv<Source, End, true, DEPTH>
-                                                         : int8_gemv<Source, End, false, DEPTH>;
-    return launch_overlapped(kernel, dim3((p.M + shape.rows - 1) / shape.rows), GEMV_THREADS,
-                             size_t(gemv_shared_bytes(p.K, p.T, shape, DEPTH)), 1, gpu, stream, p, source, end,
-                             shape);
-}
-
-// Of what takes_gemv.
-template <class Source, class End>
-cudaError_t launch_gemv(const Int8Product &p, const Source &source, const End &end, const Gpu &gpu,
-                        cudaStream_t stream) {
-    return gemv_depth<End>(p, gpu) == End::DEPTH
-               ? launch_gemv_depth<End::DEPTH>(p, source, end, gpu, stream)
-               : launch_gemv_depth<GEMV_SMALL_DEPTH>(p, source, end, gpu, stream);
 }
 
 template <class Tile>
@@ -77,7 +46,10 @@ using LargeTile = GemmTile<128, 128, 2, 4, 3, 2>;
 
 template <class End>
 cudaError_t launch_int8_linear(const Int8Product &p, const End &end, const Gpu &gpu, cudaStream_t stream) {
-    if (takes_gemv<End>(p, gpu)) return launch_gemv(p, Codes{aligned_rows(p.x, p.x_stride, p.K)}, end, gpu, stream);
+    if (takes_gemv<Int8Format, End>(p, gpu)) {
+        return launch_gemv<Int8Format>(p, Codes{aligned_rows(p.x, p.x_stride, p.K)}, end,
+                                       aligned_rows(p.weight, p.K, p.K), gpu, stream);
+    }
     if (p.T <= 16) return launch_gemm<FewTokens>(p, end, gemm_splits<FewTokens>(p, gpu), gpu, stream);
     if (p.T <= 32) return launch_gemm<SomeTokens>(p, end, gemm_splits<SomeTokens>(p, gpu), gpu, stream);
     if (p.T <= 64) return launch_gemm<MediumTile>(p, end, gemm_splits<MediumTile>(p, gpu), gpu, stream);

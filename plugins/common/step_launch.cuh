@@ -2,6 +2,7 @@
 #pragma once
 
 #include "contracts.h"
+#include "normed_token.cuh"
 #include "step_end.cuh"
 
 namespace quamba {
@@ -34,7 +35,14 @@ StepEnd<Projection> step_end(const OP &op, const Projection &projection) {
             int(op.size.W)};
 }
 
-// The norm as a kernel of its own, codes (B, D), where not every block is to norm all tokens.
+// Of a single token.
+template <class OP>
+NormedToken normed_token(const OP &op) {
+    const bool aligned = reinterpret_cast<uintptr_t>(op.x) % 16 == 0 && op.size.D % 4 == 0;
+    return {op.x, op.epsilon, op.norm_scale, aligned};
+}
+
+// Several tokens: their codes (B, D) come from a kernel of its own, so that not every block norms all of them.
 template <class OP>
 int launch_step_norm(const OP &op, int8_t *codes, cudaStream_t stream) {
     QuambaRMSNormQuantize norm = {};

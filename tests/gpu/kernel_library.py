@@ -145,10 +145,11 @@ class KernelLibrary:
                 assert np.array_equal(found.view(np.uint8), given.view(np.uint8)), f"{name} was overwritten"
         return [prepared.outputs[t.name].read() for t in case.spec.outputs]
 
-    def argmax(self, logits: torch.Tensor) -> torch.Tensor:
+    def argmax(self, logits: torch.Tensor, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """quamba_argmax of logits (B, V) fp32 on the device, maybe a view -> tokens (B,) int64."""
         (batch, vocabulary), stride = logits.shape, logits.stride(0) or logits.shape[1]
-        tokens = torch.full((batch,), -77, dtype=torch.int64, device="cuda")
+        if tokens is None:
+            tokens = torch.full((batch,), -77, dtype=torch.int64, device="cuda")
         status = self._library.quamba_argmax(
             ctypes.c_void_p(logits.data_ptr()),
             *(ctypes.c_int64(size) for size in (batch, vocabulary, stride)),

@@ -63,10 +63,10 @@ def test_every_position_is_found(library: KernelLibrary) -> None:
 
 def test_it_may_be_captured(library: KernelLibrary) -> None:
     logits = torch.zeros((2, 50288), device="cuda")
-    library.argmax(logits)
+    tokens = library.argmax(logits)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        tokens = library.argmax(logits)
+        library.argmax(logits, tokens)
     logits[0, 40000], logits[1, 7] = 1.0, 2.0
     graph.replay()
     assert tokens.tolist() == [40000, 7]

@@ -35,7 +35,7 @@ void project(const Int4Product &p, const float *scale, const End &end) {
                                          p.x + t * p.x_stride + c * INT4_CHUNK);
                 sum += group_part(total, scale[m * p.groups() + g]);
             }
-            end.write(t, m, p.M, sum);
+            end.y[int64_t(t) * p.M + m] = end.value(sum, end.row(m), end.load(t, m));
         }
     }
 }
@@ -72,5 +72,18 @@ void int4_step(const int8_t *x, const int8_t *weight, const float *scale, const 
                                              C,
                                              W};
     project({x, weight, nullptr, K, T, K, M}, scale, Int4ProjectionStepEnd{end});
+}
+
+// Shared memory of an SM that holds a block of the step and one of out_proj: K columns of in_proj, M rows.
+int step_and_out_proj_bytes(int K, int M, int multiprocessors) {
+    const auto bytes = [&](int columns, int rows, int depth) {
+        const GemvShape shape = gemv_shape<Int4Format>(columns, rows, 1, multiprocessors);
+        return int(GemvShared<Int4Format>(columns, 1, shape, depth).bytes()) + GEMV_RESERVE;
+    };
+    return bytes(K, M, Int4ProjectionStepEnd::DEPTH) + bytes(2 * K, K, Int4ResidualEnd::DEPTH);
+}
+
+int step_and_out_proj_registers() {
+    return GEMV_THREADS * (Int4ProjectionStepEnd::REGISTERS + Int4ResidualEnd::REGISTERS);
 }
 }

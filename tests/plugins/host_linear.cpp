@@ -6,6 +6,7 @@
 #include "../../plugins/QuantizedLinear/kernel.cuh"
 #include "../../plugins/RequantizedLinear/kernel.cuh"
 #include "../../plugins/common/int8_gemm.cuh"
+#include "../../plugins/common/int4_gemv.cuh"
 #include "../../plugins/common/int8_gemv.cuh"
 
 using namespace quamba;
@@ -90,7 +91,7 @@ void projection_step_end(const int32_t *totals, int T, int M, float x_scale, con
     for (int i = 0; i < T * M; i++) end.y[i] = end.value(totals[i], end.row(i % M), end.load(i / M, i % M));
 }
 
-// One step of int8_gemv: weight (16, 64) by x (8, 64) -> sums (8, 16).
+// One step of a gemv of int8 codes: weight (16, 64) by x (8, 64) -> sums (8, 16).
 void replay_gemv_step(const int8_t *weight, const int8_t *x, int32_t *sums) {
     int32_t held[LANES][4] = {};
     for (int half = 0; half < 2; half++) {
@@ -143,22 +144,28 @@ void replay_gemm_stage(const int8_t *x, const int8_t *weight, int32_t *sums) {
 }
 
 int gemv_depth_of(int K, int M, int T, int multiprocessors, int available, int most) {
-    return gemv_depth(K, M, T, multiprocessors, available, most);
+    return gemv_depth<Int8Format>(K, M, T, multiprocessors, available, most);
 }
 
-int gemv_pitch_of(int K) { return gemv_pitch(K); }
+int int4_gemv_depth_of(int K, int M, int T, int multiprocessors, int available, int most) {
+    return gemv_depth<Int4Format>(K, M, T, multiprocessors, available, most);
+}
 
-// Blocks of an int8_gemv; how often the lanes of the second block's warps come to each 16 columns of each row of it,
-// with the rows of a block last: visits (16 chunks, 4 steps), 1 + entries. -1 where a walk's offset is not its place.
-int gemv_visits(int K, int M, int T, int multiprocessors, int32_t *visits) {
-    const GemvShape shape = gemv_shape(K, M, T, multiprocessors);
-    const int pieces = (K + GEMV_STEP - 1) / GEMV_STEP * (GEMV_STEP / 16), first_row = shape.rows;
+// Byte in a token's or several tokens' rows of a lane's first piece in step 0.
+int gemv_piece(int lane, int K) { return 16 * Int8Format::first_piece(lane, 0, K); }
+int int4_gemv_piece(int lane, int K) { return 16 * Int4Format::first_piece(lane, 0, K); }
+
+// Blocks of a gemv; how often the lanes of the second block's warps come to each 16 bytes of each row of it, with the
+// rows of a block last: visits (16 chunks, 4 steps), 1 + entries. -1 where a walk's offset is not its place.
+int gemv_visits(int row_bytes, int M, int T, int multiprocessors, int32_t *visits) {
+    const GemvShape shape = gemv_shape<Int8Format>(row_bytes, M, T, multiprocessors);
+    const int pieces = gemv_steps(row_bytes) * (GEMV_STEP / 16), first_row = shape.rows;
     for (int warp = 0; warp < GEMV_WARPS; warp++) {
-        const WarpShare share(shape, K, warp);
+        const WarpShare share(shape, row_bytes, warp);
         for (int lane = 0; lane < 32; lane++) {
-            WeightWalk walk(share, K, first_row, lane);
+            WeightWalk walk(share, row_bytes, first_row, lane);
             for (int step = 0; step < share.all_steps(shape.chunks()); step++, walk.advance()) {
-                if (walk.at != int64_t(walk.row) * K + walk.k) return -1;
+                if (walk.at != int64_t(walk.row) * row_bytes + walk.k) return -1;
                 int32_t *upper = visits + (walk.row - first_row) * pieces + walk.k / 16;
                 upper[0]++, upper[8 * pieces]++;
             }

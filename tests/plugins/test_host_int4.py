@@ -79,6 +79,13 @@ def test_the_step_gives_the_reference_s_bits(host: ctypes.CDLL, case: Case) -> N
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize(("K", "M"), [(768, 3352), (1536, 6448), (2560, 10576)])
+def test_a_block_of_the_step_leaves_room_for_one_of_out_proj(host: ctypes.CDLL, K: int, M: int) -> None:
+    """On an H200: 132 SMs, 228 KiB of shared memory and 65,536 registers each."""
+    assert host.step_and_out_proj_bytes(K, M, 132) <= 228 * 1024
+    assert host.step_and_out_proj_registers() <= 65536
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_reference_s_bits(host: ctypes.CDLL, case: Case) -> None:
     np.testing.assert_array_equal(run_host(host, case), run_reference(case)[0])

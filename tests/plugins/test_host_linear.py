@@ -130,6 +130,7 @@ def test_one_token_of_every_published_size_takes_the_gemv(kernels: ctypes.CDLL, 
     multiprocessors, kib = SHARED_KIB[gpu]
     for K, M in [(768, 3352), (1536, 768), (2560, 10576), (5120, 2560), (4096, 18560), (8192, 4096)]:
         assert kernels.gemv_depth_of(K, M, 1, multiprocessors, kib * 1024, 7) >= 3, (K, M)
+        assert kernels.int4_gemv_depth_of(K, M, 1, multiprocessors, kib * 1024, 6) >= 3, (K, M)
     assert kernels.gemv_depth_of(2560, 10576, 1, multiprocessors, 227 * 1024, 7) == 7
     assert kernels.gemv_depth_of(2560, 10576, 9, multiprocessors, 227 * 1024, 7) == 0
     assert kernels.gemv_depth_of(131071, 10576, 1, multiprocessors, kib * 1024, 7) == (3 if kib == 227 else 0)
@@ -149,11 +150,12 @@ def phases_collide(offsets: list[int]) -> bool:
     )
 
 
-@pytest.mark.parametrize("columns", [1, 48, 64, 65, 128, 768, 2560, 5120, 8192])
-def test_tokens_of_the_gemv_lie_in_different_banks(kernels: ctypes.CDLL, columns: int) -> None:
-    pitch = kernels.gemv_pitch_of(columns)
-    assert pitch >= columns
-    assert not phases_collide([lane // 4 * pitch + lane % 4 * 16 for lane in range(32)])
+@pytest.mark.parametrize("columns", [32, 64, 96, 128, 768, 2560, 5120, 8192])
+@pytest.mark.parametrize("piece", ["gemv_piece", "int4_gemv_piece"])
+def test_tokens_of_the_gemv_lie_in_different_banks(kernels: ctypes.CDLL, piece: str, columns: int) -> None:
+    of = getattr(kernels, piece)
+    assert of(4, columns) >= columns
+    assert not phases_collide([of(lane, columns) for lane in range(32)])
 
 
 @pytest.mark.parametrize("operand", [0, 1])
