@@ -1,7 +1,8 @@
 """Norm, in_proj and convolution of a layer as one plugin, for engines that take one token at a time.
 
-At one token a kernel costs more than what a norm or a convolution computes. InputProjectionStep does all
-three; its output row is the projection's with the convolved channels in place.
+At one token a kernel costs more than what a norm or a convolution computes. InputProjectionStep, or
+Int4InputProjectionStep, does all three; its output row is the projection's with the convolved channels in
+place.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from onnx import helper, numpy_helper
 
 from quamba_export.plugins.common.registry import get_op
 
-DOMAIN, STEP = "quamba", "InputProjectionStep"
+DOMAIN = "quamba"
+STEPS = {  # by the projection
+    "RequantizedLinear": "InputProjectionStep",
+    "Int4RequantizedLinear": "Int4InputProjectionStep",
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def _layer(
         sizes = numpy_helper.to_array(constants[split.input[1]])
         begin, row = int(sizes[: list(split.output).index(row)].sum()), split.input[0]
     linear = made_by.get(row)
-    if linear is None or not _is(linear, "RequantizedLinear"):
+    if linear is None or not any(_is(linear, op) for op in STEPS):
         return None
     norm = made_by.get(linear.input[0])
     if norm is None or not _is(norm, "RMSNormQuantize") or readers[norm.output[0]] != 1:
@@ -81,12 +86,13 @@ def _layer(
 
 
 def _step(layer: Layer) -> onnx.NodeProto:
-    spec = get_op(STEP).spec
+    op = STEPS[layer.linear.op_type]
+    spec = get_op(op).spec
     return helper.make_node(
-        STEP,
+        op,
         [layer.norm.input[0], *layer.linear.input[1:], *layer.conv.input[1:]],
         [layer.linear.output[0], layer.conv.output[1]],
-        name=f"{layer.linear.name}/{STEP}",
+        name=f"{layer.linear.name}/{op}",
         domain=DOMAIN,
         epsilon=_attribute(layer.norm, "epsilon"),
         norm_scale=_attribute(layer.norm, "out_scale"),

@@ -158,8 +158,16 @@ def ssd_scan(i: Mapping[str, Array], a: Attrs, state_scale: Array | float) -> li
 
 
 def input_projection_step(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return step(requantized_linear, i, a)
+
+
+def int4_input_projection_step(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return step(int4_requantized_linear, i, a)
+
+
+def step(projection: Callable[..., list[Array]], i: Mapping[str, Array], a: Attrs) -> list[Array]:
     normed = quantize(rms_norm(i["x"], a["epsilon"]), a["norm_scale"])
-    (y,) = requantized_linear({**i, "x": normed}, {"x_scale": a["norm_scale"]})
+    (y,) = projection({**i, "x": normed}, {"x_scale": a["norm_scale"]})
     channels = slice(int(a["conv_begin"]), int(a["conv_begin"]) + i["conv_weight"].shape[0])
     own = {name.removeprefix("conv_"): array for name, array in i.items() if name.startswith("conv_")}
     y[..., channels], state = causal_conv({**own, "x": y[..., channels].copy()}, {})
@@ -230,6 +238,7 @@ DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "HalfSSDScan": half_ssd_scan,
     "HalfSelectiveScan": half_selective_scan,
     "InputProjectionStep": input_projection_step,
+    "Int4InputProjectionStep": int4_input_projection_step,
     "Int4Linear": int4_linear,
     "Int4RequantizedLinear": int4_requantized_linear,
     "QuantizedCausalConv1d": causal_conv,

@@ -140,15 +140,25 @@ def test_steps_compute_the_same_bits(name: str) -> None:
 @pytest.mark.parametrize("steps", [False, True], ids=["prefill", "steps"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_four_bit_projections_compute_the_same_bits(name: str, steps: bool) -> None:
-    """Their layers have no step in one kernel: norm, projection and convolution stay three."""
     exported = onnx_from_model(quantized(CONFIGS[name], "w4a8"))
     feed = feed_of(exported, 2, 1 if steps else 5)
     graph = tensorrt_graph(exported, logits="all", steps=steps)
     expected, found = run(exported, feed), run(graph, feed)
     assert all(torch.equal(found[output], tensor) for output, tensor in expected.items())
     kinds = [node.op_type for node in graph.graph.node]
-    assert kinds.count("Int4RequantizedLinear") == kinds.count("Int4Linear") == CONFIGS[name].n_layer
+    projection = "Int4InputProjectionStep" if steps else "Int4RequantizedLinear"
+    assert kinds.count(projection) == kinds.count("Int4Linear") == CONFIGS[name].n_layer
     assert "Split" not in kinds
+    if steps:
+        assert not {"RMSNormQuantize", "QuantizedCausalConv1d", "Int4RequantizedLinear"}.intersection(kinds)
+
+
+@pytest.mark.parametrize("qformat", ["w8a8", "w4a8"])
+@pytest.mark.parametrize(("config", "plugins"), [(MAMBA1, 6), (MAMBA2, 4)], ids=["mamba1", "mamba2"])
+def test_a_layer_of_a_step_is_a_few_plugins(config: MambaConfig, plugins: int, qformat: str) -> None:
+    graph = tensorrt_graph(onnx_from_model(quantized(config, qformat)), steps=True)
+    own = [node for node in graph.graph.node if node.domain == DOMAIN and node.op_type != "RMSNormLinear"]
+    assert len(own) == plugins * config.n_layer
 
 
 def test_a_norm_on_another_scale_stays_by_itself() -> None:

@@ -101,20 +101,20 @@ def _conv(random: np.random.Generator, name: str) -> Case:
 
 
 def _step(random: np.random.Generator, name: str) -> Case:
-    C, begin, behind = (
-        int(random.integers(1, 600)),
-        int(random.integers(0, 300)),
-        int(random.integers(0, 300)),
-    )
-    sizes = {
-        "B": _pick(random, 1, 1, 1, 2, 5, 9, 40),
-        "L": 1,
-        "D": _pick(random, int(random.integers(1, 700)), 4 * int(random.integers(1, 900)), 768, 2560),
-        "M": begin + C + behind,
-        "C": C,
-        "W": _pick(random, 2, 3, 4, 4),
-    }
-    return step.case_of(name, sizes, begin)
+    D = _pick(random, int(random.integers(1, 700)), 4 * int(random.integers(1, 900)), 768, 2560)
+    return step.case_of(name, *_step_sizes(random, D))
+
+
+def _int4_step(random: np.random.Generator, name: str) -> Case:
+    D = _pick(random, 32 * int(random.integers(1, 90)), 768, 2560)
+    return step.int4_case_of(name, *_step_sizes(random, D))
+
+
+def _step_sizes(random: np.random.Generator, D: int) -> tuple[dict[str, int], int]:
+    """Sizes, and where the convolved channels begin."""
+    C, begin, behind = (int(n) for n in random.integers((1, 0, 0), (600, 300, 300)))
+    B, W = _pick(random, 1, 1, 1, 2, 5, 9, 40), _pick(random, 2, 3, 4, 4)
+    return {"B": B, "L": 1, "D": D, "M": begin + C + behind, "C": C, "W": W}, begin
 
 
 def _head(random: np.random.Generator, name: str) -> Case:
@@ -175,6 +175,7 @@ DRAWN = {
     "GatedRMSNormHadamardQuantize": _gated,
     "HadamardQuantize": _hadamard,
     "InputProjectionStep": _step,
+    "Int4InputProjectionStep": _int4_step,
     "Int4Linear": lambda random, name: _int4_linear("Int4Linear", random, name),
     "Int4RequantizedLinear": lambda random, name: _int4_linear("Int4RequantizedLinear", random, name),
     "QuantizedCausalConv1d": _conv,

@@ -1,6 +1,7 @@
 // The arithmetic of the W4A8 projections on a CPU: chunk, group and row as a warp of int4_gemv takes them.
 #include <vector>
 
+#include "../../plugins/Int4InputProjectionStep/kernel.cuh"
 #include "../../plugins/Int4Linear/kernel.cuh"
 #include "../../plugins/Int4RequantizedLinear/kernel.cuh"
 
@@ -51,5 +52,38 @@ void int4_residual(const int8_t *x, const int8_t *weight, const float *scale, co
 void int4_requantized(const int8_t *x, const int8_t *weight, const float *scale, const float *bias,
                       const float *out_scale, int8_t *y, int T, int K, int M, float x_scale) {
     project({x, weight, nullptr, K, T, K, M}, scale, Int4RequantizedEnd{y, bias, out_scale, x_scale});
+}
+
+// The state is updated in place, as an engine has it.
+void int4_step(const int8_t *x, const int8_t *weight, const float *scale, const float *bias, const float *out_scale,
+               int8_t *y, int T, int K, int M, float x_scale, int8_t *state, const int8_t *conv_weight,
+               const float *conv_x_scale, const float *conv_weight_scale, const float *conv_bias,
+               const float *conv_out_scale, int begin, int C, int W) {
+    const StepEnd<Int4RequantizedEnd> end = {y,
+                                             {y, bias, out_scale, x_scale},
+                                             state,
+                                             conv_weight,
+                                             conv_x_scale,
+                                             conv_weight_scale,
+                                             conv_bias,
+                                             conv_out_scale,
+                                             state,
+                                             begin,
+                                             C,
+                                             W};
+    project({x, weight, nullptr, K, T, K, M}, scale, Int4ProjectionStepEnd{end});
+}
+
+// Shared memory of an SM that holds a block of the step and one of out_proj: K columns of in_proj, M rows.
+int step_and_out_proj_bytes(int K, int M, int multiprocessors) {
+    const auto bytes = [&](int columns, int rows, int depth) {
+        const GemvShape shape = gemv_shape<Int4Format>(columns, rows, 1, multiprocessors);
+        return int(GemvShared<Int4Format>(columns, 1, shape, depth).bytes()) + GEMV_RESERVE;
+    };
+    return bytes(K, M, Int4ProjectionStepEnd::DEPTH) + bytes(2 * K, K, Int4ResidualEnd::DEPTH);
+}
+
+int step_and_out_proj_registers() {
+    return GEMV_THREADS * (Int4ProjectionStepEnd::REGISTERS + Int4ResidualEnd::REGISTERS);
 }
 }

@@ -28,6 +28,7 @@ def call_of(spec: OpSpec) -> tuple[list[str], list[list[int]], dict[str, float |
         "H": 12,
         "K": 160,
     }
+    letters |= {letter: 160 for letter, part in spec.multiples if part == "32"}
     shapes = [[eval_size(dim, letters) for dim in t.dims] for t in spec.inputs]
     return [t.allowed[0] for t in spec.inputs], shapes, {a.name: 1 for a in spec.attrs}
 

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from op_cases import Case, cases_of
 from op_implementations import run_reference
+
+from quamba_export.plugins.common.registry import get_op
 
 SOURCE = Path(__file__).with_name("host_int4.cpp")
 LAST = {"Int4Linear": "residual", "Int4RequantizedLinear": "out_scale"}
@@ -24,7 +27,8 @@ def compiled(folder: Path, source: str) -> ctypes.CDLL:
         pytest.skip("no g++ found: apt install g++")
     library, copy = folder / "host_int4.so", folder / "host_int4.cpp"
     copy.write_text(source.replace("../..", str(SOURCE.parents[2])))
-    flags = ["-std=c++17", "-O2", "-Wall", "-Werror", "-ffp-contract=off", "-shared", "-fPIC"]
+    warnings = ["-Wall", "-Wno-unknown-pragmas", "-Werror"]  # #pragma unroll is nvcc's
+    flags = ["-std=c++17", "-O2", *warnings, "-ffp-contract=off", "-shared", "-fPIC"]
     subprocess.run([compiler, *flags, "-o", str(library), str(copy)], check=True)
     return ctypes.CDLL(str(library))
 
@@ -45,6 +49,41 @@ def run_host(host: ctypes.CDLL, case: Case) -> np.ndarray:
     sizes = (batch * length, columns, rows, ctypes.c_float(case.attrs["x_scale"]))
     getattr(host, FUNCTION[case.op])(*pointers, *sizes)
     return y
+
+
+def run_step(host: ctypes.CDLL, case: Case) -> list[np.ndarray]:
+    """From the codes of the norm on: y, and the state that was updated in place."""
+    i = {name: np.ascontiguousarray(array).copy() for name, array in case.inputs.items()}
+    norm_scale = case.attrs["norm_scale"]
+    normed = get_op("RMSNormQuantize").reference(
+        torch.from_numpy(i["x"]), epsilon=case.attrs["epsilon"], out_scale=norm_scale
+    )
+    codes, scale = normed.numpy(), i["weight_scale"].astype(np.float32)
+    batch, length, columns = codes.shape
+    channels, width = i["conv_weight"].shape
+    y = np.empty((batch, length, len(i["weight"])), np.int8)
+    conv = [i[f"conv_{name}"] for name in ("state", "weight", "x_scale", "weight_scale", "bias", "out_scale")]
+    arrays = [codes, i["weight"], scale, i["bias"], i["out_scale"], y]
+    host.int4_step(
+        *(array.ctypes.data_as(ctypes.c_void_p) for array in arrays),
+        *(batch * length, columns, y.shape[-1], ctypes.c_float(norm_scale)),
+        *(array.ctypes.data_as(ctypes.c_void_p) for array in conv),
+        *(int(case.attrs["conv_begin"]), channels, width),
+    )
+    return [y, i["conv_state"]]
+
+
+@pytest.mark.parametrize("case", cases_of("Int4InputProjectionStep"), ids=str)
+def test_the_step_gives_the_reference_s_bits(host: ctypes.CDLL, case: Case) -> None:
+    for found, expected in zip(run_step(host, case), run_reference(case), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("K", "M"), [(768, 3352), (1536, 6448), (2560, 10576)])
+def test_a_block_of_the_step_leaves_room_for_one_of_out_proj(host: ctypes.CDLL, K: int, M: int) -> None:
+    """On an H200: 132 SMs, 228 KiB of shared memory and 65,536 registers each."""
+    assert host.step_and_out_proj_bytes(K, M, 132) <= 228 * 1024
+    assert host.step_and_out_proj_registers() <= 65536
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -34,6 +34,7 @@ SMALL = {
     "HalfSSDScan": "G_2_float16",
     "HalfSelectiveScan": "odd_sizes_float16",
     "InputProjectionStep": "at_the_end",
+    "Int4InputProjectionStep": "at_the_end",
     "Int4Linear": "short_group",
     "Int4RequantizedLinear": "short_group",
     "QuantizedCausalConv1d": "shorter_than_the_window",
@@ -134,6 +135,13 @@ FAULTS = [
     ("QuantizedSelectiveScan", "L_65_float32", "h_next = Add (kept, added)", "h_next = Add (h, added)"),
     ("GatedRMSNormHadamardQuantize", "two_groups", "Mul (merged, norm_weight)", "Identity (merged)"),
     ("InputProjectionStep", "decode", "Concat <axis = 2> (front, conv_y", "Concat <axis = 2> (front, conv_x"),
+    (
+        "Int4InputProjectionStep",
+        "decode",
+        "Concat <axis = 2> (front, conv_y",
+        "Concat <axis = 2> (front, conv_x",
+    ),
+    ("Int4InputProjectionStep", "short_group", "Mul (total, norm_scale)", "Identity (total)"),
     ("Int4RequantizedLinear", "K_384", "total_sum_1, total_part_2", "total_sum_0, total_part_2"),
     (
         "Int4RequantizedLinear",
