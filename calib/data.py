@@ -80,24 +80,27 @@ def calibration_windows(
     count: int,
     size: int,
     seed: int | None = None,
+    flags: tuple[str, str] = ("--calib-size", "--calib-seqlen"),
 ) -> Tokens:
     """`count` windows of `size` tokens (count, size): the first ones, or a draw of all where a seed is given.
 
+    flags: what a command calls `count` and `size`, for errors.
+
     Raises QuambaError where the text holds fewer than count * size tokens.
     """
-    for flag, value in (("--calib-size", count), ("--calib-seqlen", size)):
+    for flag, value in zip(flags, (count, size), strict=True):
         if value < 1:
             raise QuambaError(f"{flag} must be positive", found=str(value), allowed="1 or more")
     needed = count * size
     stream = token_stream(source, tokenizer_path, eos_token_id, limit=needed if seed is None else None)
     if stream.size < needed:
         raise QuambaError(
-            f"too little calibration text in {source}",
+            f"too little text in {source}",
             found=f"{stream.size} tokens",
             allowed=f"at least {needed} tokens ({count} samples of {size})",
-            fix=f"give a longer text, or --calib-size {stream.size // size}"
+            fix=f"give a longer text, or {flags[0]} {stream.size // size}"
             if stream.size >= size
-            else "give a longer text, or a smaller --calib-seqlen",
+            else f"give a longer text, or a smaller {flags[1]}",
         )
     every = windows(stream, size)
     if seed is None:

@@ -24,6 +24,8 @@ def rounding_from_table(table: Mapping[str, Any], where: str = "weights") -> Rou
     refuse_unknown([kind], ROUNDINGS, f"rounding kind in {where}")
     options = {name: value for name, value in table.items() if name != "kind"}
     known = {field.name: type(field.default) for field in fields(ROUNDINGS[kind])}
+    for name in options:
+        _refuse_option_of_another(name, kind, where)
     refuse_unknown(options, known, f"option of {kind} in {where}")
     for name, value in options.items():
         expected = known[name]
@@ -32,3 +34,16 @@ def rounding_from_table(table: Mapping[str, Any], where: str = "weights") -> Rou
                 f"{where}.{name} has a wrong value", found=repr(value), allowed=expected.__name__
             )
     return ROUNDINGS[kind](**options)
+
+
+def _refuse_option_of_another(name: str, kind: str, where: str) -> None:
+    kinds = [
+        other for other, rounding in ROUNDINGS.items() if name in {field.name for field in fields(rounding)}
+    ]
+    if kinds and kind not in kinds:
+        raise QuambaError(
+            f"unknown option of {kind} in {where}: {name}",
+            found=f"an option of {', '.join(kinds)}",
+            allowed=", ".join(field.name for field in fields(ROUNDINGS[kind])),
+            fix=f'round by it: --rounding {kinds[0]}, or kind = "{kinds[0]}" in the recipe\'s table',
+        )

@@ -79,10 +79,9 @@ def scale_drift(
     if checkpoint.tokenizer_path is None:
         allowed = "a tokenizer.json beside the weights"
         raise QuambaError(f"checkpoint {checkpoint.path} has no tokenizer", allowed=allowed)
-    eos = checkpoint.eos_token_id
+    tokenizer, eos, flags = checkpoint.tokenizer_path, checkpoint.eos_token_id, ("--samples", "--seqlen")
     windows = [
-        calibration_windows(text, checkpoint.tokenizer_path, eos, count=samples, size=length)
-        for text in texts
+        calibration_windows(text, tokenizer, eos, count=samples, size=length, flags=flags) for text in texts
     ]
     with tempfile.TemporaryDirectory(prefix="quamba-drift-") as folder, one_thread():
         totals = observed(calibration, checkpoint, windows, Path(folder), workers, progress)

@@ -44,6 +44,15 @@ class SiteError:
 
 
 @dataclass(frozen=True)
+class RoundedProjection:
+    """Share of a projection's output energy that its rounding loses, and that the nearest integers would."""
+
+    projection: str
+    error: float
+    nearest_error: float
+
+
+@dataclass(frozen=True)
 class CalibrationFacts:
     """The scales of a model and where they came from."""
 
@@ -58,24 +67,27 @@ class CalibrationFacts:
     layer_table: list[ScaleEntry]
     sites: list[SiteScale]
     errors: list[SiteError]
+    rounded: list[RoundedProjection]  # by a recipe that rounds weights while calibrating
 
 
 def inspect_calibration(path: Path, layer: int) -> CalibrationFacts:
     """Facts of calibration/. Raises QuambaError (exit 2) for a layer the model has not."""
     calibration = read_calibration(path)
     check_layer(layer, calibration.config.n_layer)
+    rounded = calibration.run.get("rounding_errors", {})
     return CalibrationFacts(
         kind="calibration",
         path=str(path),
         digest=calibration.digest,
         checkpoint_digest=calibration.checkpoint_digest,
         recipe=calibration.recipe.as_table(),
-        run=calibration.run,
+        run={name: fact for name, fact in calibration.run.items() if name != "rounding_errors"},
         config=asdict(calibration.config),
         layer=layer,
         layer_table=calibrated_layer_table(calibration, layer),
         sites=[site_scale(calibration, site) for site in calibration.statistics],
         errors=[site_error(site, statistic) for site, statistic in calibration.statistics.items()],
+        rounded=[RoundedProjection(name, **losses) for name, losses in rounded.items()],
     )
 
 

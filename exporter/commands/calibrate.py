@@ -77,7 +77,7 @@ def calibrate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Observe the float model on text and choose a scale for every site.
+    """Observe the float model on text and choose a scale for every site; with --rounding gptq, round weights.
 
     Example: quamba-export calibrate CHECKPOINT --data calibration.txt -o calibration/ --calib-size 128
     """

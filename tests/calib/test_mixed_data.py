@@ -70,5 +70,5 @@ def test_a_weight_is_a_number_above_zero(weight):
 def test_a_text_without_a_sample_or_too_short_is_refused(folder):
     with refused("b.txt would give no sample", code=ExitCode.USAGE):
         mixed(folder, {"a": 100, "b": 1}, 4)
-    with refused("too little calibration text in", "b.txt"):
+    with refused("too little text in", "b.txt"):
         mixed(folder, {"a": 1, "b": 9}, 30)

@@ -195,7 +195,8 @@ def test_columns_that_int4_cannot_pack_are_refused_before_any_work(run):
     [
         ({"kind": "gtpq"}, "did you mean gptq"),
         ({"kind": "gptq", "dampening": 0.1}, "did you mean damping"),
-        ({"kind": "nearest", "bits": 4}, "unknown option of nearest"),
+        ({"kind": "nearest", "bits": 4}, r"(?s)unknown option of nearest.*--rounding gptq"),
+        ({"act_order": True}, r"(?s)unknown option of nearest.*--rounding gptq"),
         ({"kind": "gptq", "bits": 4.0}, "weights.bits has a wrong value"),
         ({"kind": "gptq", "bits": True}, "weights.bits has a wrong value"),
         ({"kind": "gptq", "act_order": 1}, "weights.act_order has a wrong value"),

@@ -117,6 +117,8 @@ def test_weights_are_rounded_as_the_flags_say_and_exported(flow: Flow, tmp_path:
     assert len(made["rounding_errors"]) == 4
     table = json.loads((tmp_path / "c" / "calibration.json").read_text())["recipe"]["weights"]
     assert table == {"kind": "gptq", "bits": 4, "damping": 0.02, "act_order": True, "clip": True}
+    rounded = run_json("inspect", tmp_path / "c")["rounded"]
+    assert {entry.pop("projection"): entry for entry in rounded} == made["rounding_errors"]
     widths = ("--qformat", "w4a8")
     calibrated = ("--calibration", tmp_path / "c", *widths)
     run_json("export", flow.checkpoint, *calibrated, "-o", tmp_path / "e")
