@@ -66,8 +66,8 @@ def scale_drift(
 ) -> list[TextDrift]:
     """Score the scales on the first `samples` windows of `length` tokens of every text.
 
-    Raises QuambaError for a checkpoint that the calibration is not of (exit 4), and for text that is too
-    short or cannot be read: before the model is run.
+    Raises QuambaError for a checkpoint that the calibration is not of (exit 4), for a calibration without
+    statistics, and for text that is too short or cannot be read: before the model is run.
     """
     if calibration.checkpoint_digest != checkpoint.digest:
         raise QuambaError(
@@ -76,6 +76,9 @@ def scale_drift(
             allowed=f"checkpoint {calibration.checkpoint_digest}",
             code=ExitCode.INTEGRITY,
         )
+    if not calibration.statistics:
+        found = "scales without statistics"
+        raise QuambaError("the calibration has nothing to compare with", found=found, fix="calibrate anew")
     if checkpoint.tokenizer_path is None:
         allowed = "a tokenizer.json beside the weights"
         raise QuambaError(f"checkpoint {checkpoint.path} has no tokenizer", allowed=allowed)

@@ -61,6 +61,18 @@ def test_drift_is_of_the_calibrations_own_checkpoint(flow: Flow, other: Path, tm
     drift(flow, flow.calibration, "--data", other, "--samples", 4000, exit_code=3)
 
 
+def test_drift_needs_what_calibration_recorded(
+    flow: Flow, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_calibration(
+        dataclasses.replace(read_calibration(flow.calibration), statistics={}), tmp_path / "bare"
+    )
+    drift(flow, tmp_path / "bare", "--data", other, exit_code=3)
+    assert "scales without statistics" in capsys.readouterr().err
+    drift(flow, flow.calibration, "--data", other, "--samples", 4000, exit_code=3)
+    assert "--samples" in capsys.readouterr().err
+
+
 def test_a_mixture_is_calibrated_and_recorded(flow: Flow, other: Path, tmp_path: Path) -> None:
     texts = ("--data", flow.text, "--data", other)
     weights = ("--data-weight", 3, "--data-weight", 1)

@@ -1,5 +1,5 @@
-// The host-device parts of plugins/common for test_host_math.py and test_host_decay.py: scalar mathematics over arrays, and what a
-// block or a warp does with them replayed as loops over its threads.
+// The host-device parts of plugins/common for test_host_math.py and test_host_decay.py: scalar mathematics over
+// arrays, and what a block or a warp does with them replayed as loops over its threads.
 #include "../../plugins/common/decay.cuh"
 #include "../../plugins/common/hadamard_part.cuh"
 #include "../../plugins/common/numeric.cuh"
