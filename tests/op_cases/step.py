@@ -51,5 +51,7 @@ CASES = [
     draw(OP, "strided", SHAPES["decode"][0], strided=True, attrs={"conv_begin": 16}, **spread(64)),
     *(int4_case_of(name, sizes, begin) for name, (sizes, begin) in INT4_SHAPES.items()),
     int4_case_of("zero_state", *INT4_SHAPES["decode"], conv_state=0),
-    draw(INT4, "strided", INT4_SHAPES["decode"][0], strided=True, attrs={"conv_begin": 16}, **int4_spread(128)),
+    draw(
+        INT4, "strided", INT4_SHAPES["decode"][0], strided=True, attrs={"conv_begin": 16}, **int4_spread(128)
+    ),
 ]
