@@ -124,7 +124,8 @@ def context_table(speeds: list[GpuSpeed]) -> Iterator[str]:
         times = [speed.context_tpot_ms[n] for n in contexts]
         spread = max(times) / min(times) - 1
         verdict = f"{spread:.1%}: {'met' if spread <= FLAT else 'short'}"
-        yield f"| {speed.size} | {' | '.join(f'{ms:.4f}' for ms in times)} | {verdict} |"
+        columns = " | ".join(f"{ms:.4f}" for ms in times)
+        yield f"| {speed.size}, {speed.numbers} | {columns} | {verdict} |"
 
 
 def main(

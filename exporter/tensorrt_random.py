@@ -29,6 +29,7 @@ from quamba_export.runtime.errors import ExitCode
 def main(
     sizes: Annotated[list[str], typer.Argument(help="Names of exporter/model_sizes.py, `:N` for N layers.")],
     plugins: Annotated[Path, typer.Option(help="libquamba_plugins.so.")],
+    qformat: Annotated[str, typer.Option(help="w8a8 or w4a8.")] = "w8a8",
     compare_below: Annotated[int, typer.Option(help="Millions of weights up to which to compare.")] = 200,
 ) -> None:
     """Draw, build, time, compare."""
@@ -36,7 +37,8 @@ def main(
     for size in sizes:
         name, _, layers = size.partition(":")
         print(size, flush=True)
-        measure(random_model(name, n_layer=int(layers) if layers else None), plugins, compare_below, report)
+        model = random_model(name, n_layer=int(layers) if layers else None, qformat=qformat)
+        measure(model, plugins, compare_below, report)
     if report.failures:
         raise typer.Exit(ExitCode.NUMERIC)
 

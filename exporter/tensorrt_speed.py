@@ -1,7 +1,7 @@
 """Speed and memory of TensorRT engines of published sizes with random weights: a JSON line a model.
 
-    python -m quamba_export.exporter.tensorrt_speed mamba2-2.7b mamba-130m --plugins libquamba_plugins.so \\
-        --output ours.jsonl
+    python -m quamba_export.exporter.tensorrt_speed mamba2-2.7b mamba-130m --qformat w4a8 \\
+        --plugins libquamba_plugins.so --output ours.jsonl
 
 A size is a name of exporter/model_sizes.py, `:2` behind it keeps two layers. Two pairs of engines are built
 of each: one for a single sequence (TTFT, TPOT, TPOT after long contexts) and one for several. Both prefill

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from quamba_export.exporter import gpu_speed
 from quamba_export.exporter.gpu_speed import GpuSpeed, append_speed, copy_gb_per_s, milliseconds, read_speeds
-from quamba_export.exporter.gpu_speed_table import compared, context_table, main, rows
+from quamba_export.exporter.gpu_speed_table import compared, context_table, main, rows, times_table
 
 OURS = GpuSpeed(
     engine="quamba-export, TensorRT 10.6.0",
@@ -88,10 +88,11 @@ def test_rows_say_which_aims_are_met() -> None:
     [
         ("w8a8", 1.66, "2 times: short, below 3.31 ms: met"),
         ("w4a8", 1.5, "2.5 times: short, below 3.31 ms: met"),
+        ("w4a8", 1.3, "2.5 times: met, below 3.31 ms: met"),
         ("w8a8", 3.4, "2 times: short, below 3.31 ms: short"),
     ],
 )
-def test_a_missed_aim_is_called_short(numbers: str, tpot: float, aim: str) -> None:
+def test_each_width_has_its_own_aim(numbers: str, tpot: float, aim: str) -> None:
     speed = replace(OURS, numbers=numbers, tpot_ms={"1": tpot})
     assert [row.aim for row in rows(speed, THEIRS) if row.figure == "TPOT, batch 1"] == [aim]
 
@@ -99,8 +100,8 @@ def test_a_missed_aim_is_called_short(numbers: str, tpot: float, aim: str) -> No
 def test_tpot_that_grows_with_the_context_is_called_short() -> None:
     grown = replace(OURS, size="grown", context_tpot_ms={"512": 1.1, "32768": 1.3})
     flat, short = list(context_table([OURS, grown]))[2:]
-    assert flat == "| mamba2-2.7b | 1.1000 | 1.1200 | 1.8%: met |"
-    assert short == "| grown | 1.1000 | 1.3000 | 18.2%: short |"
+    assert flat == "| mamba2-2.7b, w8a8 | 1.1000 | 1.1200 | 1.8%: met |"
+    assert short == "| grown, w8a8 | 1.1000 | 1.3000 | 18.2%: short |"
 
 
 def test_sizes_that_share_no_context_have_no_table() -> None:
@@ -113,6 +114,15 @@ def test_only_the_same_size_on_the_same_gpu_is_compared() -> None:
     assert compared([OURS, other, again], [THEIRS]) == [(again, THEIRS)]
     with refused("no model in common", "found: mamba2-2.7b on Another GPU", "mamba2-2.7b on NVIDIA H200"):
         compared([replace(OURS, gpu="Another GPU")], [THEIRS])
+
+
+def test_both_widths_of_a_size_are_told_apart() -> None:
+    int4 = replace(OURS, numbers="w4a8", tpot_ms={"1": 1.3})
+    pairs = compared([OURS, int4], [THEIRS])
+    assert pairs == [(OURS, THEIRS), (int4, THEIRS)]
+    lines = [line for line in times_table(pairs) if "TPOT, batch 1 " in line]
+    assert [line.split(" | ")[0] for line in lines] == ["| mamba2-2.7b, w8a8", "| mamba2-2.7b, w4a8"]
+    assert lines[1].endswith("| 2.54 | 2.5 times: met, below 3.31 ms: met |")
 
 
 def test_the_command_prints_the_three_tables(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Time of every kernel at published sizes, on random data, in a CUDA graph of many launches: us a call.
 
     python -m tests.gpu.measure [--size mamba2-2.7b] [--length 512] [--stack] [--separate] [--without scan]
+        [--qformat w4a8]
 
 Needs QUAMBA_PLUGINS as `make gpu-test` sets it. A graph of 50 launches over rotating buffers is replayed;
 with --stack, one graph of the kernels of all layers in their order, each layer on weights of its own; what a
@@ -14,7 +15,7 @@ import os
 from pathlib import Path
 
 import torch
-from op_cases import Case, step
+from op_cases import Case, int4, step
 from op_cases.drawing import draw
 
 from quamba_export.calib.config import MambaConfig
@@ -25,8 +26,10 @@ LAUNCHES, COPIES = 50, 10
 ORDER = ("step", "norm", "in_proj", "conv", "x_proj", "dt_proj", "scan", "gated", "hadamard", "out_proj")
 
 
-def calls(config: MambaConfig, batch: int, length: int, separate: bool) -> dict[str, Case]:
-    """The calls of one layer, by what they are."""
+def calls(
+    config: MambaConfig, batch: int, length: int, *, separate: bool = False, four_bits: bool = False
+) -> dict[str, Case]:
+    """The calls of one layer, by what they are. four_bits: of the weights of in_proj and out_proj."""
     B, L, D, E, N = batch, length, config.d_model, config.d_inner, config.d_state
     tokens = {"B": B, "L": L}
     linear = {"weight_scale": 0.001, "bias": 0.0}
@@ -38,11 +41,16 @@ def calls(config: MambaConfig, batch: int, length: int, separate: bool) -> dict[
         "conv": draw("QuantizedCausalConv1d", "m", {**tokens, "C": config.conv_dim, "W": config.d_conv}),
         "out_proj": draw("QuantizedLinear", "m", {**tokens, "K": E, "M": D}, **linear),
     }
+    if four_bits:
+        in_proj, out_proj = {**tokens, "K": D, "M": config.d_in_proj}, {**tokens, "K": E, "M": D}
+        cases["in_proj"] = int4.case_of("Int4RequantizedLinear", "m", in_proj)
+        cases["out_proj"] = int4.case_of("Int4Linear", "m", out_proj)
     if length == 1 and not separate:
         del cases["norm"], cases["in_proj"], cases["conv"]
         begin = E if config.kind == "mamba2" else 0
         sizes = {**tokens, "D": D, "M": config.d_in_proj, "C": config.conv_dim, "W": config.d_conv}
-        cases["step"] = step.case_of("m", sizes, begin)
+        case_of = step.int4_case_of if four_bits else step.case_of
+        cases["step"] = case_of("m", sizes, begin)
     if config.kind == "mamba2":
         sizes = {
             "H": config.n_heads,
@@ -107,17 +115,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--stack", action="store_true")
     parser.add_argument("--separate", action="store_true")
+    parser.add_argument("--qformat", choices=["w8a8", "w4a8"], default="w8a8")
     parser.add_argument("--without", nargs="*", default=[], choices=ORDER)
     arguments = parser.parse_args()
     library = KernelLibrary(Path(os.environ["QUAMBA_PLUGINS"]))
     for size in arguments.size:
         for length in arguments.length:
-            title, config = f"{size} B={arguments.batch} L={length}", CONFIGS[size]
-            layer = {
-                name: case
-                for name, case in calls(config, arguments.batch, length, arguments.separate).items()
-                if name not in arguments.without
-            }
+            title, config = f"{size} {arguments.qformat} B={arguments.batch} L={length}", CONFIGS[size]
+            four_bits = arguments.qformat == "w4a8"
+            whole = calls(config, arguments.batch, length, separate=arguments.separate, four_bits=four_bits)
+            layer = {name: case for name, case in whole.items() if name not in arguments.without}
             if arguments.stack:
                 total = stack_microseconds(library, layer, config)
                 left_out = "".join(f", without {name}" for name in arguments.without)
