@@ -87,7 +87,7 @@ def check_builder() -> Check:
 
 
 def check_plugins(library: Path) -> Check:
-    """Whether the library loads into TensorRT's registry and makes every op of this release."""
+    """Whether the library loads into TensorRT's registry and makes every op of this release that has a kernel."""
     purpose = "the ops in engines"
     fix = "make it anew: quamba-export build export/ --target TARGET -o bundle/"
     try:
@@ -95,7 +95,7 @@ def check_plugins(library: Path) -> Check:
         creators = import_tensorrt().get_plugin_registry().all_creators
     except QuambaError as error:
         return Check("plugins", "wrong", f"{error.message}: {error.found}", GPU, purpose, error.fix)
-    ops = {path.parent.name for path in PLUGIN_SOURCES.glob("*/op.py")}
+    ops = {path.parent.name for path in PLUGIN_SOURCES.glob("*/launch.cu")}
     made = {creator.name for creator in creators if creator.plugin_namespace == NAMESPACE}
     if lacking := sorted(ops - made):
         found = f"{library} registers no creator of {', '.join(lacking)}"

@@ -34,7 +34,7 @@ def test_a_kernel_is_launched(library: KernelLibrary) -> None:
 
 def test_a_bundle_is_run() -> None:
     if "QUAMBA_BUNDLE" not in os.environ:
-        pytest.skip("QUAMBA_BUNDLE is not set: no CUDA GPU, or no bundle built for it")
+        pytest.skip("no CUDA GPU with a bundle: QUAMBA_BUNDLE names none")
     found = checks("--for", "gpu-run", "--bundle", os.environ["QUAMBA_BUNDLE"])
     for name in ("plugins", "kernel", "model"):
         assert found[name]["state"] == "ok", found[name]
