@@ -87,7 +87,7 @@ def check_builder() -> Check:
 
 
 def check_plugins(library: Path) -> Check:
-    """Whether the library loads into TensorRT's registry and makes every op of this release that has a kernel."""
+    """Whether the library loads into TensorRT's registry and makes every op that has a kernel."""
     purpose = "the ops in engines"
     fix = "make it anew: quamba-export build export/ --target TARGET -o bundle/"
     try:
