@@ -123,6 +123,10 @@ def study(model, reference, tokens, formats):  # type: ignore
         found = torch.log_softmax(logits[:, 0], -1).chunk(len(held))
         for score, got in zip(scores.values(), found, strict=True):
             score.add(got, expected[:, position], found[0], tokens[:, position + 1])
+        if position % 64 == 63:
+            print(position + 1, flush=True)
+            for n, s in scores.items():
+                print(f"  {n:16} ppl {math.exp(s.nats/s.tokens):8.4f} kl {s.kl/s.tokens:.5f} own {s.own_kl/s.tokens:.5f}", flush=True)
     return scores, float_nats
 
 

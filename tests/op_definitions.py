@@ -6,6 +6,7 @@ Sums of integers are exact; everything else is made of tests/op_formulas.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from op_cases import Case
 from op_cases.drawing import Array
 from op_formulas import (
     Attrs,
+    Rows,
     dense_hadamard,
     dequantize,
     exp,
@@ -104,6 +106,21 @@ SELECTIVE_OPERANDS = ("x", "dt", "A_log", "B", "C", "D", "z", "dt_bias")
 def quantized_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     widened = {name: dequantize(i[name], a[f"{name}_scale"]) for name in SELECTIVE_OPERANDS}
     return selective_scan({**widened, "state": i["state"]}, a["state_scale"])
+
+
+def dynamic_state_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    y, state = quantized_selective_scan({**i, "state": rows(i)}, {**a, "state_scale": 1.0})
+    return [y, *state]
+
+
+def dynamic_state_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    unread = np.ones((len(i["x_scale"]), i["state"].shape[-1]), f32)
+    y, state = quantized_ssd_scan({**i, "state": rows(i), "state_scale": unread}, a)
+    return [y, *state]
+
+
+def rows(i: Mapping[str, Array]) -> Any:
+    return Rows(i["state"], i["row_scale"])
 
 
 def half_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -226,6 +243,8 @@ def half_int8_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
 
 
 DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
+    "DynamicStateSSDScan": dynamic_state_ssd_scan,
+    "DynamicStateSelectiveScan": dynamic_state_selective_scan,
     "GatedRMSNormHadamardQuantize": gated_norm_quantize,
     "HadamardQuantize": hadamard_quantize,
     "HalfCausalConv1d": half_conv,

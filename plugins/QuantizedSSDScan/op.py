@@ -15,12 +15,15 @@ from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
 from quamba_export.plugins.common.onnx_text import FLOAT, exp_lines, softplus_lines
 from quamba_export.plugins.common.precise import exp, softplus
 from quamba_export.plugins.common.quantization import dequantize
-from quamba_export.plugins.common.recurrence import (
-    ONNX_TYPE,
-    scan,
-    state_in_lines,
-    state_out_lines,
-    tree_sum_lines,
+from quamba_export.plugins.common.recurrence import scan, tree_sum_lines
+from quamba_export.plugins.common.scan_state import (
+    CARRIED,
+    ROWS,
+    State,
+    begin_lines,
+    end_lines,
+    loaded_lines,
+    stored_lines,
 )
 
 SPEC = OpSpec(
@@ -66,12 +69,12 @@ def reference(
     C_scale: T,
     state_scale: T,
     scale_index: T,
-    state: T,
+    state: State,
     *,
     dt_scale: float,
     dt_min: float,
     dt_max: float,
-) -> tuple[T, T]:
+) -> tuple[T, State]:
     """h = exp(dt A) h + dt x B^T;  y = h C + D x, with A = -exp(A_log), dt = clamp(softplus(dt + dt_bias)).
 
     fp32 throughout; exp and softplus are rounded once. Source: Mamba-2 (arXiv 2405.21060), section 3.
@@ -99,9 +102,9 @@ def ssd_scan(
     D: T,
     dt_bias: T,
     state_scale: T,
-    state: T,
+    state: State,
     limits: tuple[float, float],
-) -> tuple[T, T]:
+) -> tuple[T, State]:
     """The reference behind the dequantization: all but the state is fp32, in the contract's shapes.
 
     state_scale (H, P, N) is read for an int8 state only.
@@ -137,47 +140,49 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
     """
 
 
-def ssd_scan_lines(sizes: Mapping[str, Size], dtype: str) -> str:
-    """ssd_scan of x_f, dt_f, A_log, B_f, C_f, D, dt_bias and `state` of `dtype`.
+def ssd_scan_lines(sizes: Mapping[str, Size], kind: str) -> str:
+    """ssd_scan of x_f, dt_f, A_log, B_f, C_f, D, dt_bias and `state` of `kind`, its dtype or ROWS.
 
-    h_scales (H, P, N) is read for an int8 state only.
+    state_scale and scale_index are read for an int8 state only.
     """
     groups, heads, channels, n_state = (int(sizes[letter]) for letter in "GHPN")
-    per_group = heads // groups
+    per_group, held = heads // groups, n_state + (kind == ROWS)  # numbers a loop carries of a row
     shapes = {  # 0 keeps batch and length
         "heads_shape": [0, 0, groups, per_group, 1, 1],
         "channels_shape": [0, 0, groups, per_group, channels, 1],
         "rows_shape": [0, 0, groups, 1, 1, n_state],
-        "state_shape": [0, groups, per_group, channels, n_state],
+        "state_shape": [0, groups, per_group, channels, held],
         "scale_shape": [groups, per_group, channels, n_state],
         "y_shape": [0, 0, heads, channels],
-        "state_out_shape": [0, heads, channels, n_state],
+        "state_out_shape": [0, heads, channels, held],
     }
     shape_lines = "\n".join(f"{name} = Constant <value_ints = {shape}> ()" for name, shape in shapes.items())
     return f"""
         {shape_lines}
         {_STEPS}
-        {"h_scale = Reshape (h_scales, scale_shape)" if dtype == "int8" else ""}
-        h_0 = Reshape (state, state_shape)
+        {_STATE_SCALE if kind == "int8" else ""}
+        {begin_lines("state", "held_0", kind)}
+        h_0 = Reshape (held_0, state_shape)
         h_last, y_scanned = Scan <
             num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
             token (
-                {ONNX_TYPE[dtype]}[B, G, R, P, N] held, float[B, G, R, I, I] decay_t,
+                {CARRIED[kind]}[B, G, R, P, M] held, float[B, G, R, I, I] decay_t,
                 float[B, G, R, P, I] inputs_t, float[B, G, I, I, N] B_t, float[B, G, I, I, N] C_t
-            ) => ({ONNX_TYPE[dtype]}[B, G, R, P, N] held_next, float[B, G, R, P, I] y_t) {{
-                {state_in_lines("held", "h", dtype, "h_scale")}
+            ) => ({CARRIED[kind]}[B, G, R, P, M] held_next, float[B, G, R, P, I] y_t) {{
+                {loaded_lines("held", "h", kind, "h_scale", n_state)}
                 kept = Mul (h, decay_t)
                 added = Mul (inputs_t, B_t)
                 h_next = Add (kept, added)
                 read = Mul (h_next, C_t)
                 {tree_sum_lines("read", "y_t", n_state)}
-                {state_out_lines("h_next", "held_next", dtype, "h_scale")}
+                {stored_lines("h_next", "held_next", kind, "h_scale")}
             }}> (h_0, decay, inputs, B_rows, C_rows)
         y_heads = Reshape (y_scanned, y_shape)
         D_column = Unsqueeze (D, last)
         skip = Mul (D_column, x_f)
         y = Add (y_heads, skip)
-        state_out = Reshape (h_last, state_out_shape)
+        held_last = Reshape (h_last, state_out_shape)
+        {end_lines("held_last", "state_out", kind, n_state)}
     """
 
 
@@ -194,7 +199,11 @@ _DEQUANTIZED = f"""
         C_codes = Cast <to = {FLOAT}> (C)
         C_column = Unsqueeze (C_scale, scale_axis)
         C_f = Mul (C_codes, C_column)
+"""
+
+_STATE_SCALE = """
         h_scales = Gather <axis = 0> (state_scale, scale_index)
+        h_scale = Reshape (h_scales, scale_shape)
 """
 
 _STEPS = f"""

@@ -7,6 +7,7 @@ import numpy as np
 from op_cases.drawing import STEP, Case, draw, letters
 
 SELECTIVE, SSD = "QuantizedSelectiveScan", "QuantizedSSDScan"
+DYNAMIC_SELECTIVE, DYNAMIC_SSD = "DynamicStateSelectiveScan", "DynamicStateSSDScan"
 STATE_DTYPES = ("float16", "float32", "int8")
 SELECTIVE_SHAPES = {
     "one_of_everything": letters(B=1, L=1, E=1, N=1),
@@ -72,6 +73,21 @@ def _extremes(op: str, sizes: dict[str, int]) -> list[Case]:
     ]
 
 
+def _dynamic(op: str, shapes: dict[str, dict[str, int]], extremes: str) -> list[Case]:
+    """Rows whose scale is found as they are written: of one entry, of nothing, of entries far below the peak."""
+    sizes = shapes[extremes]
+    return [
+        *(draw(op, name, shape) for name, shape in shapes.items()),
+        draw(op, "saturated", sizes, saturated=True),
+        draw(op, "strided", sizes, strided=True),
+        draw(op, "step_1000", sizes, attrs={"dt_scale": 8.0}),
+        draw(op, "nothing", sizes, x=0, state=0, row_scale=0.0),
+        draw(op, "nothing_but_state", sizes, x=0, attrs={"dt_scale": 1e-3}),
+        draw(op, "tiny_rows", sizes, x=0, row_scale=1e-37),
+        draw(op, "one_peak", sizes, B=np.eye(1, sizes["N"], 3, dtype=np.int8)[0]),
+    ]
+
+
 CASES = [
     *(
         draw(SELECTIVE, f"{name}_{dtype}", sizes, state_dtype=dtype)
@@ -97,4 +113,6 @@ CASES = [
     draw(SSD, "decode_dt_below_0", SSD_SHAPES["decode_N_32"], attrs={"dt_min": -1.5, "dt_max": -0.7}),
     draw(SSD, "dt_limits", SSD_SHAPES["L_65"], state_dtype="float16", attrs={"dt_min": 0.3, "dt_max": 1.1}),
     draw(SSD, "one_scale", SSD_SHAPES["odd_sizes"], state_dtype="int8", scale_index=0),
+    *_dynamic(DYNAMIC_SELECTIVE, SELECTIVE_SHAPES, "odd_sizes"),
+    *_dynamic(DYNAMIC_SSD, SSD_SHAPES, "G_2"),
 ]

@@ -22,6 +22,8 @@ from quamba_export.plugins.common.registry import get_op, op_names
 
 NEWEST_OPSET, NEWEST_IR = 20, 10  # what TensorRT 10.3 parses
 SMALL = {
+    "DynamicStateSSDScan": "G_2",
+    "DynamicStateSelectiveScan": "odd_sizes",
     "GatedRMSNormHadamardQuantize": "two_groups",
     "HadamardQuantize": "E_16",
     "HalfCausalConv1d": "shorter_than_the_window",
@@ -129,6 +131,8 @@ FAULTS = [
         "Concat <axis = 1> (past, x)",
         "Concat <axis = 1> (x, past)",
     ),
+    ("DynamicStateSSDScan", "L_65", "Div (held_next_limit, held_next_peak)", "Identity (held_next_limit)"),
+    ("DynamicStateSelectiveScan", "nothing", "Max (held_next_largest, held_next_smallest)", "Identity (held_next_largest)"),
     ("QuantizedSSDScan", "L_65_float32", "kept = Mul (h, decay_t)", "kept = Identity (h)"),
     ("QuantizedSSDScan", "L_65_float32", "Add (y_heads, skip)", "Identity (y_heads)"),
     ("QuantizedSSDScan", "dt_limits", "Clip (dt_soft, dt_min, dt_max)", "Identity (dt_soft)"),

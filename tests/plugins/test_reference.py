@@ -23,6 +23,8 @@ STATEFUL = [
     case_named("QuantizedSSDScan", "L_65_float16"),
     case_named("QuantizedSSDScan", "L_65_int8"),
     case_named("QuantizedSelectiveScan", "L_65_int8"),
+    case_named("DynamicStateSSDScan", "L_65"),
+    case_named("DynamicStateSelectiveScan", "L_65"),
     case_named("HalfCausalConv1d", "L_65"),
     case_named("HalfSelectiveScan", "L_65_float16"),
     case_named("HalfSSDScan", "L_65_float16"),
@@ -48,12 +50,14 @@ def length_of(case: Case) -> int:
 
 def in_pieces(case: Case, cuts: list[int]) -> list[Array]:
     """y of the calls between the cuts, joined, and the last state."""
-    parts, state = [], case.inputs["state"]
+    parts: list[Array] = []
+    carried = {t.aliases: case.inputs[t.aliases] for t in case.spec.outputs if t.aliases}
     for start, end in zip([0, *cuts], [*cuts, length_of(case)], strict=True):
         pieces = {name: case.inputs[name][:, start:end] for name in SEQUENCES if name in case.inputs}
-        y, state = run_reference(case.replace(**pieces, state=state))
+        y, *state = run_reference(case.replace(**pieces, **carried))
         parts.append(y)
-    return [np.concatenate(parts, axis=1), state]
+        carried = dict(zip(carried, state, strict=True))
+    return [np.concatenate(parts, axis=1), *carried.values()]
 
 
 @pytest.mark.parametrize("cuts", [[1], [3, 4, 5], "every"], ids=str)
