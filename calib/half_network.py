@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def mamba1_block(
-    net: Backend[V], model: QuantizedModel, i: int, hidden: V, conv_state: V, ssm_state: V
-) -> tuple[V, V, V]:
+    net: Backend[V], model: QuantizedModel, i: int, hidden: V, conv_state: V, ssm_state: tuple[V, ...]
+) -> tuple[V, V, tuple[V, ...]]:
     """hidden (B, L, D) -> hidden + mixer(norm(hidden)), next conv and ssm state."""
     config, site = model.config, f"layers.{i}"
     u = _norm(net, model, site, hidden)
@@ -31,15 +31,15 @@ def mamba1_block(
     net.tap(f"{site}.C", C)
     dt = net.tap(f"{site}.dt", _project(net, model, f"{site}.dt_proj", net.tap(f"{site}.dt_low", dt_low)))
     A_log, D, dt_bias = (net.weight(f"{site}.{name}") for name in ("A_log", "D", "dt_bias"))
-    y, ssm_state = net.op("HalfSelectiveScan", x, dt, A_log, B, C, D, z, dt_bias, ssm_state)
-    net.tap(f"{site}.ssm_state", ssm_state)
+    y, held = net.op("HalfSelectiveScan", x, dt, A_log, B, C, D, z, dt_bias, *ssm_state)
+    net.tap(f"{site}.ssm_state", held)
     (rotated,) = net.op("HalfHadamard", net.tap(f"{site}.y", y), hadamard=int(model.out_hadamard))
-    return _project_out(net, site, hidden, rotated), conv_state, ssm_state
+    return _project_out(net, site, hidden, rotated), conv_state, (held,)
 
 
 def mamba2_block(
-    net: Backend[V], model: QuantizedModel, i: int, hidden: V, conv_state: V, ssm_state: V
-) -> tuple[V, V, V]:
+    net: Backend[V], model: QuantizedModel, i: int, hidden: V, conv_state: V, ssm_state: tuple[V, ...]
+) -> tuple[V, V, tuple[V, ...]]:
     """hidden (B, L, D) -> hidden + mixer(norm(hidden)), next conv and ssm state."""
     config, site = model.config, f"layers.{i}"
     u = _norm(net, model, site, hidden)
@@ -51,7 +51,7 @@ def mamba2_block(
     conv_out, conv_state = _conv(net, site, net.tap(f"{site}.conv_in", conv_in), conv_state)
     shared = config.n_groups * config.d_state
     x, B, C = net.split(conv_out, [config.d_inner, shared, shared])
-    y, ssm_state = net.op(
+    y, held = net.op(
         "HalfSSDScan",
         net.tap(f"{site}.x", net.reshape_last(x, [config.n_heads, config.headdim])),
         dt,
@@ -60,11 +60,11 @@ def mamba2_block(
         net.tap(f"{site}.C", net.reshape_last(C, [config.n_groups, config.d_state])),
         net.weight(f"{site}.D"),
         net.weight(f"{site}.dt_bias"),
-        ssm_state,
+        *ssm_state,
         dt_min=config.time_step_limit[0],
         dt_max=min(config.time_step_limit[1], model.FLOAT_MAX),
     )
-    net.tap(f"{site}.ssm_state", ssm_state)
+    net.tap(f"{site}.ssm_state", held)
     (rotated,) = net.op(
         "HalfGatedRMSNormHadamard",
         net.tap(f"{site}.y", net.reshape_last(y, [config.d_inner])),
@@ -74,7 +74,7 @@ def mamba2_block(
         hadamard=int(model.out_hadamard),
         epsilon=config.norm_epsilon,
     )
-    return _project_out(net, site, hidden, rotated), conv_state, ssm_state
+    return _project_out(net, site, hidden, rotated), conv_state, (held,)
 
 
 def _norm(net: Backend[V], model: QuantizedModel, site: str, hidden: V) -> V:

@@ -34,10 +34,10 @@ def quantize_model(
     columns int4's packing does not fit.
     """
     widths = qformat_named(qformat)
-    if widths.activation_bits == 16 and ssm_state_dtype == "int8":
+    if widths.activation_bits == 16 and ssm_state_dtype.startswith("int8"):
         raise QuambaError(
-            f"{qformat} has no scales for an int8 scan state",
-            found="--ssm-state-dtype int8",
+            f"{qformat} has no int8 scan state",
+            found=f"--ssm-state-dtype {ssm_state_dtype}",
             allowed="float16, float32",
             fix="leave --ssm-state-dtype out: float16 is the default",
             code=ExitCode.USAGE,

@@ -63,14 +63,14 @@ class Dynamic:
         blocks = flat if self.block is None else flat.unflatten(-1, (-1, self.block))
         scale = row_scale(blocks, self.largest)
         codes = blocks / scale
-        codes = _stochastic(codes, layer, position) if self.stochastic else torch.round(codes)
+        codes = up_by_chance(codes) if self.stochastic else torch.round(codes)
         return (codes.clamp(-self.largest - 1, self.largest) * scale).reshape(h.shape) * shape
 
 
-def _stochastic(x: Tensor, layer: int, position: int) -> Tensor:
-    """Numbers from a counter: the same in every run."""
-    generator = torch.Generator().manual_seed((layer << 32) + position)
-    return torch.floor(x + torch.rand(x.shape, generator=generator))
+def up_by_chance(x: Tensor) -> Tensor:
+    """Codes rounded up as often as their fraction says; chance is the 8 bits of x from 2^-10 on: no counter."""
+    finer = x * 512
+    return torch.floor(x + (finer - torch.floor(finer)))
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,8 @@ def formats_of(model: QuantizedModel) -> dict[str, Held]:
         "row*table": Dynamic(table=table),
         "row*table^.5": Dynamic(table=table, power=0.5),
         "row stoch": Dynamic(stochastic=True),
+        "blocks16 stoch": Dynamic(block=16, stochastic=True),
+        "row*table stoch": Dynamic(table=table, stochastic=True),
         "sqrt": Companded(),
         "pow1.5": Companded(1.5),
         "pow1.5*table": Companded(1.5, table=table),
@@ -189,6 +191,10 @@ def formats_of(model: QuantizedModel) -> dict[str, Held]:
     if model.config.kind == "mamba2":
         formats |= {
             "hadamard row": Rotated(Dynamic()),
+            "hadamard stoch": Rotated(Dynamic(stochastic=True)),
+            "hadamard blocks32": Rotated(Dynamic(block=32)),
+            "hadamard blocks32 stoch": Rotated(Dynamic(block=32, stochastic=True)),
+            "hadamard blocks16": Rotated(Dynamic(block=16)),
             "hadamard row/4": EveryKth(4, Rotated(Dynamic())),
         }
     return formats

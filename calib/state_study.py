@@ -118,8 +118,8 @@ def study(model, reference, tokens, formats):  # type: ignore
     for position in range(tokens.shape[1] - 1):
         ids = tokens[:, position].repeat(len(held))[:, None]
         backend = StudyBackend(model, held, position)
-        logits, conv, ssm = forward(backend, model, ids, states.conv, states.ssm, torch.tensor(1))
-        states = States(conv, ssm)
+        logits, conv, scan = forward(backend, model, ids, states.conv, states.scan_states(), torch.tensor(1))
+        states = States.of_layers(conv, scan)
         found = torch.log_softmax(logits[:, 0], -1).chunk(len(held))
         for score, got in zip(scores.values(), found, strict=True):
             score.add(got, expected[:, position], found[0], tokens[:, position + 1])

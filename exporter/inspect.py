@@ -159,7 +159,7 @@ def manifest_facts(path: Path, manifest: Manifest) -> dict[str, Any]:
         "sources": dict(manifest.sources),
         "files": {name: entry.size for name, entry in manifest.files.items()},
         "state_bytes": {name: sum(state.nbytes for state in table) for name, table in states.items()},
-        "state_dtypes": {name: table[0].dtype for name, table in states.items()},
+        "state_dtypes": {"conv": states["conv"][0].dtype, "ssm": manifest.ssm_state_dtype},
     }
 
 

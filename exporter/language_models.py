@@ -21,7 +21,7 @@ from quamba_export.runtime.ort_session import Provider
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
 Forward = Callable[[Ids, Any], tuple[Logits, Any]]
-SsmStateDtype = Literal["float16", "float32", "int8"]
+SsmStateDtype = Literal["float16", "float32", "int8", "int8-dynamic"]
 ModelKind = Literal["checkpoint", "reference", "export", "bundle"]
 
 

@@ -29,7 +29,7 @@ QFormat = Annotated[
     str, typer.Option("--qformat", help="Widths of weights and activations: w8a8, w4a8 or w4a16.")
 ]
 SsmStateDtype = Annotated[
-    Literal["float16", "float32", "int8"],
+    Literal["float16", "float32", "int8", "int8-dynamic"],
     typer.Option("--ssm-state-dtype", help="How the scan state is stored between tokens."),
 ]
 Output = Annotated[
