@@ -114,9 +114,22 @@ def dynamic_state_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array
 
 
 def dynamic_state_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    unread = np.ones((len(i["x_scale"]), i["state"].shape[-1]), f32)
-    y, state = quantized_ssd_scan({**i, "state": rows(i), "state_scale": unread}, a)
+    size = i["state"].shape[-1] & -i["state"].shape[-1]
+    widened = {
+        "x": dequantize(i["x"], i["x_scale"][i["scale_index"]]),
+        "B": dequantize(in_blocks(i["B"], size), i["B_scale"][:, None]),
+        "C": dequantize(in_blocks(i["C"], size), i["C_scale"][:, None] / f32(size)),
+        "dt": dequantize(i["dt"], a["dt_scale"]),
+    }
+    y, state = ssd_scan({**i, **widened, "state": rows(i)}, a, 1.0)
     return [y, *state]
+
+
+def in_blocks(codes: Array, size: int) -> Array:
+    """Each block of `size` codes by the matrix of signs: -1 where the bits of row and column meet oddly."""
+    places = range(size)
+    signs = np.array([[1 - 2 * ((i & j).bit_count() % 2) for j in places] for i in places])
+    return (codes.reshape(*codes.shape[:-1], -1, size).astype(np.int64) @ signs).reshape(codes.shape)
 
 
 def rows(i: Mapping[str, Array]) -> Any:
