@@ -7,6 +7,7 @@
 
 #include "../common/async_copy.cuh"
 #include "../common/overlap.cuh"
+#include "../common/rotation.cuh"
 #include "../common/state.cuh"
 #include "../common/warp.cuh"
 #include "contracts.h"
@@ -54,6 +55,7 @@ struct alignas(COUNT < 4 ? 4 * COUNT : 16) Entries {
 template <class Stored, int N_LANE, int ROWS, int TILE>
 struct SSDScan {
     static constexpr int BLOCK_ROWS = SSD_WARPS * ROWS, WIDTH = 32 * N_LANE;
+    static constexpr bool ROW_SCALES = std::is_same_v<Stored, RowCode>;
 
     // A tile as it comes from memory; two of them, so that one is filled while the other is worked on.
     struct Codes {
@@ -140,13 +142,17 @@ struct SSDScan {
         end_copy_group();
     }
 
+    // In the basis that the state is held in: rows with scales of their own are rotated.
     __device__ __forceinline__ Entries<N_LANE> dequantized_row(const int8_t *codes, float scale) const {
         Entries<N_LANE> entries;
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
             const int n = lane + 32 * k;
-            entries.at[k] = n < op.size.N ? dequantized(codes[n], scale) : 0.0f;
+            entries.at[k] = n < op.size.N ? static_cast<float>(codes[n]) : 0.0f;
         }
+        if constexpr (ROW_SCALES) rotate<false>(entries.at, lane, rotation_size(int(op.size.N)));
+#pragma unroll
+        for (int k = 0; k < N_LANE; k++) entries.at[k] = entries.at[k] * scale;
         return entries;
     }
 
@@ -168,7 +174,7 @@ struct SSDScan {
 
     // BATCH tokens from tile row t on; y of row r and token t + i is sum i ROWS + r of the lanes.
     template <int BATCH>
-    __device__ __forceinline__ void advance(float (&state)[ROWS][N_LANE], const float (&scale)[ROWS][N_LANE],
+    __device__ __forceinline__ void advance(float (&state)[ROWS][N_LANE], float (&scale)[ROWS][N_LANE],
                                             const Values &values, int64_t row, int t) const {
         float partial[BATCH * ROWS];
 #pragma unroll
@@ -184,7 +190,7 @@ struct SSDScan {
                     state[r][k] = next_state(state[r][k], decay, inputs.at[r], B.at[k]);
                     read[k] = state[r][k] * C.at[k];
                 }
-                round_states<Stored>(state[r], scale[r]);
+                round_states<Stored, 32>(state[r], scale[r]);
                 partial[i * ROWS + r] = in_lane_sum(read);
             }
         }
@@ -196,14 +202,15 @@ struct SSDScan {
         }
     }
 
-    __device__ __forceinline__ int64_t state_at(int r) const {
-        return ((b * op.size.H + h) * op.size.P + channel(warp * ROWS + r)) * op.size.N;
+    __device__ __forceinline__ int64_t row_at(int r) const {
+        return (b * op.size.H + h) * op.size.P + channel(warp * ROWS + r);
     }
+    __device__ __forceinline__ int64_t state_at(int r) const { return row_at(r) * op.size.N; }
 };
 
 template <class Stored, int N_LANE, int ROWS, int TILE>
-__global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan op, const SSDStep *steps,
-                                                        int piece_bytes) {
+__global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan op, RowScales rows,
+                                                        const SSDStep *steps, int piece_bytes) {
     using Scan = SSDScan<Stored, N_LANE, ROWS, TILE>;
     extern __shared__ float4 bytes[];
     typename Scan::Shared &shared = *reinterpret_cast<typename Scan::Shared *>(bytes);
@@ -217,14 +224,15 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
             const int n = scan.lane + 32 * k;
-            const bool read = sizeof(Stored) == 1 && n < N;
+            const bool read = std::is_same_v<Stored, int8_t> && n < N;
             const int p = scan.channel(scan.warp * ROWS + r);
             scale[r][k] = read ? op.state_scale[op.scale_index[scan.h * P + p] * N + n] : 1.0f;
         }
     }
     const int own = scan.h * P + scan.channel(threadIdx.x % Scan::BLOCK_ROWS);
     const float x_scale = op.x_scale[op.scale_index[own]], D = op.D[scan.h];
-    const float B_scale = op.B_scale[scan.g], C_scale = op.C_scale[scan.g];
+    const float share = Scan::ROW_SCALES ? 1.0f / rotation_size(N) : 1.0f;
+    const float B_scale = op.B_scale[scan.g], C_scale = op.C_scale[scan.g] * share;
     const SSDHead head =
         !steps && threadIdx.x < TILE ? ssd_head(op.A_log[scan.h], op.dt_bias[scan.h]) : SSDHead{};
 
@@ -235,7 +243,8 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
             const int n = scan.lane + 32 * k;
-            held[r][k] = n < N ? stored[scan.state_at(r) + n] : Stored(0);
+            held[r][k] = n < N ? stored[scan.state_at(r) + n] : Stored{};
+            if constexpr (Scan::ROW_SCALES) scale[r][k] = rows.in[scan.row_at(r)];
         }
     }
     scan.load(shared.codes[0], head, 0, int(min(int64_t(TILE), op.size.L)));
@@ -274,6 +283,9 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
             if (scan.p_0 + scan.warp * ROWS + r < P && n < N) {
                 out[scan.state_at(r) + n] = State<Stored>::store(state[r][k], scale[r][k]);
             }
+        }
+        if constexpr (Scan::ROW_SCALES) {
+            if (scan.p_0 + scan.warp * ROWS + r < P && scan.lane == 0) rows.out[scan.row_at(r)] = scale[r][0];
         }
     }
 }

@@ -1,0 +1,41 @@
+// The Walsh-Hadamard transform of rotation.py: B and C over d_state, blocks of `size` entries, a power of two.
+// On codes every value is an integer below 2^16, exact in fp32 in whatever order.
+#pragma once
+
+#include "numeric.cuh"
+
+namespace quamba {
+
+// The size of a block: the largest power of two that divides N.
+QUAMBA_HOST_DEVICE int rotation_size(int N) { return N & -N; }
+
+// One stage: entry n, whose partner n ^ half is `other`.
+QUAMBA_HOST_DEVICE float rotated_entry(float own, float other, bool upper) {
+    return upper ? other - own : own + other;
+}
+
+#ifdef __CUDACC__
+
+// The entries of a row in a warp: lane l has n = COUNT l + k, or l + 32 k where not WORDS. Zeros behind the row.
+template <bool WORDS, int COUNT>
+__device__ __forceinline__ void rotate(float (&entries)[COUNT], int lane, int size) {
+#pragma unroll
+    for (int half = 1; half < 32 * COUNT; half *= 2) {
+        if (half >= size) break;
+        const bool in_lane = WORDS ? half < COUNT : half >= 32;
+        const int distance = WORDS ? (in_lane ? half : half / COUNT) : (in_lane ? half / 32 : half);
+        float old[COUNT];
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) old[k] = entries[k];
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) {
+            const float other =
+                in_lane ? old[k ^ distance & (COUNT - 1)] : __shfl_xor_sync(0xffffffffu, old[k], distance);
+            entries[k] = rotated_entry(old[k], other, (in_lane ? k : lane) & distance);
+        }
+    }
+}
+
+#endif  // __CUDACC__
+
+}  // namespace quamba
