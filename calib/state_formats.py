@@ -1,7 +1,7 @@
-"""Ways to hold a scan state in fewer bits, as the fp32 values that come back: the material of state_study.py.
+"""Ways to hold a scan state in fewer bits, as the fp32 values that come back: for state_study.py.
 
 A format is called after every token with the new state of a layer and gives what the next token will read.
-Rows are the last axis, d_state: one head and channel of Mamba-2 (B, H, P, N), one channel of Mamba-1 (B, E, N).
+Rows are the last axis, d_state: a head and channel of Mamba-2 (B, H, P, N), a channel of Mamba-1 (B, E, N).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from quamba_export.calib.quantized_model import QuantizedModel
 from quamba_export.plugins.common.quantization import SMALLEST_SCALE, dequantize, quantize
+from quamba_export.plugins.common.rotation import rotated, rotation_size
 
 # (h fp32, the layer, tokens before it) -> what is read of it at the next token, fp32
 Held = Callable[[Tensor, int, int], Tensor]
@@ -53,22 +54,19 @@ class Dynamic:
 
     block: int | None = None
     table: Table | None = None
-    power: float = 1.0  # of the table: 0 would be no proportions at all
-    largest: int = 127
     stochastic: bool = False
 
     def __call__(self, h: Tensor, layer: int, position: int) -> Tensor:
-        shape = torch.ones(1) if self.table is None else self.table(layer) ** self.power
+        shape = torch.ones(1) if self.table is None else self.table(layer)
         flat = h / shape
         blocks = flat if self.block is None else flat.unflatten(-1, (-1, self.block))
-        scale = row_scale(blocks, self.largest)
-        codes = blocks / scale
-        codes = up_by_chance(codes) if self.stochastic else torch.round(codes)
-        return (codes.clamp(-self.largest - 1, self.largest) * scale).reshape(h.shape) * shape
+        scale = row_scale(blocks)
+        codes = up_by_chance(blocks / scale) if self.stochastic else torch.round(blocks / scale)
+        return (codes.clamp(-127, 127) * scale).reshape(h.shape) * shape
 
 
 def up_by_chance(x: Tensor) -> Tensor:
-    """Codes rounded up as often as their fraction says; chance is the 8 bits of x from 2^-10 on: no counter."""
+    """Codes rounded up as often as their fraction says; chance is the bits of x below 2^-9: no counter."""
     finer = x * 512
     return torch.floor(x + (finer - torch.floor(finer)))
 
@@ -77,15 +75,12 @@ def up_by_chance(x: Tensor) -> Tensor:
 class Companded:
     """int8 on a row's largest value, codes evenly spaced in |h|^(1 / power)."""
 
-    power: float = 2.0
-    table: Table | None = None
+    power: float
 
     def __call__(self, h: Tensor, layer: int, position: int) -> Tensor:
-        shape = torch.ones(1) if self.table is None else self.table(layer)
-        flat = h / shape
-        largest = row_scale(flat, 1.0)
-        codes = torch.round((flat.abs() / largest) ** (1 / self.power) * 127)
-        return torch.copysign((codes / 127) ** self.power * largest, flat) * shape
+        largest = row_scale(h, 1.0)
+        codes = torch.round((h.abs() / largest) ** (1 / self.power) * 127)
+        return torch.copysign((codes / 127) ** self.power * largest, h)
 
 
 @dataclass(frozen=True)
@@ -111,19 +106,7 @@ class Rotated:
     inner: Held
 
     def __call__(self, h: Tensor, layer: int, position: int) -> Tensor:
-        return hadamard(self.inner(hadamard(h), layer, position))
-
-
-def hadamard(x: Tensor) -> Tensor:
-    """Orthogonal Walsh-Hadamard transform of the last axis, a power of two."""
-    size, shape = x.shape[-1], x.shape
-    x = x.reshape(-1, size)
-    half = 1
-    while half < size:
-        pairs = x.unflatten(-1, (-1, 2, half))
-        x = torch.stack([pairs[..., 0, :] + pairs[..., 1, :], pairs[..., 0, :] - pairs[..., 1, :]], -2).flatten(1)
-        half *= 2
-    return x.reshape(shape) / size**0.5
+        return rotated(self.inner(rotated(h), layer, position)) / rotation_size(h.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -142,7 +125,7 @@ class EveryKth:
 
 @dataclass(frozen=True)
 class ErrorFeedback:
-    """What a write loses is kept in `bits` more and added to the next one's value."""
+    """What a write loses is kept in `bits` more and added to the next one's value: 8 + bits a number."""
 
     bits: int
     memory: dict[int, Tensor] = field(default_factory=dict)
@@ -156,45 +139,37 @@ class ErrorFeedback:
         return held
 
 
-def formats_of(model: QuantizedModel) -> dict[str, Held]:
+def study_formats(model: QuantizedModel) -> dict[str, Held]:
+    """What is compared, by name; `model` has a static int8 state, whose scales some formats use."""
     tables = [model.site_scale(f"layers.{i}.ssm_state") for i in range(model.config.n_layer)]
-    groups = max(1, model.config.n_groups)
-    if tables[0].dim() == 3:
-        tables = [t.unflatten(0, (groups, -1)) for t in tables]
+    if model.config.kind == "mamba2":  # by group, as the scan has its heads; one scale a tensor has no axes
+        groups = (model.config.n_groups, -1)
+        tables = [table.unflatten(0, groups) if table.dim() else table for table in tables]
     table = tables.__getitem__
+    row, proportioned = Dynamic(), Dynamic(table=table)
     formats: dict[str, Held] = {
         "fp32": lambda h, layer, position: h,
         "fp16": fp16,
         "static": Static(table),
-        "row": Dynamic(),
-        "blocks16": Dynamic(block=16),
-        "row*table": Dynamic(table=table),
-        "row*table^.5": Dynamic(table=table, power=0.5),
-        "row stoch": Dynamic(stochastic=True),
-        "blocks16 stoch": Dynamic(block=16, stochastic=True),
-        "row*table stoch": Dynamic(table=table, stochastic=True),
-        "sqrt": Companded(),
-        "pow1.5": Companded(1.5),
-        "pow1.5*table": Companded(1.5, table=table),
-        "e2m5": Float8(2),
-        "e3m4": Float8(3),
-        "e4m3": Float8(4),
-        "feedback4": ErrorFeedback(4),
-        "row/4": EveryKth(4, Dynamic()),
-        "row/8": EveryKth(8, Dynamic()),
-        "row/16": EveryKth(16, Dynamic()),
-        "row*table/4": EveryKth(4, Dynamic(table=table)),
-        "row*table/8": EveryKth(8, Dynamic(table=table)),
-        "static/8": EveryKth(8, Static(table)),
-        "static/64": EveryKth(64, Static(table)),
+        "row": row,
+        "row, calibrated proportions": proportioned,
+        "blocks of 16": Dynamic(block=16),
+        "row, stochastic": Dynamic(stochastic=True),
+        "row, power 1.5": Companded(1.5),
+        "row, power 2": Companded(2.0),
+        "row, e3m4": Float8(3),
+        "row, e4m3": Float8(4),
+        "row, error in 4 bits more": ErrorFeedback(4),
+        "row, every 2nd token": EveryKth(2, row),
+        "row, every 4th token": EveryKth(4, row),
+        "row, every 8th token": EveryKth(8, row),
+        "static, every 8th token": EveryKth(8, Static(table)),
     }
     if model.config.kind == "mamba2":
         formats |= {
-            "hadamard row": Rotated(Dynamic()),
-            "hadamard stoch": Rotated(Dynamic(stochastic=True)),
-            "hadamard blocks32": Rotated(Dynamic(block=32)),
-            "hadamard blocks32 stoch": Rotated(Dynamic(block=32, stochastic=True)),
-            "hadamard blocks16": Rotated(Dynamic(block=16)),
-            "hadamard row/4": EveryKth(4, Rotated(Dynamic())),
+            "rotated row": Rotated(row),
+            "rotated row, stochastic": Rotated(Dynamic(stochastic=True)),
+            "rotated blocks of 32": Rotated(Dynamic(block=32)),
+            "rotated row, every 4th token": EveryKth(4, Rotated(row)),
         }
     return formats

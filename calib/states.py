@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from quamba_export.calib.config import MambaConfig
+from quamba_export.plugins.common.rotation import rotated, rotation_size
 
 
 @dataclass
@@ -50,9 +51,17 @@ class States:
 
     def scan_states(self) -> list[tuple[Tensor, ...]]:
         """The tensors of every layer's scan state: h, or codes and row scales."""
-        return list(zip(self.ssm, self.row_scales, strict=True)) if self.row_scales else [(h,) for h in self.ssm]
+        return (
+            list(zip(self.ssm, self.row_scales, strict=True)) if self.row_scales else [(h,) for h in self.ssm]
+        )
 
     def float_ssm(self) -> list[Tensor]:
-        """ssm as it stands, or where it has row scales the fp32 values of its codes."""
-        scans = self.scan_states()
-        return [h * rows[0][..., None] if rows else h for h, *rows in scans]
+        """ssm as it stands, or of a dynamic int8 state the fp32 values that it holds."""
+        return [float_state(*state) if len(state) > 1 else state[0] for state in self.scan_states()]
+
+
+def float_state(codes: Tensor, row_scale: Tensor) -> Tensor:
+    """The fp32 h of a dynamic int8 state: (B, E, N), or (B, H, P, N), which is held rotated."""
+    if codes.dim() == 3:
+        return codes * row_scale[..., None]
+    return rotated(codes) * (row_scale / rotation_size(codes.shape[-1]))[..., None]

@@ -149,11 +149,14 @@ def with_site_outputs(model_path: Path) -> bytes:
 
 
 def by_site(outputs: Arrays) -> Arrays:
-    """Outputs of a graph by site; a dynamic state as the fp32 values of its codes."""
+    """Outputs of a graph by site; a dynamic int8 state as the fp32 values that it holds."""
+    from quamba_export.calib.states import float_state
+
     found = {site_of_state(name): array for name, array in outputs.items()}
-    for site in [name for name in found if name.endswith(".ssm_scale")]:
-        codes = found[site.replace(".ssm_scale", ".ssm_state")]
-        found[site.replace(".ssm_scale", ".ssm_state")] = codes * found.pop(site)[..., None]
+    for scale in [name for name in found if name.endswith(".ssm_scale")]:
+        state = scale.replace(".ssm_scale", ".ssm_state")
+        parts = (torch.from_numpy(array) for array in (found[state], found.pop(scale)))
+        found[state] = float_state(*parts).numpy()
     return found
 
 

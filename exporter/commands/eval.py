@@ -38,7 +38,8 @@ def evaluate(
     calibration: CalibrationPath = None,
     qformat: Annotated[str | None, typer.Option(help="With --calibration, as in export.")] = None,
     ssm_state_dtype: Annotated[
-        Literal["float16", "float32", "int8"] | None, typer.Option(help="With --calibration, as in export.")
+        Literal["float16", "float32", "int8", "int8-dynamic"] | None,
+        typer.Option(help="With --calibration, as in export."),
     ] = None,
     provider: ProviderOption = None,
     as_json: Json = False,

@@ -48,7 +48,7 @@ def reference(
     z_scale: float,
     dt_bias_scale: float,
 ) -> tuple[T, T, T]:
-    """QuantizedSelectiveScan from h = state * row_scale on; each channel of the new one gets its peak / 127."""
+    """QuantizedSelectiveScan from h = state * row_scale on; a channel of the next one gets its peak / 127."""
     y, held = static.reference(
         x,
         dt,

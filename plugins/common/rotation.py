@@ -19,7 +19,7 @@ def rotation_size(n_state: int) -> int:
 
 
 def rotated(codes: T) -> T:
-    """int8 (..., N) -> the sums and differences of each block, fp32 integers; not normalized.
+    """int8 codes or fp32 values (..., N) -> the sums and differences of each block, fp32; not normalized.
 
     Entry i of a block is the sum over j of codes[j], negative where i and j share an odd number of bits.
     """
@@ -33,7 +33,7 @@ def rotated(codes: T) -> T:
 
 
 def rotated_lines(source: str, target: str, groups: int, n_state: int) -> str:
-    """`target` fp32 = rotated(`source`), (B, L, groups, n_state): a block as a matrix, between two products."""
+    """`target` fp32 = rotated(`source`), (B, L, groups, n_state): each block between two products."""
     size = rotation_size(n_state)
     rows = 1 << (size.bit_length() - 1) // 2
     folded = [0, 0, groups * n_state // size, rows, size // rows]

@@ -6,7 +6,7 @@ A row is the last axis, d_state: one head and channel of Mamba-2, one channel of
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor as T
@@ -33,10 +33,10 @@ class RowScaled(NamedTuple):
         return RowScaled(self.codes.flatten(first, last), self.scale.flatten(first, last))
 
 
-State = T | RowScaled
+State = TypeVar("State", T, RowScaled)
 
 
-def loaded(state: State, scale: T | float) -> T:
+def loaded(state: T | RowScaled, scale: T | float) -> T:
     """The fp32 values of a state; `scale` is read for a tensor of int8 codes only."""
     if isinstance(state, RowScaled):
         return dequantize(state.codes, state.scale[..., None])

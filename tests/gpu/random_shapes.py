@@ -127,17 +127,19 @@ def _head(random: np.random.Generator, name: str) -> Case:
     return head.case_of(name, sizes)
 
 
-def _selective(random: np.random.Generator, name: str) -> Case:
+def _selective(op: str, random: np.random.Generator, name: str) -> Case:
     sizes = {
         "B": _pick(random, 1, 2),
         "L": _pick(random, *LENGTHS),
         "E": _pick(random, int(random.integers(1, 80)), 96),
         "N": _pick(random, 16, 16, 16, int(random.integers(1, 257)), 32, 64, 128),
     }
-    return draw("QuantizedSelectiveScan", name, sizes, state_dtype=str(random.choice(STATE_DTYPES)))
+    if op == "DynamicStateSelectiveScan":
+        return draw(op, name, sizes)
+    return draw(op, name, sizes, state_dtype=str(random.choice(STATE_DTYPES)))
 
 
-def _ssd(random: np.random.Generator, name: str) -> Case:
+def _ssd(op: str, random: np.random.Generator, name: str) -> Case:
     G = _pick(random, 1, 1, 2, 4)
     sizes = {
         "B": _pick(random, 1, 2),
@@ -149,7 +151,7 @@ def _ssd(random: np.random.Generator, name: str) -> Case:
         "S": _pick(random, 1, 16),
     }
     dtype, strided = str(random.choice(STATE_DTYPES)), bool(random.integers(2))
-    return draw("QuantizedSSDScan", name, sizes, state_dtype=dtype, strided=strided)
+    return draw(op, name, sizes, state_dtype=dtype, strided=strided)
 
 
 def _tokens(random: np.random.Generator) -> dict[str, int]:
@@ -172,6 +174,8 @@ def _gated(random: np.random.Generator, name: str) -> Case:
 
 
 DRAWN = {
+    "DynamicStateSSDScan": lambda random, name: _ssd("DynamicStateSSDScan", random, name),
+    "DynamicStateSelectiveScan": lambda random, name: _selective("DynamicStateSelectiveScan", random, name),
     "GatedRMSNormHadamardQuantize": _gated,
     "HadamardQuantize": _hadamard,
     "InputProjectionStep": _step,
@@ -180,8 +184,8 @@ DRAWN = {
     "Int4RequantizedLinear": lambda random, name: _int4_linear("Int4RequantizedLinear", random, name),
     "QuantizedCausalConv1d": _conv,
     "QuantizedLinear": lambda random, name: _linear("QuantizedLinear", random, name),
-    "QuantizedSSDScan": _ssd,
-    "QuantizedSelectiveScan": _selective,
+    "QuantizedSSDScan": lambda random, name: _ssd("QuantizedSSDScan", random, name),
+    "QuantizedSelectiveScan": lambda random, name: _selective("QuantizedSelectiveScan", random, name),
     "RMSNormLinear": _head,
     "RMSNormQuantize": _rms_norm,
     "RequantizedLinear": lambda random, name: _linear("RequantizedLinear", random, name),

@@ -74,7 +74,7 @@ def _extremes(op: str, sizes: dict[str, int]) -> list[Case]:
 
 
 def _dynamic(op: str, shapes: dict[str, dict[str, int]], extremes: str) -> list[Case]:
-    """Rows whose scale is found as they are written: of one entry, of nothing, of entries far below the peak."""
+    """Rows whose scale is found as they are written: of one entry, of nothing, far below the least peak."""
     sizes = shapes[extremes]
     return [
         *(draw(op, name, shape) for name, shape in shapes.items()),

@@ -132,7 +132,12 @@ FAULTS = [
         "Concat <axis = 1> (x, past)",
     ),
     ("DynamicStateSSDScan", "L_65", "Div (held_next_limit, held_next_peak)", "Identity (held_next_limit)"),
-    ("DynamicStateSelectiveScan", "nothing", "Max (held_next_largest, held_next_smallest)", "Identity (held_next_largest)"),
+    (
+        "DynamicStateSelectiveScan",
+        "nothing",
+        "Max (held_next_largest, held_next_smallest)",
+        "Identity (held_next_largest)",
+    ),
     ("QuantizedSSDScan", "L_65_float32", "kept = Mul (h, decay_t)", "kept = Identity (h)"),
     ("QuantizedSSDScan", "L_65_float32", "Add (y_heads, skip)", "Identity (y_heads)"),
     ("QuantizedSSDScan", "dt_limits", "Clip (dt_soft, dt_min, dt_max)", "Identity (dt_soft)"),
