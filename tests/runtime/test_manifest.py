@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tiny_recurrent import write_tiny_export
 
-from quamba_export.runtime import folder_check
+from quamba_export.runtime import held_files
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import files_of, manifest_for, read_manifest, write_manifest
 
@@ -97,6 +97,17 @@ MALFORMED = {
     "a key twice": b'{"kind": "bundle", "kind": "bundle"}',
     "a number that JSON lacks": b'{"schema_version": Infinity}',
     "too deep": b"[" * 200_000,
+    "lists in a config": b'{"config": ' + b"[" * 8 + b"]" * 8 + b"}",
+    "objects in a config": b'{"config": ' + b'{"a":' * 8 + b"1" + b"}" * 8 + b"}",
+    "a number beyond every float": b'{"config": {"norm_epsilon": 1e999}}',
+    "a number that is none": b'{"config": {"norm_epsilon": NaN}}',
+    "a key twice, far inside": b'{"files": {"model.onnx": {"size": 1, "size": 2}}}',
+    "half a surrogate pair in UTF-8": b'{"kind": "\xed\xa0\x80"}',
+    "UTF-16": '{"kind": "bundle"}'.encode("utf-16"),
+    "a byte order mark": b'\xef\xbb\xbf{"kind": "bundle"}',
+    "nothing": b"",
+    "zero bytes": bytes(64),
+    "more behind it": b'{"kind": "bundle"} {}',
     "a number too long to parse": b'{"schema_version": ' + b"1" * 10_000 + b"}",
 }
 
@@ -175,14 +186,41 @@ def test_a_wrong_state_table_is_refused(bundle: Path, edit: Callable[[list[Any]]
     refused(bundle, "states", ExitCode.INVALID_INPUT)
 
 
-@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "a/b", "..", "sub\\model.onnx"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../model.onnx",
+        "/etc/passwd",
+        "a/b",
+        "..",
+        ".",
+        "sub\\model.onnx",
+        "./model.onnx",
+        "model.onnx/",
+        "//x",
+    ],
+)
 def test_a_name_that_leaves_the_directory_is_refused(bundle: Path, name: str) -> None:
     change(bundle, lambda record: record["files"].update({name: record["files"]["config.json"]}))
     refused(bundle, "leaves its directory", ExitCode.INTEGRITY)
 
 
 @pytest.mark.parametrize(
-    "name", ["run.sh", "model.onnx ", "Model.onnx", "", ".manifest.json", "libplugin.so"]
+    "name",
+    [
+        "run.sh",
+        "model.onnx ",
+        "Model.onnx",
+        "",
+        ".manifest.json",
+        "libplugin.so",
+        "model.\u03bfnnx",  # a Greek omicron
+        "\uff43onfig.json",  # a wide c
+        "config\u200b.json",  # a space of no width
+        "\u202enosj.gifnoc",  # written from the right
+        "model.sig",  # signs the manifest, so it is not in it
+        "x" * 200,
+    ],
 )
 def test_a_listed_file_that_is_not_on_the_allowlist_is_refused(bundle: Path, name: str) -> None:
     (bundle / (name or "x")).write_text("{}")
@@ -193,6 +231,17 @@ def test_a_listed_file_that_is_not_on_the_allowlist_is_refused(bundle: Path, nam
 def test_the_model_must_be_listed(bundle: Path) -> None:
     change(bundle, lambda record: record["files"].pop("model.onnx"))
     refused(bundle, r"does not list model\.onnx", ExitCode.INTEGRITY)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "model.onnx\0", "config.json\0.txt"])
+def test_a_listed_name_that_no_file_can_have_is_refused(bundle: Path, name: str) -> None:
+    change(bundle, lambda record: record["files"].update({name: record["files"]["config.json"]}))
+    refused(bundle, "may not be there", ExitCode.INTEGRITY)
+
+
+def test_a_letter_of_another_script_is_seen_in_the_message(bundle: Path) -> None:
+    (bundle / "m\u043edel.onnx").write_text("")
+    assert r"m\u043edel.onnx" in refused(bundle, "does not list", ExitCode.INTEGRITY).found
 
 
 def hide_a_file(folder: Path) -> None:
@@ -228,7 +277,7 @@ def test_a_changed_byte_is_refused(bundle: Path) -> None:
 def test_a_longer_file_is_refused_before_anything_is_hashed(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_check, "entry_of", None)
+    monkeypatch.setattr(held_files, "digest_of", None)
     with (bundle / "tokenizer.json").open("ab") as file:
         file.write(b" ")
     assert "bytes" in refused(bundle, r"tokenizer\.json has changed", ExitCode.INTEGRITY).found
