@@ -27,7 +27,7 @@ class Fields:
 
     @classmethod
     def from_json(cls, content: bytes, where: str, fix: str) -> Fields:
-        """Parse strict UTF-8 JSON; no key twice in one object, no NaN, no infinity, at most MAX_DEPTH deep."""
+        """Parse strict UTF-8 JSON: no key twice in an object, no NaN or infinity, at most MAX_DEPTH deep."""
         try:
             value = json.loads(
                 content.decode("utf-8"),

@@ -66,7 +66,7 @@ class HeldFiles:
         return set(os.listdir(self._directory))
 
     def content(self, name: str, max_bytes: int = MAX_MANIFEST_BYTES) -> bytes:
-        """The bytes of a small file. Raises QuambaError (exit 4) for no plain file, or one beyond the limit."""
+        """A small file. Raises QuambaError (exit 4) for what is no plain file, or beyond the limit."""
         descriptor = self._open(name, max_bytes)
         return os.pread(descriptor, max_bytes, 0)
 
