@@ -1,6 +1,5 @@
 """Manifests: what is written is read back, and a hostile directory for every rule."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
