@@ -46,3 +46,11 @@ ProviderOption = Annotated[
         help="ONNX Runtime's execution provider, cpu where none is named; cuda needs onnxruntime-gpu.",
     ),
 ]
+RequireSignature = Annotated[
+    Path | None,
+    typer.Option(
+        "--require-signature",
+        metavar="PEM",
+        help="Load only what this public key, or this certificate's, has signed (`quamba-export sign`).",
+    ),
+]
