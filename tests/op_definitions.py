@@ -77,14 +77,39 @@ def requantized_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
 
 
 def causal_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    """numpy.convolve, a channel at a time; its kernel runs backwards."""
-    window = np.concatenate([i["state"].swapaxes(1, 2), i["x"]], axis=1).astype(np.int64)  # (B, W-1+L, C)
+    window, result = conv_window(i), conv_result(i)
+    past = window[:, i["x"].shape[1] :].swapaxes(1, 2).astype(np.int8)
+    return [quantize(result, i["out_scale"]), past]
+
+
+def conv_window(i: Mapping[str, Array]) -> Array:
+    return np.concatenate([i["state"].swapaxes(1, 2), i["x"]], axis=1).astype(np.int64)  # (B, W-1+L, C)
+
+
+def conv_result(i: Mapping[str, Array]) -> Array:
+    """numpy.convolve, a channel at a time; its kernel runs backwards. SiLU behind it."""
+    window = conv_window(i)
     total = np.empty(i["x"].shape, np.int64)
     for b, c in np.ndindex(window.shape[0], window.shape[2]):
         total[b, :, c] = np.convolve(window[b, :, c], i["weight"][c, ::-1].astype(np.int64), mode="valid")
-    value = total.astype(f32) * (i["x_scale"] * i["weight_scale"]) + i["bias"]
-    past = window[:, i["x"].shape[1] :].swapaxes(1, 2).astype(np.int8)
-    return [quantize(silu(value), i["out_scale"]), past]
+    return silu(total.astype(f32) * (i["x_scale"] * i["weight_scale"]) + i["bias"])
+
+
+def scan_input_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    """An element at a time: its code on the first scale if the grid has it, else on the other."""
+    codes, state = causal_conv(i, a)
+    result = conv_result(i)
+    largest = int(a["largest_code"])
+    if not largest:
+        return [codes, result, state]
+    value = np.empty_like(result)
+    for place in np.ndindex(*result.shape):
+        scale, other = i["out_scale"][place[2]], i["outlier_scale"][place[2]]
+        code = np.rint(result[place] / scale)
+        if not -largest - 1 <= code <= largest:
+            code, scale = np.clip(np.rint(result[place] / other), -largest - 1, largest), other
+        value[place] = f32(code) * scale
+    return [codes, value, state]
 
 
 def half_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -104,6 +129,11 @@ SELECTIVE_OPERANDS = ("x", "dt", "A_log", "B", "C", "D", "z", "dt_bias")
 def quantized_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     widened = {name: dequantize(i[name], a[f"{name}_scale"]) for name in SELECTIVE_OPERANDS}
     return selective_scan({**widened, "state": i["state"]}, a["state_scale"])
+
+
+def float_input_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    widened = {name: dequantize(i[name], a[f"{name}_scale"]) for name in SELECTIVE_OPERANDS[1:]}
+    return selective_scan({**i, **widened}, a["state_scale"])
 
 
 def half_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -126,8 +156,12 @@ def selective_scan(i: Mapping[str, Array], state_scale: float) -> list[Array]:
 
 
 def quantized_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    x = dequantize(i["x"], i["x_scale"][i["scale_index"]])  # (B, L, H, P)
+    return float_input_ssd_scan({**i, "x": x}, a)
+
+
+def float_input_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     widened = {
-        "x": dequantize(i["x"], i["x_scale"][i["scale_index"]]),  # (B, L, H, P)
         "B": dequantize(i["B"], i["B_scale"][:, None]),
         "C": dequantize(i["C"], i["C_scale"][:, None]),
         "dt": dequantize(i["dt"], a["dt_scale"]),
@@ -226,6 +260,8 @@ def half_int8_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
 
 
 DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
+    "FloatInputSSDScan": float_input_ssd_scan,
+    "FloatInputSelectiveScan": float_input_selective_scan,
     "GatedRMSNormHadamardQuantize": gated_norm_quantize,
     "HadamardQuantize": hadamard_quantize,
     "HalfCausalConv1d": half_conv,
@@ -248,6 +284,7 @@ DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "RMSNormLinear": rms_norm_linear,
     "RMSNormQuantize": rms_norm_quantize,
     "RequantizedLinear": requantized_linear,
+    "ScanInputCausalConv1d": scan_input_conv,
 }
 
 
