@@ -110,19 +110,21 @@ def scan_input_named(name: str, factor: str | float | None = None) -> ScanInput:
 def with_scan_input(model: QuantizedModel, calibration: Calibration, mode: ScanInput) -> QuantizedModel:
     """`model`, of int8 scan inputs, with those of `mode`; its weights and other scales are shared.
 
-    Raises QuambaError for a model with fp16 activations, whose scan gets no codes in the first place.
+    Blocks of fp16 activations stay as they are: their scan gets no codes in the first place. Raises
+    QuambaError for a model that has no others.
     """
     if mode == ScanInput():
         return model
-    if model.widths.activation_bits == 16:
+    studied = [i for i, block in enumerate(model.blocks) if block.activation_bits == 8]
+    if not studied:
         raise QuambaError(
             f"{model.qformat} has no int8 scan input to study",
             found=f"--ssm-input {mode.mode}",
-            allowed="a format with int8 activations: w8a8, w4a8",
+            allowed="blocks with int8 activations: w8a8, w4a8",
             code=ExitCode.USAGE,
         )
     tensors, scales = dict(model.tensors), dict(model.scales)
-    for i in range(model.config.n_layer):
+    for i in studied:
         site = f"layers.{i}"
         largest = float(calibration.statistics[f"{site}.x"]["absmax"])
         channels = tensors[f"{site}.conv1d.out_scale"].clone()  # (C,): x first, in Mamba-2 then B and C

@@ -9,10 +9,12 @@ import typer
 
 from quamba_export.exporter.console import emit
 from quamba_export.exporter.options import (
+    EmbeddingBits,
     FloatSimAsicInt8,
     FloatSimAsicResearchSe,
     Fp32SsmInput,
     Json,
+    LmHeadBits,
     Output,
     QFormat,
     ScaleFactor,
@@ -33,6 +35,8 @@ def export(
     calibration: Annotated[Path, typer.Option(help="The calibration/ directory made from it.")],
     out: Output,
     qformat: QFormat = "w8a8",
+    embedding_bits: EmbeddingBits = None,
+    lm_head_bits: LmHeadBits = None,
     ssm_state_dtype: SsmStateDtype = "float16",
     ssm_input: SsmInput = None,
     scale_factor: ScaleFactor = None,
@@ -48,6 +52,7 @@ def export(
     """
     from quamba_export.calib.calibration import read_calibration
     from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.qformat import qformat_named
     from quamba_export.calib.quantize_model import quantize_model
     from quamba_export.calib.scan_input import ScanInput, with_scan_input
     from quamba_export.exporter.inspect import inspect_manifest
@@ -55,8 +60,9 @@ def export(
 
     aliases = fp32_ssm_input, float_sim_asic_int8, float_sim_asic_research_se, w4a5_se
     study = chosen_scan_input(ssm_input, scale_factor, *aliases) or ScanInput()
+    widths = qformat_named(qformat, embedding_bits=embedding_bits, head_bits=lm_head_bits)
     source, scales = load_checkpoint(checkpoint), read_calibration(calibration)
-    model = quantize_model(source, scales, qformat=qformat, ssm_state_dtype=ssm_state_dtype)
+    model = quantize_model(source, scales, qformat=widths.name, ssm_state_dtype=ssm_state_dtype)
     export_onnx(with_scan_input(model, scales, study), source, scales, out)
     facts = inspect_manifest(out)
     emit(facts, as_json, lambda console: show(facts, console))
