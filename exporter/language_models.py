@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quamba_export.exporter.artefacts import artefact_kind, engine_name
+from quamba_export.exporter.artefacts import artefact_kind, engine_name, recorded_scan_input
 from quamba_export.runtime.engine import Engine
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.ort_session import Provider
@@ -153,12 +152,6 @@ def open_graph(path: Path, kind: ModelKind, provider: Provider | None = None) ->
         forward=engine_forward(engine),
         ssm_input=recorded_scan_input(path),
     )
-
-
-def recorded_scan_input(path: Path) -> str:
-    """What config.json says that the scan gets for x; int8 where it says nothing: an export of no study."""
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    return str(config.get("quantization_config", {}).get("ssm_input", "int8"))
 
 
 def engine_forward(engine: Engine) -> Forward:
