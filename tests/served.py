@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import threading
 import time
@@ -29,6 +30,7 @@ class SlowEngine(NumpyEngine):
     """The numpy engine; every call takes `pause` seconds, and fails where `fault` is set."""
 
     pause, fault = 0.0, ""
+    script = ""  # where given: after each of its characters the next one is the likeliest
 
     def run(self, input_ids: Ids, states: States, num_logits: int = 1) -> tuple[Logits, ArrayStates]:
         time.sleep(self.pause)
@@ -36,6 +38,9 @@ class SlowEngine(NumpyEngine):
             raise RuntimeError(self.fault)
         result = super().run(input_ids, states, num_logits)
         del self.calls[:-1000]
+        ids = byte_level_tokenizer().encode(self.script).ids if self.script else []
+        for token, following in itertools.pairwise(ids):
+            result[0][input_ids[:, -1] == token, -1, following] = 1e6
         return result
 
 

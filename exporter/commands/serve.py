@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from quamba_export.exporter.options import ProviderOption
+from quamba_export.exporter.console import emit
+from quamba_export.exporter.options import Json, ProviderOption
 
 TOKEN_VARIABLE = "QUAMBA_SERVE_TOKEN"
 
@@ -33,6 +34,7 @@ def serve(
     grace: Annotated[float, typer.Option(help="Seconds for requests in flight after SIGTERM.")] = 10,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: one a physical core.")] = 0,
     provider: ProviderOption = None,
+    as_json: Json = False,
 ) -> None:
     """Serve a bundle: OpenAI's completions and chat, a chat page, metrics; until SIGTERM or Ctrl-C.
 
@@ -58,5 +60,11 @@ def serve(
     opened = open_bundle(bundle, threads=threads, provider=provider)
     for warning in opened.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    name = bundle.resolve().name
-    serve_bundle(opened, settings, lambda url: print(f"serving {name} on {url}", file=sys.stderr, flush=True))
+    serve_bundle(opened, settings, lambda url: say_where(bundle.resolve().name, url, as_json))
+
+
+def say_where(model: str, url: str, as_json: bool) -> None:
+    """Once the server accepts connections."""
+    line = f"serving {model} on {url}"
+    emit({"model": model, "url": url}, as_json, lambda _: print(line, file=sys.stderr))
+    sys.stdout.flush()

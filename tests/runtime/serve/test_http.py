@@ -132,7 +132,17 @@ def test_messages_that_are_no_text_are_refused(shared: Served, messages: list[An
     assert status == 400
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model": NaN}', b"\xff", b"[" * 100_000])
+BODIES = {
+    "empty": b"",
+    "cut": b"{",
+    "list": b"[]",
+    "NaN": b'{"model": NaN}',
+    "no UTF-8": b"\xff",
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 def test_a_body_that_is_no_object_is_refused(shared: Served, body: bytes) -> None:
     assert shared.send("POST", "/v1/completions", body)[0] == 400
 

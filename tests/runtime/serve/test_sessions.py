@@ -42,14 +42,21 @@ def test_a_text_that_goes_on_is_not_fed_again(served: Served) -> None:
 
 def test_a_chat_goes_on_after_the_line_that_the_model_began_for_the_user(served: Served) -> None:
     """The plain format stops at a string that the model has mostly been fed by then."""
+    served.engine.script = ": hi\nUser:"
     messages = [{"role": "user", "content": "the a"}]
-    body = {"model": "tiny", "max_tokens": 60, "temperature": 0, "session": "s", "stop": ["th"]}
+    body = {"model": "tiny", "max_tokens": 60, "temperature": 0, "session": "s"}
     _, first, _ = served.send("POST", CHAT, body | {"messages": messages})
     messages += [first["choices"][0]["message"], {"role": "user", "content": "and"}]
     _, second, _ = served.send("POST", CHAT, body | {"messages": messages})
     _, alone, _ = served.send("POST", CHAT, body | {"messages": messages, "session": "other"})
-    assert cached(second) > 0 == cached(alone)
-    assert second["choices"] == alone["choices"]
+    assert messages[1] == second["choices"][0]["message"] == {"role": "assistant", "content": "hi"}
+    assert cached(second) > 20 > cached(alone) == 0
+    assert second["usage"]["prompt_tokens"] == alone["usage"]["prompt_tokens"]
+    gone_on, anew = (served.answering.sessions.find(name) for name in ("s", "other"))
+    assert gone_on is not None
+    assert anew is not None
+    for name, array in gone_on.states.arrays.items():
+        np.testing.assert_array_equal(array, anew.states.arrays[name])
 
 
 def test_another_text_begins_anew_and_says_what_it_says_without_a_session(served: Served) -> None:
