@@ -3,14 +3,15 @@
 A backend (calib/backend.py) is an interpreter of this page: calib/torch_backend.py runs the ops' references
 and gives the quantized reference model, exporter/onnx_backend.py writes one ONNX node a call and gives the
 exported graph. `net.tap` names a tensor by its site (docs/architecture.md), so that every layer can be
-compared between interpreters. The blocks here have int8 activations; those of fp16: calib/half_network.py.
+compared between interpreters. The blocks here have int8 activations; those of fp16: calib/half_network.py;
+the two ends: calib/tables.py.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quamba_export.calib import half_network
+from quamba_export.calib import half_network, tables
 from quamba_export.calib.backend import Backend, V
 
 if TYPE_CHECKING:
@@ -28,19 +29,17 @@ def forward(
     """input_ids (B, L) and the carried states -> logits (B, num_logits, V) of the last positions, next
     states.
     """
-    half = model.widths.activation_bits == 16
-    if model.config.kind == "mamba1":
-        block = half_network.mamba1_block if half else mamba1_block
-    else:
-        block = half_network.mamba2_block if half else mamba2_block
     conv_out, ssm_out = [], []
-    hidden = net.embed(net.weight("embedding.weight"), input_ids)  # (B, L, D)
+    hidden = tables.embed(net, model, input_ids)  # (B, L, D)
     for i in range(model.config.n_layer):
+        mamba1, mamba2 = (mamba1_block, mamba2_block)
+        if model.block(i).activation_bits != 8:
+            mamba1, mamba2 = half_network.mamba1_block, half_network.mamba2_block
+        block = mamba1 if model.config.kind == "mamba1" else mamba2
         hidden, conv_state, ssm_state = block(net, model, i, hidden, conv_states[i], ssm_states[i])
         conv_out.append(conv_state)
         ssm_out.append(ssm_state)
-    hidden = net.last_tokens(hidden, num_logits)
-    logits = net.norm_linear(hidden, net.weight("lm_head.weight"), model.config.norm_epsilon)
+    logits = tables.head(net, model, net.last_tokens(hidden, num_logits))
     return logits, conv_out, ssm_out
 
 
@@ -148,7 +147,7 @@ def _norm(net: Backend[V], model: QuantizedModel, site: str, hidden: V) -> V:
 def _project(net: Backend[V], model: QuantizedModel, name: str, x: V, x_site: str) -> V:
     """Projection to int8 whose rows carry the scales of the sites they feed."""
     constants = (net.weight(f"{name}.{part}") for part in ("weight", "weight_scale", "bias", "out_scale"))
-    op = "Int4RequantizedLinear" if model.widths.bits(name) == 4 else "RequantizedLinear"
+    op = "Int4RequantizedLinear" if model.bits(name) == 4 else "RequantizedLinear"
     (y,) = net.op(op, x, *constants, x_scale=model.scale(x_site))
     return y
 
@@ -165,6 +164,6 @@ def _project_out(net: Backend[V], model: QuantizedModel, site: str, hidden: V, x
     """Residual stream after the block."""
     net.tap(f"{site}.out_proj_in", x)
     constants = (net.weight(f"{site}.out_proj.{part}") for part in ("weight", "weight_scale", "bias"))
-    op = "Int4Linear" if model.widths.bits("out_proj") == 4 else "QuantizedLinear"
+    op = "Int4Linear" if model.bits(f"{site}.out_proj") == 4 else "QuantizedLinear"
     (hidden,) = net.op(op, x, *constants, hidden, x_scale=model.scale(f"{site}.out_proj_in"))
     return net.tap(f"{site}.hidden", hidden)

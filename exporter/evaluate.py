@@ -26,7 +26,7 @@ MAX_BATCH = {"prefill": 1024, "decode": 64}  # windows a call
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The `--json` object of `eval`; the last four keys are there with --against only."""
+    """The `--json` object of `eval`; the keys from `against` on are there only where they were asked for."""
 
     path: str
     kind: str
@@ -46,6 +46,10 @@ class Evaluation:
     against_perplexity: float | None = None
     kl: float | None = None  # KL(against || path), nats a token
     top1_agreement: float | None = None  # share of tokens
+    cloze_passages: int | None = None
+    cloze_accuracy: float | None = None  # share of passages (exporter/cloze.py)
+    cloze_standard_error: float | None = None  # of that share
+    against_cloze_accuracy: float | None = None
 
     def present_fields(self) -> dict[str, Any]:
         """The fields that are set, for JSON."""
@@ -124,7 +128,7 @@ def evaluate(
         advance(batch.size)
     nats, bits = mean_nats(model, tally.nats, tally.tokens), tally.nats / math.log(2)
     text_bytes = scored_bytes(model, stream, window)
-    scores = {
+    scores: dict[str, Any] = {
         "perplexity": perplexity(nats),
         "nats_per_token": nats,
         "seconds": tally.seconds,

@@ -28,6 +28,10 @@ CalibrationPath = Annotated[
 QFormat = Annotated[
     str, typer.Option("--qformat", help="Widths of weights and activations: w8a8, w4a8 or w4a16.")
 ]
+EmbeddingBits = Annotated[
+    int | None, typer.Option(help="Embedding: 8 or 4, codes; 16, fp16. Default: 16, or 32 in fp32.")
+]
+LmHeadBits = Annotated[int | None, typer.Option(help="lm_head: 8 or 4, codes; 16, fp16. Default: as above.")]
 SsmStateDtype = Annotated[
     Literal["float16", "float32", "int8"],
     typer.Option("--ssm-state-dtype", help="How the scan state is stored between tokens."),

@@ -227,7 +227,9 @@ def load_engine(
     Raises QuambaError (exit 4) where a plan has other inputs or outputs than record, states and vocab_size
     say, or takes fewer sequences or tokens.
     """
-    decode, prefill = Plan(folder / DECODE, cuda), Plan(folder / PREFILL, cuda)
+    decode, prefill = (
+        Plan(folder / name, cuda, version_compatible=record.version_compatible) for name in (DECODE, PREFILL)
+    )
     for plan, longest in ((decode, 1), (prefill, record.prefill_length)):
         plan.check(tensors_of(record, states, vocab_size))
         plan.check_calls(record.max_batch, longest)

@@ -18,12 +18,16 @@ Signature = tuple[str, tuple[int, ...]]  # dtype and shape of a tensor, -1 for a
 class Plan:
     """One deserialized engine with its execution context."""
 
-    def __init__(self, path: Path, cuda: Cuda) -> None:
-        """Raises QuambaError (exit 5) where TensorRT refuses the file."""
+    def __init__(self, path: Path, cuda: Cuda, *, version_compatible: bool = False) -> None:
+        """A version-compatible plan holds its builder's lean runtime, host code that a later TensorRT runs.
+
+        Raises QuambaError (exit 5) where TensorRT refuses the file.
+        """
         trt, (log, messages) = import_tensorrt(), logger()
         messages.take_errors()
         self._path, self._cuda, self._messages = path, cuda, messages
         self._runtime = trt.Runtime(log)
+        self._runtime.engine_host_code_allowed = version_compatible
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         self._context: Any = None if self._engine is None else self._engine.create_execution_context()
         if self._context is None:

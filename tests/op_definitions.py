@@ -179,6 +179,16 @@ def rms_norm_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [(normed @ i["weight"].astype(wide).T).astype(f32)]
 
 
+def rms_norm_int8_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return rms_norm_linear({**i, "weight": i["weight"].astype(wide) * i["weight_scale"][:, None]}, a)
+
+
+def rms_norm_int4_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    codes = int4_codes(i["weight"])
+    scale = np.repeat(i["weight_scale"].astype(wide), 128, axis=1)[:, : codes.shape[1]]
+    return rms_norm_linear({**i, "weight": codes * scale}, a)
+
+
 def int4_codes(packed: Array) -> NDArray[np.int64]:
     """(M, K/2) -> (M, K): nibble after nibble, where plugins/Int4RequantizedLinear/README.md puts it."""
     codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.int64)
@@ -245,6 +255,8 @@ DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "QuantizedLinear": linear,
     "QuantizedSSDScan": quantized_ssd_scan,
     "QuantizedSelectiveScan": quantized_selective_scan,
+    "RMSNormInt4Linear": rms_norm_int4_linear,
+    "RMSNormInt8Linear": rms_norm_int8_linear,
     "RMSNormLinear": rms_norm_linear,
     "RMSNormQuantize": rms_norm_quantize,
     "RequantizedLinear": requantized_linear,

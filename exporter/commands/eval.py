@@ -35,6 +35,14 @@ def evaluate(
     against: Annotated[
         str | None, typer.Option(help="Another model: adds KL(against || PATH) and top-1 agreement.")
     ] = None,
+    cloze: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Adds the share of the text's first N passages whose last word the model finds.",
+        ),
+    ] = None,
     calibration: CalibrationPath = None,
     qformat: Annotated[str | None, typer.Option(help="With --calibration, as in export.")] = None,
     ssm_state_dtype: Annotated[
@@ -43,13 +51,14 @@ def evaluate(
     provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
-    """Perplexity and bits a byte; with --against, KL divergence and top-1 agreement.
+    """Perplexity and bits a byte; with --against, KL divergence and top-1 agreement; with --cloze last words.
 
     With --calibration, a CHECKPOINT is scored as the quantized PyTorch reference.
 
     Example: quamba-export eval bundle/ --data validation.txt --mode decode --against CHECKPOINT
     """
     from quamba_export.calib.data import token_stream
+    from quamba_export.exporter.cloze import read_passages, with_cloze
     from quamba_export.exporter.evaluate import evaluate
     from quamba_export.exporter.language_models import open_language_model
 
@@ -64,8 +73,12 @@ def evaluate(
     )
     other = open_language_model(against) if against else None
     stream = token_stream(data, model.tokenizer_path, model.eos_token_id, limit=max_tokens)
+    passages = read_passages(data, cloze) if cloze else []
     with progress(f"{mode} {path}", len(stream)) as bar:
         result = evaluate(model, stream, window=window, mode=mode, against=other, advance=bar.advance)
+    if passages:
+        with progress(f"cloze {path}", len(passages), unit="passages") as bar:
+            result = with_cloze(result, model, other, passages, bar.advance)
     emit(result.present_fields(), as_json, lambda console: show(result, console))
 
 
@@ -101,3 +114,8 @@ def show(result: Evaluation, console: Console) -> None:
         console.print(
             f"  KL, top-1       {result.kl:.6f} nats a token, {result.top1_agreement:.2%} agreement"
         )
+    if result.cloze_accuracy is not None:
+        other = result.against_cloze_accuracy
+        beside = f", against {other:.2%}" if other is not None else ""
+        share = f"{result.cloze_accuracy:.2%} +- {result.cloze_standard_error:.2%}"
+        console.print(f"  last words      {share} of {result.cloze_passages} passages{beside}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quamba_export.exporter.console import emit
-from quamba_export.exporter.options import Json, Output, QFormat, SsmStateDtype
+from quamba_export.exporter.options import EmbeddingBits, Json, LmHeadBits, Output, QFormat, SsmStateDtype
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +21,8 @@ def export(
     calibration: Annotated[Path, typer.Option(help="The calibration/ directory made from it.")],
     out: Output,
     qformat: QFormat = "w8a8",
+    embedding_bits: EmbeddingBits = None,
+    lm_head_bits: LmHeadBits = None,
     ssm_state_dtype: SsmStateDtype = "float16",
     as_json: Json = False,
 ) -> None:
@@ -30,12 +32,14 @@ def export(
     """
     from quamba_export.calib.calibration import read_calibration
     from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.qformat import qformat_named
     from quamba_export.calib.quantize_model import quantize_model
     from quamba_export.exporter.inspect import inspect_manifest
     from quamba_export.exporter.onnx_export import export_onnx
 
+    widths = qformat_named(qformat, embedding_bits=embedding_bits, head_bits=lm_head_bits)
     source, scales = load_checkpoint(checkpoint), read_calibration(calibration)
-    model = quantize_model(source, scales, qformat=qformat, ssm_state_dtype=ssm_state_dtype)
+    model = quantize_model(source, scales, qformat=widths.name, ssm_state_dtype=ssm_state_dtype)
     export_onnx(model, source, scales, out)
     facts = inspect_manifest(out)
     emit(facts, as_json, lambda console: show(facts, console))
