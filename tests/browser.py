@@ -72,7 +72,8 @@ class Page:
             if answer.get("id") == self._count:
                 assert "error" not in answer, answer["error"]
                 return answer["result"]
-            if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+            advice = answer.get("params", {}).get("entry", {}).get("level") in ("verbose", "info")
+            if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded") and not advice:
                 self.problems.append(json.dumps(answer["params"]))
 
     def _message(self) -> bytes:
