@@ -24,6 +24,7 @@ from quamba_export.exporter.commands.inspect import inspect
 from quamba_export.exporter.commands.report import report
 from quamba_export.exporter.commands.run import run
 from quamba_export.exporter.commands.scale_drift import scale_drift
+from quamba_export.exporter.commands.serve import serve
 from quamba_export.exporter.commands.sign import sign
 from quamba_export.exporter.commands.targets import targets
 from quamba_export.exporter.commands.verify import verify
@@ -38,6 +39,9 @@ EXTRA_OF_MODULE = {
     "numpy": "runtime",
     "polygraphy": "compare",
     "jinja2": "compare",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
     "huggingface_hub": "hub",
     "datasets": "hub",
     "cryptography": "verify",
@@ -71,6 +75,7 @@ for name, command in (
     ("export", export),
     ("build", build),
     ("run", run),
+    ("serve", serve),
     ("eval", evaluate),
     ("compare", compare),
     ("inspect", inspect),
