@@ -42,7 +42,7 @@ def onnx_from_model(model: QuantizedModel) -> onnx.ModelProto:
     count = Value("num_logits_to_keep", "int64", ())
     layers = range(config.n_layer)
     conv = [
-        Value(f"past_conv_states.{i}", model.widths.conv_state_dtype, ("batch", *config.conv_state_shape))
+        Value(f"past_conv_states.{i}", model.block(i).conv_state_dtype, ("batch", *config.conv_state_shape))
         for i in layers
     ]
     ssm = [
@@ -72,21 +72,19 @@ def scan_state(model: QuantizedModel) -> list[tuple[str, str, tuple[int, ...]]]:
 def state_table(model: QuantizedModel) -> list[dict[str, Any]]:
     """Every state of the graph: input and output name, dtype and shape without the batch."""
     config = model.config
-    table = []
-    for kind, dtype, shape in (
-        ("conv_states", model.widths.conv_state_dtype, config.conv_state_shape),
-        *scan_state(model),
-    ):
-        table += [
-            {
-                "past": f"past_{kind}.{i}",
-                "present": f"present_{kind}.{i}",
-                "dtype": dtype,
-                "shape": list(shape),
-            }
-            for i in range(config.n_layer)
-        ]
-    return table
+    convolutions = [block.conv_state_dtype for block in model.blocks]
+    kinds = [("conv_states", convolutions, config.conv_state_shape)]
+    kinds += [(kind, [dtype] * config.n_layer, shape) for kind, dtype, shape in scan_state(model)]
+    return [
+        {
+            "past": f"past_{kind}.{i}",
+            "present": f"present_{kind}.{i}",
+            "dtype": dtype,
+            "shape": list(shape),
+        }
+        for kind, dtypes, shape in kinds
+        for i, dtype in enumerate(dtypes)
+    ]
 
 
 def write_model(model: onnx.ModelProto, directory: Path) -> None:
@@ -108,6 +106,8 @@ def _write_configs(model: QuantizedModel, checkpoint: Checkpoint, directory: Pat
         "qformat": model.qformat,
         "ssm_state_dtype": model.ssm_state_dtype,
     }
+    if model.ssm_input.mode != "int8":
+        config["quantization_config"]["ssm_input"] = model.ssm_input.mode
     _write_json(directory / "config.json", config)
     _write_json(directory / "generation_config.json", {"eos_token_id": checkpoint.eos_token_id})
     if checkpoint.tokenizer_path is not None:
