@@ -43,7 +43,14 @@ class BlockWidths:
 
 BLOCKS = {
     block.name: block
-    for block in (BlockWidths("w8a8", 8, 8), BlockWidths("w4a8", 4, 8), BlockWidths("w4a16", 4, 16))
+    for block in (
+        BlockWidths("w8a8", 8, 8),
+        BlockWidths("w4a8", 4, 8),
+        BlockWidths("w4a16", 4, 16),
+        BlockWidths("w8a16", 8, 16),
+        BlockWidths("fp16", 16, 16),
+        BlockWidths("fp32", 32, 32),
+    )
 }
 
 
@@ -66,6 +73,11 @@ class QFormat:
         embedding = f"-embedding{self.embedding_bits}" if self.embedding_bits != own else ""
         head = f"-head{self.head_bits}" if self.head_bits != own else ""
         return f"{self.block.name}{embedding}{head}"
+
+    @property
+    def ssm_state_dtype(self) -> Literal["float16", "float32"]:
+        """Of the scan's state unless another is asked for."""
+        return "float32" if self.block.activation_bits == 32 else "float16"
 
 
 def qformat_named(name: str, *, embedding_bits: int | None = None, head_bits: int | None = None) -> QFormat:

@@ -17,22 +17,25 @@ from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
 from quamba_export.calib.rewrites import rewrite
 from quamba_export.calib.rounding_nearest import Nearest
 from quamba_export.calib.stored_weight import stored
-from quamba_export.calib.tables import stored_table
+from quamba_export.calib.tables import FLOATS, stored_table
+from quamba_export.calib.uncalibrated import calibration_for
 from quamba_export.plugins.common.quantization import INT8_MAX, SMALLEST_SCALE, quantize
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 
 def quantize_model(
     checkpoint: Checkpoint,
-    calibration: Calibration,
+    calibration: Calibration | None,
     qformat: str = "w8a8",
     ssm_state_dtype: SsmStateDtype = "float16",
 ) -> QuantizedModel:
     """The model of a checkpoint in the widths of `qformat`, on the scales of its calibration.
 
-    Of a format with fp16 activations the calibration gives the exact rewrites only. Raises QuambaError for an
-    unknown format, a state that it has not, a calibration made from another checkpoint, and a weight whose
-    columns int4's packing does not fit.
+    calibration: None for a format without int8 activations, whose calibration gives exact rewrites and
+        rounded weights only: rewrites that need no text take its place. A format of floats takes none.
+
+    Raises QuambaError for an unknown format, a state that it has not, a calibration that is missing, not
+    wanted or made from another checkpoint, and a weight whose columns int4's packing does not fit.
     """
     widths = qformat_named(qformat)
     blocks = _blocks(widths, checkpoint.config)
@@ -44,6 +47,7 @@ def quantize_model(
             fix="leave --ssm-state-dtype out: float16 is the default",
             code=ExitCode.USAGE,
         )
+    calibration = calibration_for(checkpoint, widths, calibration)
     if calibration.checkpoint_digest != checkpoint.digest:
         raise QuambaError(
             "the calibration was made for another checkpoint",
@@ -120,11 +124,11 @@ class _Layer:
         if self.widths.activation_bits == 8:
             self._int8(tensors, scales)
         else:
-            self._half(tensors)
+            self._float(tensors)
         self._linear(tensors, "out_proj", None)
 
-    def _half(self, tensors: dict[str, Tensor]) -> None:
-        """fp16 activations: quantized projections, everything else fp32."""
+    def _float(self, tensors: dict[str, Tensor]) -> None:
+        """Float activations: projections at their bits, everything else fp32."""
         self._linear(tensors, "in_proj", None)
         parameters = ["A_log", "D"]
         if self.config.kind == "mamba1":
@@ -197,8 +201,12 @@ class _Layer:
     ) -> None:
         weight = self.parameter(f"{name}.weight")  # (M, K)
         prefix = f"{self.site}.{name}"
-        codes, scale = self._rounded(name, weight)
-        tensors[f"{prefix}.weight"], tensors[f"{prefix}.weight_scale"] = codes, scale
+        bits = self.widths.bits(name)
+        if bits in FLOATS:
+            tensors[f"{prefix}.weight"] = weight.to(FLOATS[bits])
+        else:
+            codes, scale = self._rounded(name, weight)
+            tensors[f"{prefix}.weight"], tensors[f"{prefix}.weight_scale"] = codes, scale
         has_bias = bias is not None and f"{self._prefix}.{name}.bias" in self._source
         tensors[f"{prefix}.bias"] = (
             self.parameter(f"{name}.bias") if has_bias else torch.zeros(weight.shape[0])

@@ -49,12 +49,13 @@ def open_language_model(
     source: str,
     *,
     calibration: Path | None = None,
-    qformat: str = "w8a8",
-    ssm_state_dtype: SsmStateDtype = "float16",
+    qformat: str | None = None,
+    ssm_state_dtype: SsmStateDtype | None = None,
     provider: Provider | None = None,
 ) -> LanguageModel:
-    """Open `source`; with `calibration`, a checkpoint becomes its quantized PyTorch reference.
+    """Open `source`; with `calibration` or `qformat`, a checkpoint becomes its quantized PyTorch reference.
 
+    qformat: w8a8 with a calibration that goes without. ssm_state_dtype: the format's own where it is None.
     provider: of an export or bundle in ONNX Runtime, see open_bundle. Raises QuambaError where `source` is
     none of the four, or has no tokenizer, or has no use for a provider (exit 2).
     """
@@ -75,9 +76,9 @@ def open_language_model(
             allowed="an export/ or bundle/",
             code=ExitCode.USAGE,
         )
-    if calibration is None:
+    if calibration is None and qformat is None:
         return open_checkpoint(source)
-    return open_reference(source, calibration, qformat, ssm_state_dtype)
+    return open_reference(source, calibration, qformat or "w8a8", ssm_state_dtype)
 
 
 def open_checkpoint(source: str) -> LanguageModel:
@@ -100,22 +101,23 @@ def open_checkpoint(source: str) -> LanguageModel:
 
 
 def open_reference(
-    source: str, calibration: Path, qformat: str, ssm_state_dtype: SsmStateDtype
+    source: str, calibration: Path | None, qformat: str, ssm_state_dtype: SsmStateDtype | None = None
 ) -> LanguageModel:
     """The quantized PyTorch model, the ground truth of the exported graph."""
     from quamba_export.calib.calibration import read_calibration
     from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.qformat import qformat_named
     from quamba_export.calib.quantize_model import quantize_model
 
     checkpoint = load_checkpoint(source)
-    model = quantize_model(
-        checkpoint, read_calibration(calibration), qformat=qformat, ssm_state_dtype=ssm_state_dtype
-    )
+    scales = read_calibration(calibration) if calibration else None
+    state = ssm_state_dtype or qformat_named(qformat).ssm_state_dtype
+    model = quantize_model(checkpoint, scales, qformat=qformat, ssm_state_dtype=state)
     return LanguageModel(
         path=source,
         kind="reference",
-        qformat=qformat,
-        ssm_state_dtype=ssm_state_dtype,
+        qformat=model.qformat,
+        ssm_state_dtype=state,
         vocab_size=checkpoint.config.vocab_size,
         eos_token_id=checkpoint.eos_token_id,
         tokenizer_path=require_tokenizer(checkpoint.tokenizer_path, source),

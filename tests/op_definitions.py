@@ -32,6 +32,10 @@ def rms_norm_quantize(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(rms_norm(i["x"], a["epsilon"]), a["out_scale"])]
 
 
+def float_rms_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [rms_norm(i["x"], a["epsilon"])]
+
+
 def half_rms_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [half(rms_norm(i["x"], a["epsilon"]))]
 
@@ -43,6 +47,10 @@ def rotated(x: Array, a: Attrs) -> NDArray[np.float32]:
 
 def hadamard_quantize(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(rotated(i["x"], a), a["out_scale"])]
+
+
+def float_hadamard(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [rotated(i["x"], a)]
 
 
 def half_hadamard(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -57,6 +65,10 @@ def gated_norm(i: Mapping[str, Array], z: Array, a: Attrs) -> Array:
 
 def gated_norm_quantize(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(gated_norm(i, dequantize(i["z"], a["z_scale"]), a), a["out_scale"])]
+
+
+def float_gated_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [gated_norm(i, i["z"], a)]
 
 
 def half_gated_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -88,6 +100,11 @@ def causal_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
 
 
 def half_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    y, state = float_conv(i, a)
+    return [half(y), state]
+
+
+def float_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     """fp32 products, one token after the other, the oldest input first."""
     window = np.concatenate([i["state"].swapaxes(1, 2), i["x"]], axis=1)  # (B, W-1+L, C)
     length, width = i["x"].shape[1], i["weight"].shape[1]
@@ -95,7 +112,7 @@ def half_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     for t in range(length):
         products = window[:, t : t + width].astype(f32) * i["weight"].T  # (B, W, C)
         value[:, t] = np.add.accumulate(products, axis=1)[:, -1] + i["bias"]
-    return [half(silu(value)), window[:, length:].swapaxes(1, 2)]
+    return [silu(value), window[:, length:].swapaxes(1, 2)]
 
 
 SELECTIVE_OPERANDS = ("x", "dt", "A_log", "B", "C", "D", "z", "dt_bias")
@@ -230,12 +247,28 @@ def half_int4_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [half(grouped_sum(i) + i["bias"])]
 
 
-def half_int8_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+def float_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     total = (i["x"].astype(wide) @ i["weight"].astype(wide).T).astype(f32)
-    return [half(total * i["weight_scale"] + i["bias"])]
+    return [total * i.get("weight_scale", f32(1)) + i["bias"]]
+
+
+def half_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [half(y) for y in float_projection(i, a)]
+
+
+def float_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [i["residual"] + y for y in float_projection(i, a)]
 
 
 DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
+    "FloatCausalConv1d": float_conv,
+    "FloatGatedRMSNormHadamard": float_gated_norm,
+    "FloatHadamard": float_hadamard,
+    "FloatLinear": float_linear,
+    "FloatProjection": float_projection,
+    "FloatRMSNorm": float_rms_norm,
+    "FloatSSDScan": half_ssd_scan,
+    "FloatSelectiveScan": half_selective_scan,
     "GatedRMSNormHadamardQuantize": gated_norm_quantize,
     "HadamardQuantize": hadamard_quantize,
     "HalfCausalConv1d": half_conv,
@@ -243,7 +276,10 @@ DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "HalfHadamard": half_hadamard,
     "HalfInt4Linear": half_int4_linear,
     "HalfInt4Projection": half_int4_projection,
-    "HalfInt8Projection": half_int8_projection,
+    "HalfInt8Linear": float_linear,
+    "HalfInt8Projection": half_projection,
+    "HalfLinear": float_linear,
+    "HalfProjection": half_projection,
     "HalfRMSNorm": half_rms_norm,
     "HalfSSDScan": half_ssd_scan,
     "HalfSelectiveScan": half_selective_scan,

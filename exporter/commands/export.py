@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint directory or hub id.")],
-    calibration: Annotated[Path, typer.Option(help="The calibration/ directory made from it.")],
     out: Output,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="The calibration/ directory made from it; fp32, fp16 and w8a16 need none."),
+    ] = None,
     qformat: QFormat = "w8a8",
     embedding_bits: EmbeddingBits = None,
     lm_head_bits: LmHeadBits = None,
-    ssm_state_dtype: SsmStateDtype = "float16",
+    ssm_state_dtype: SsmStateDtype | None = None,
     as_json: Json = False,
 ) -> None:
     """Quantize a checkpoint with the scales of its calibration and write it as ONNX, states in and out.
@@ -38,8 +41,10 @@ def export(
     from quamba_export.exporter.onnx_export import export_onnx
 
     widths = qformat_named(qformat, embedding_bits=embedding_bits, head_bits=lm_head_bits)
-    source, scales = load_checkpoint(checkpoint), read_calibration(calibration)
-    model = quantize_model(source, scales, qformat=widths.name, ssm_state_dtype=ssm_state_dtype)
+    source = load_checkpoint(checkpoint)
+    scales = read_calibration(calibration) if calibration else None
+    state = ssm_state_dtype or widths.ssm_state_dtype
+    model = quantize_model(source, scales, qformat=widths.name, ssm_state_dtype=state)
     export_onnx(model, source, scales, out)
     facts = inspect_manifest(out)
     emit(facts, as_json, lambda console: show(facts, console))
