@@ -18,6 +18,7 @@ from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest, manifest_for, read_manifest, write_manifest
+from quamba_export.runtime.self_test import SelfTest, self_test_of
 from quamba_export.targets.target import load_target
 from quamba_export.targets.target_file import Target
 
@@ -80,7 +81,11 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
         for name in source.files:
             if not name.startswith(("model.onnx", LIBRARY) if plans else LIBRARY):
                 shutil.copyfile(export / name, folder / name)
-        record = write_engines(export, source, target, folder, choices) if plans else None
+        record: EngineRecord | None = None
+        if plans:
+            record, self_test = write_engines(export, source, target, folder, choices)
+        else:
+            self_test = cpu_self_test(folder, source)
         manifest = manifest_for(
             folder,
             source,
@@ -88,9 +93,17 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
             backend=target.backend,
             producer=f"quamba-export {version('quamba-export')}",
             engine=record,
+            self_test=self_test,
         )
         write_manifest(manifest, folder)
     return _built(out, target, manifest)
+
+
+def cpu_self_test(folder: Path, source: Manifest) -> SelfTest:
+    """What the copied graph gives in ONNX Runtime on this machine."""
+    from quamba_export.runtime.engine_ort import OrtEngine
+
+    return self_test_of(OrtEngine(folder / "model.onnx", source.states, source.vocab_size))
 
 
 def _check_choices(choices: EngineChoices, target: Target, elsewhere: bool) -> None:
@@ -136,7 +149,7 @@ def _built(out: Path, target: Target, manifest: Manifest) -> Build:
 
 def write_engines(
     export: Path, source: Manifest, target: Target, folder: Path, choices: EngineChoices
-) -> EngineRecord:
+) -> tuple[EngineRecord, SelfTest]:
     """Weights, both engines and the plugins into `folder`; the engines have passed the gate.
 
     source: export/'s manifest. Raises QuambaError: exit 5 on another GPU, 9 for engines that compute
@@ -171,4 +184,4 @@ def write_engines(
     states = engine.zero_states(record.max_batch)
     taken = max(0, before - cuda.memory()[0])  # another program may have ended meanwhile
     say(f"memory: took {taken / 2**30:.2f} GiB, with states for {states.batch} sequences")
-    return replace(record, device_bytes=taken)
+    return replace(record, device_bytes=taken), self_test_of(engine)

@@ -29,6 +29,7 @@ from quamba_export.runtime.folder_check import (
     integrity_error,
     open_plain,
 )
+from quamba_export.runtime.self_test import SelfTest, parse_self_test
 
 SCHEMA_VERSION = 1
 Kind = Literal["bundle", "export"]
@@ -80,6 +81,7 @@ class Manifest:
     sources: Mapping[str, str | None]  # sha256 by "checkpoint", "calibration" (null for float), "export"
     engine: EngineRecord | None = None  # of a bundle whose backend is "tensorrt"
     prepared: PreparedRecord | None = None  # of an export that holds a plugin library
+    self_test: SelfTest | None = None  # of a bundle; those of earlier releases have none
     digest: str = ""  # sha256 of the manifest file itself; identifies everything above
 
     @property
@@ -139,6 +141,8 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
         manifest = replace(manifest, engine=parse_engine(fields.object("engine"), size))
     if not bundle and "libquamba_plugins.so" in manifest.files:
         manifest = replace(manifest, prepared=parse_prepared(fields.object("prepared")))
+    if bundle and "self_test" in fields.values:
+        manifest = replace(manifest, self_test=parse_self_test(fields.object("self_test"), vocab_size))
     fields.end()
     return manifest
 
@@ -216,11 +220,12 @@ def manifest_for(
     backend: str,
     producer: str,
     engine: EngineRecord | None = None,
+    self_test: SelfTest | None = None,
 ) -> Manifest:
     """The manifest of a bundle whose files stand in `folder`, made from a verified export.
 
     target: the name of a target; backend: one of BACKENDS; producer: program and version that wrote the
-    bundle; engine: of a "tensorrt" one.
+    bundle; engine: of a "tensorrt" one; self_test: what the bundle's own model gave.
     """
     return Manifest(
         kind="bundle",
@@ -234,6 +239,7 @@ def manifest_for(
         files={name: FileEntry(**entry) for name, entry in files_of(folder).items()},
         sources={**export.sources, "export": export.export_digest},
         engine=engine,
+        self_test=self_test,
     )
 
 
@@ -242,8 +248,9 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
     path = Path(folder) / "manifest.json"
     record = {"schema_version": SCHEMA_VERSION, **asdict(manifest)}
     del record["digest"], record["prepared"]
-    if manifest.engine is None:
-        del record["engine"]
+    for optional in ("engine", "self_test"):
+        if record[optional] is None:
+            del record[optional]
     content = (json.dumps(record, indent=2) + "\n").encode()
     check_names(path.parent, path.name, parse_manifest(content, path).files)
     partial = path.with_name(".manifest.json.partial")

@@ -15,6 +15,14 @@ from quamba_export.runtime.manifest import read_manifest
 from tests.exported_graph import quantized
 from tests.random_checkpoints import MAMBA1, MAMBA2
 
+pytestmark = pytest.mark.usefixtures("no_self_test")
+
+
+@pytest.fixture
+def no_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exports here hold no model that could run."""
+    monkeypatch.setattr("quamba_export.exporter.build.cpu_self_test", lambda folder, source: None)
+
 
 @pytest.fixture
 def export(tmp_path: Path) -> Path:
