@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from quamba_export.calib.output_directory import written_directory
-from quamba_export.exporter.artefacts import artefact_kind
+from quamba_export.exporter.artefacts import artefact_kind, copy_checked
 from quamba_export.exporter.console import say
 from quamba_export.exporter.prepare_device import LIBRARY, prepare_for_device, prepared_library
 from quamba_export.runtime.cuda import Cuda
@@ -78,9 +78,8 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
     choices = replace(choices, plugins=choices.plugins or prepared_library(export, source, target))
     with written_directory(out, "bundle") as folder:
         plans = target.backend == "tensorrt"
-        for name in source.files:
-            if not name.startswith(("model.onnx", LIBRARY) if plans else LIBRARY):
-                shutil.copyfile(export / name, folder / name)
+        left_out = ("model.onnx", LIBRARY) if plans else (LIBRARY,)
+        copy_checked(export, source, folder, [name for name in source.files if not name.startswith(left_out)])
         record: EngineRecord | None = None
         if plans:
             record, self_test = write_engines(export, source, target, folder, choices)
@@ -179,7 +178,7 @@ def write_engines(
     options = BuildOptions(library, choices.timing_cache, choices.version_compatible)
     record = engines_from_export(export, folder, profiles, options)
     before, _ = cuda.memory()
-    engine = load_engine(folder, record, source.states, source.vocab_size, cuda)
+    engine = load_engine(folder.joinpath, record, source.states, source.vocab_size, cuda)
     check_engine(engine, export, source, record.max_batch)
     states = engine.zero_states(record.max_batch)
     taken = max(0, before - cuda.memory()[0])  # another program may have ended meanwhile
