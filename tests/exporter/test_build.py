@@ -94,8 +94,7 @@ def test_widths_without_kernels_are_refused_for_a_gpu(tmp_path: Path, target: st
 @pytest.mark.parametrize("config", [MAMBA1, MAMBA2], ids=lambda config: config.kind)
 @pytest.mark.parametrize("qformat", [*BLOCKS, "w8a8-head8", "w8a8-head4"])
 def test_every_op_of_a_width_with_kernels_has_one(config: MambaConfig, qformat: str) -> None:
-    model = quantize_model(
-        *(calibrated(config) if qformat[0] == "w" else (random_checkpoint(config), None)), qformat
-    )
+    checkpoint, calibration = calibrated(config)
+    model = quantize_model(checkpoint, calibration if qformat.startswith("w") else None, qformat)
     ops = {function.name for function in onnx_from_model(model).functions}
     assert (ops <= set(kernel_names())) == (qformat in WITH_KERNELS)
