@@ -14,11 +14,13 @@ from quamba_export.calib.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.qformat import BlockWidths, QFormat, qformat_named
 from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
+from quamba_export.calib.recipe import Recipe
 from quamba_export.calib.rewrites import rewrite
 from quamba_export.calib.rounding_nearest import Nearest
 from quamba_export.calib.stored_weight import stored
 from quamba_export.calib.tables import FLOATS, stored_table
 from quamba_export.calib.uncalibrated import calibration_for
+from quamba_export.calib.weight_grid import BITS
 from quamba_export.plugins.common.quantization import INT8_MAX, SMALLEST_SCALE, quantize
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -38,7 +40,8 @@ def quantize_model(
     wanted or made from another checkpoint, and a weight whose columns int4's packing does not fit.
     """
     widths = qformat_named(qformat)
-    blocks = _blocks(widths, checkpoint.config)
+    calibration = calibration_for(checkpoint, widths, calibration)
+    blocks = _blocks(widths, calibration.recipe, checkpoint.config.n_layer)
     if any(block.activation_bits != 8 for block in blocks) and ssm_state_dtype == "int8":
         raise QuambaError(
             f"{qformat} has no scales for an int8 scan state",
@@ -47,7 +50,6 @@ def quantize_model(
             fix="leave --ssm-state-dtype out: float16 is the default",
             code=ExitCode.USAGE,
         )
-    calibration = calibration_for(checkpoint, widths, calibration)
     if calibration.checkpoint_digest != checkpoint.digest:
         raise QuambaError(
             "the calibration was made for another checkpoint",
@@ -67,29 +69,49 @@ def quantize_model(
     )
 
 
-def _blocks(widths: QFormat, config: MambaConfig) -> tuple[BlockWidths, ...]:
+def _blocks(widths: QFormat, recipe: Recipe, n_layer: int) -> tuple[BlockWidths, ...]:
     """Widths of every layer."""
-    return (widths.block,) * config.n_layer
+    blocks = (widths.block,) * n_layer if widths.block else recipe.blocks(n_layer)
+    if blocks is None:
+        raise QuambaError(
+            f"recipe {recipe.name} of the calibration says no block's widths",
+            found=f"--qformat {widths.name}",
+            allowed='a recipe with qformat = "w8a8", and others in [[layers]]',
+            fix="calibrate with such a recipe: `quamba-export search` writes one",
+            code=ExitCode.USAGE,
+        )
+    return blocks
 
 
 def _check_rounded(calibration: Calibration, widths: QFormat, blocks: tuple[BlockWidths, ...]) -> None:
     """Refuse (exit 2) weights that the calibration has in other bits than the format wants."""
-    rounded = calibration.recipe.weight_bits
-    wanted = blocks[0].weight_bits
-    if rounded not in (None, wanted):
+    rounded = calibration.recipe.rounded_bits(len(blocks))
+    pairs = zip(rounded or (), blocks, strict=True) if rounded else ()
+    for i, (bits, block) in enumerate(pairs):
+        if bits != block.weight_bits:
+            raise QuambaError(
+                f"the calibration has weights that are rounded to {bits} bits",
+                found=f"--qformat {widths.name}, {block.weight_bits} bits in layer {i}",
+                fix=f"calibrate with --weight-bits {block.weight_bits}, or use another --qformat",
+                code=ExitCode.USAGE,
+            )
+    head = calibration.recipe.weights.head_bits
+    if head != 16 and widths.head_bits not in (head, 16):
         raise QuambaError(
-            f"the calibration has weights that are rounded to {rounded} bits",
-            found=f"--qformat {widths.name}, {wanted} bits",
-            fix=f"calibrate with --weight-bits {wanted}, or use another --qformat",
+            f"the calibration has an lm_head that is rounded to {head} bits",
+            found=f"--lm-head-bits {widths.head_bits}",
+            allowed=f"{head}, or 16",
             code=ExitCode.USAGE,
         )
 
 
 def _ends(source: Mapping[str, Tensor], calibration: Calibration, widths: QFormat) -> dict[str, Tensor]:
-    """Embedding and head at their bits."""
+    """Embedding and head at their bits; a head that the calibration has rounded is taken from there."""
     rounding = Nearest(clip=bool(calibration.recipe.weights.as_table()["clip"]))
     embedding, head = source["backbone.embedding.weight"], source["lm_head.weight"]
     tensors = stored_table("embedding", embedding, widths.embedding_bits, rounding)
+    if widths.head_bits in BITS and "lm_head.weight" in calibration.weights:
+        return tensors | {n: t for n, t in calibration.weights.items() if n.startswith("lm_head.")}
     return tensors | stored_table("lm_head", head, widths.head_bits, rounding)
 
 

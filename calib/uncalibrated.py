@@ -18,8 +18,8 @@ def calibration_for(checkpoint: Checkpoint, widths: QFormat, calibration: Calibr
     floats. Raises QuambaError (exit 2) for int8 activations without a calibration, and for floats with one:
     nothing in it would be used.
     """
-    floats = widths.block.weight_bits >= 16
-    if calibration is None and widths.block.activation_bits == 8:
+    floats = widths.block is not None and widths.block.weight_bits >= 16
+    if calibration is None and (widths.block is None or widths.block.activation_bits == 8):
         raise QuambaError(
             f"{widths.name} has int8 activations, whose scales are found on text",
             found="no --calibration",
