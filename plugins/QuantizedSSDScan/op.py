@@ -22,6 +22,7 @@ from quamba_export.plugins.common.recurrence import (
     state_out_lines,
     tree_sum_lines,
 )
+from quamba_export.plugins.QuantizedSSDScan.chunk import CHUNK, Scales, scan_chunks
 
 SPEC = OpSpec(
     name="QuantizedSSDScan",
@@ -74,20 +75,39 @@ def reference(
 ) -> tuple[T, T]:
     """h = exp(dt A) h + dt x B^T;  y = h C + D x, with A = -exp(A_log), dt = clamp(softplus(dt + dt_bias)).
 
-    fp32 throughout; exp and softplus are rounded once. Source: Mamba-2 (arXiv 2405.21060), section 3.
+    Whole chunks of 64 tokens in integers (chunk.py), the tokens behind them one by one in fp32; exp and
+    softplus are rounded once. Source: Mamba-2 (arXiv 2405.21060), sections 3 and 6.
     """
-    return ssd_scan(
-        dequantize(x, x_scale[scale_index]),
-        dequantize(dt, dt_scale),
-        A_log,
-        dequantize(B, B_scale[:, None]),
-        dequantize(C, C_scale[:, None]),
-        D,
-        dt_bias,
-        state_scale[scale_index],  # (H, P, N)
-        state,
-        (dt_min, dt_max),
-    )
+    x_scales, state_scales = x_scale[scale_index], state_scale[scale_index]  # (H, P), (H, P, N)
+    wide = dequantize(x, x_scales), dequantize(dt, dt_scale)
+    limits, parts = (dt_min, dt_max), []
+    whole = x.shape[1] // CHUNK * CHUNK
+    if whole:
+        by_group = (B.shape[2], -1)
+        scales = Scales(
+            x_scales.unflatten(0, by_group),
+            B_scale[:, None, None],
+            C_scale[:, None, None],
+            state_scales.unflatten(0, by_group),
+        )
+        step, decay = steps(wide[1][:, :whole], A_log, dt_bias, limits)
+        y, state = scan_chunks(x[:, :whole], step, decay, B[:, :whole], C[:, :whole], scales, state)
+        parts.append(y + D[:, None] * wide[0][:, :whole])
+    if whole < x.shape[1]:
+        y, state = ssd_scan(
+            wide[0][:, whole:],
+            wide[1][:, whole:],
+            A_log,
+            dequantize(B[:, whole:], B_scale[:, None]),
+            dequantize(C[:, whole:], C_scale[:, None]),
+            D,
+            dt_bias,
+            state_scales,
+            state,
+            limits,
+        )
+        parts.append(y)
+    return torch.cat(parts, dim=1), state
 
 
 def ssd_scan(
@@ -107,8 +127,7 @@ def ssd_scan(
     state_scale (H, P, N) is read for an int8 state only.
     """
     groups = B.shape[2]
-    step = softplus(dt + dt_bias).clamp(*(_fp32(limit) for limit in limits))
-    decay = exp(step * -exp(A_log))  # (B, L, H)
+    step, decay = steps(dt, A_log, dt_bias, limits)
     inputs = step[..., None] * x  # (B, L, H, P)
     decay = decay.unflatten(2, (groups, -1))[..., None, None]  # (B, L, G, H/G, 1, 1)
     inputs = inputs.unflatten(2, (groups, -1))[..., None]  # (B, L, G, H/G, P, 1)
@@ -122,6 +141,12 @@ def ssd_scan(
         C[..., None, None, :],
     )
     return y.flatten(2, 3) + D[:, None] * x, h.flatten(1, 2)
+
+
+def steps(dt: T, A_log: T, dt_bias: T, limits: tuple[float, float]) -> tuple[T, T]:
+    """Step and decay (B, L, H) of every token and head, fp32."""
+    step = softplus(dt + dt_bias).clamp(*(_fp32(limit) for limit in limits))
+    return step, exp(step * -exp(A_log))
 
 
 def _fp32(limit: float) -> float:
