@@ -1,11 +1,11 @@
-"""64 tokens of Mamba-2's SSD scan at once, as matrix products of integers: exact, in whatever order they add.
+"""64 tokens of Mamba-2's SSD scan at once, as matrix products of integers: exact, in any order of adding.
 
-Of a chunk's tokens t and s <= t, a head's y[t] reads S[t, s] = sum_n C[t, n] B[s, n] on codes, weighted by the
-decay between s and t and the step of s; the state before the chunk adds C[t] h, decayed. What is multiplied
-by codes is first rounded to 15-bit integers on a power of two a row (fixed_point), so that every product of
-matrices is a sum of integers: a tensor core, an fp32 or an fp64 unit give the same. The state is rounded to
-its dtype once, behind the chunk. Source: Mamba-2 (arXiv 2405.21060), section 6; the arithmetic is this
-project's contract (README.md).
+Of a chunk's tokens t and s <= t, a head's y[t] reads S[t, s] = sum_n C[t, n] B[s, n] on codes, weighted by
+the decay between s and t and the step of s; the state before the chunk adds C[t] h, decayed. What is
+multiplied by codes is first rounded to integers of 15 bits on a power of two a row (fixed_point), so that
+every product of matrices is a sum of integers: a tensor core, an fp32 or an fp64 unit give the same. The
+state is rounded to its dtype once, behind the chunk. Source: Mamba-2 (arXiv 2405.21060), section 6; the
+arithmetic is this project's contract (README.md).
 """
 
 from __future__ import annotations
