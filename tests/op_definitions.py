@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from op_cases import Case
 from op_cases.drawing import Array
+from op_chunks import CHUNK, scan_chunks
 from op_formulas import (
     Attrs,
     dense_hadamard,
@@ -126,13 +127,23 @@ def selective_scan(i: Mapping[str, Array], state_scale: float) -> list[Array]:
 
 
 def quantized_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    """Whole chunks, then one token after the other."""
+    state_scale = i["state_scale"][i["scale_index"]]
     widened = {
         "x": dequantize(i["x"], i["x_scale"][i["scale_index"]]),  # (B, L, H, P)
         "B": dequantize(i["B"], i["B_scale"][:, None]),
         "C": dequantize(i["C"], i["C_scale"][:, None]),
         "dt": dequantize(i["dt"], a["dt_scale"]),
     }
-    return ssd_scan({**i, **widened}, a, i["state_scale"][i["scale_index"]])
+    whole = i["x"].shape[1] // CHUNK * CHUNK
+    step, decay = steps({**i, "dt": widened["dt"]}, a)
+    y, state = scan_chunks({**i, "x": i["x"][:, :whole]}, step, decay, state_scale)
+    y = y + i["D"][:, None] * widened["x"][:, :whole]
+    if whole == i["x"].shape[1]:
+        return [y, state]
+    rest = {name: array[:, whole:] for name, array in widened.items()}
+    y_rest, state = ssd_scan({**i, **rest, "state": state}, a, state_scale)
+    return [np.concatenate([y, y_rest], axis=1), state]
 
 
 def half_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -144,17 +155,22 @@ def ssd_scan(i: Mapping[str, Array], a: Attrs, state_scale: Array | float) -> li
     rows, read = (  # (L, B, H, 1, N): the group's, for each of its heads
         i[name].repeat(heads // groups, axis=2).swapaxes(0, 1)[..., None, :] for name in ("B", "C")
     )
-    step = softplus(i["dt"] + i["dt_bias"])
-    step = np.clip(step, f32(a["dt_min"]), f32(a["dt_max"])).swapaxes(0, 1)  # (L, B, H)
+    step, decay = (array.swapaxes(0, 1) for array in steps(i, a))  # (L, B, H)
     y, state = recurrence(
         i["state"],
         state_scale,
-        exp(step * -exp(i["A_log"]))[..., None, None],
+        decay[..., None, None],
         step[..., None] * x.swapaxes(0, 1),
         rows,
         read,
     )
     return [y + i["D"][:, None] * x, state]
+
+
+def steps(i: Mapping[str, Array], a: Attrs) -> tuple[Array, Array]:
+    """Step and decay (B, L, H)."""
+    step = np.clip(softplus(i["dt"] + i["dt_bias"]), f32(a["dt_min"]), f32(a["dt_max"]))
+    return step, exp(step * -exp(i["A_log"]))
 
 
 def input_projection_step(i: Mapping[str, Array], a: Attrs) -> list[Array]:
