@@ -1,5 +1,6 @@
 // C ABI of QuantizedSSDScan; the struct is made from op.py.
 #include "../common/launch.cuh"
+#include "chunk_launch.cuh"
 #include "kernel.cuh"
 #include "step.cuh"
 
@@ -16,12 +17,13 @@ inline int piece_bytes(const QuambaQuantizedSSDScan &op) {
 
 constexpr int SSD_STEPS_FROM = 8;  // tokens from which on the steps are found in a kernel of their own
 
+// The tokens from `begin` on; those of a call with chunks have their steps by now.
 template <class Stored, int N_LANE, int ROWS, int TILE>
-cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, SSDStep *steps, const Gpu &gpu,
+cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, SSDStep *steps, int64_t begin, const Gpu &gpu,
                         cudaStream_t stream) {
     using Scan = SSDScan<Stored, N_LANE, ROWS, TILE>;
     if (op.size.L < SSD_STEPS_FROM) steps = nullptr;
-    if (steps) {
+    if (steps && begin == 0) {
         const unsigned blocks = unsigned((op.size.B * op.size.L * op.size.H + 255) / 256);
         const cudaError_t error =
             launch_overlapped(ssd_steps, dim3(blocks), 256, 0, 1, gpu, stream, op, steps);
@@ -31,7 +33,7 @@ cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, SSDStep *steps, const 
     return launch_overlapped(ssd_scan<Stored, N_LANE, ROWS, TILE>,
                              dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)), SSD_THREADS,
                              sizeof(typename Scan::Shared), 1, gpu, stream, op,
-                             static_cast<const SSDStep *>(steps), piece_bytes(op));
+                             static_cast<const SSDStep *>(steps), begin, piece_bytes(op));
 }
 
 template <class Stored, int N_LANE>
@@ -52,29 +54,33 @@ cudaError_t launch_one_token(const QuambaQuantizedSSDScan &op, const Gpu &gpu, c
 
 // More rows a warp share the reads of B and C; fewer give more warps where rows are few.
 template <class Stored, int N_LANE>
-cudaError_t launch_lanes(const QuambaQuantizedSSDScan &op, SSDStep *steps, cudaStream_t stream) {
-    Gpu gpu = {};
-    const cudaError_t error = current_gpu(gpu);
-    if (error != cudaSuccess) return error;
+cudaError_t launch_lanes(const QuambaQuantizedSSDScan &op, SSDStep *steps, int64_t begin, const Gpu &gpu,
+                         cudaStream_t stream) {
     if (op.size.L == 1) return launch_one_token<Stored, N_LANE>(op, gpu, stream);
     const int64_t rows = op.size.B * op.size.H * op.size.P;
     if constexpr (N_LANE <= 4) {
         if (rows >= int64_t(64) * gpu.multiprocessors)
-            return launch_rows<Stored, N_LANE, 4, 32>(op, steps, gpu, stream);
+            return launch_rows<Stored, N_LANE, 4, 32>(op, steps, begin, gpu, stream);
     }
     const bool fits = sizeof(typename SSDScan<Stored, N_LANE, 2, 32>::Shared) <= size_t(gpu.shared_bytes);
     if (fits && rows >= int64_t(16) * gpu.multiprocessors)
-        return launch_rows<Stored, N_LANE, 2, 32>(op, steps, gpu, stream);
-    return launch_rows<Stored, N_LANE, 1, 32>(op, steps, gpu, stream);
+        return launch_rows<Stored, N_LANE, 2, 32>(op, steps, begin, gpu, stream);
+    return launch_rows<Stored, N_LANE, 1, 32>(op, steps, begin, gpu, stream);
 }
 
 template <class Stored>
-cudaError_t launch_state(const QuambaQuantizedSSDScan &op, void *workspace, cudaStream_t stream) {
-    SSDStep *steps = static_cast<SSDStep *>(workspace);
-    if (op.size.N <= 32) return launch_lanes<Stored, 1>(op, steps, stream);
-    if (op.size.N <= 64) return launch_lanes<Stored, 2>(op, steps, stream);
-    if (op.size.N <= 128) return launch_lanes<Stored, 4>(op, steps, stream);
-    return launch_lanes<Stored, 8>(op, steps, stream);
+cudaError_t launch_state(const QuambaQuantizedSSDScan &op, void *memory, cudaStream_t stream) {
+    Gpu gpu = {};
+    cudaError_t error = current_gpu(gpu);
+    if (error != cudaSuccess) return error;
+    SSDStep *steps = static_cast<SSDStep *>(memory);  // where ChunkWorkspace has them, too
+    const int64_t begin = op.size.L / CHUNK * CHUNK;
+    if (begin) error = launch_chunks<Stored>(op, memory, piece_bytes(op) == 16, gpu, stream);
+    if (error != cudaSuccess || begin == op.size.L) return error;
+    if (op.size.N <= 32) return launch_lanes<Stored, 1>(op, steps, begin, gpu, stream);
+    if (op.size.N <= 64) return launch_lanes<Stored, 2>(op, steps, begin, gpu, stream);
+    if (op.size.N <= 128) return launch_lanes<Stored, 4>(op, steps, begin, gpu, stream);
+    return launch_lanes<Stored, 8>(op, steps, begin, gpu, stream);
 }
 
 }  // namespace quamba
@@ -87,9 +93,9 @@ extern "C" const char *quamba_QuantizedSSDScan_refusal(const QuambaQuantizedSSDS
 }
 
 extern "C" size_t quamba_QuantizedSSDScan_workspace(const QuambaQuantizedSSDScan *op) {
-    return op->size.L < quamba::SSD_STEPS_FROM
-               ? 0
-               : op->size.B * op->size.L * op->size.H * sizeof(quamba::SSDStep);
+    if (op->size.L < quamba::SSD_STEPS_FROM) return 0;
+    if (op->size.L < quamba::CHUNK) return op->size.B * op->size.L * op->size.H * sizeof(quamba::SSDStep);
+    return quamba::ChunkWorkspace::of(*op, nullptr).bytes;
 }
 
 extern "C" int quamba_QuantizedSSDScan_launch(const QuambaQuantizedSSDScan *op, void *workspace,

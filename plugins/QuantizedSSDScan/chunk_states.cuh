@@ -1,0 +1,257 @@
+// The state before and behind every chunk (chunk.py), one chunk after the other, the state in registers.
+//
+// A block owns 16 channels p of one head, a warp 32 entries n of their states. What a chunk adds is a product of
+// tensor cores: tokens times weights as two codes each (rows p, columns s), by B's codes. Lane l holds the
+// entries n = 8 (l % 4) + j of rows l / 4 and l / 4 + 8: column c of product i is n = 4 c + i.
+#pragma once
+
+#include "../common/fixed_point.cuh"
+#include "../common/int8_mma.cuh"
+#include "chunk.cuh"
+
+namespace quamba {
+
+constexpr int STATE_ROWS = 16, STATE_COLUMNS = 32, STATE_ENTRIES = 8;
+
+template <class Stored, int WARPS, bool ALIGNED>
+struct ChunkStates {
+    // Each warp makes the codes of this many times four rows.
+    static constexpr int FOURS = WARPS < STATE_ROWS / 4 ? STATE_ROWS / 4 / WARPS : 1;
+
+    struct Shared {
+        // Two codes of 16 rows and 64 tokens. Place 16 q + 8 k + 4 j + i of a row has token 32 k + 16 j + 4 q + i:
+        // one read gives a lane its words of both products. [turn][low, high][row][four words of lane q]
+        uint4 codes[2][2][STATE_ROWS][4];
+        float units[2][STATE_ROWS];
+        float largest[2][STATE_ROWS][WARPS];  // of a row's state
+    };
+
+    // What a thread reads of a chunk: B of four entries and 16 tokens, x of eight tokens and its rows.
+    struct Codes {
+        uint32_t B[4][4];
+        int8_t x[FOURS][8];
+    };
+
+    const QuambaQuantizedSSDScan &op;
+    int64_t b, chunks;
+    int h, g, p_0, lane, warp;
+
+    __device__ explicit ChunkStates(const QuambaQuantizedSSDScan &op)
+        : op(op), b(blockIdx.z), chunks(op.size.L / CHUNK), h(blockIdx.y), g(h / int(op.size.H / op.size.G)),
+          p_0(blockIdx.x * STATE_ROWS), lane(threadIdx.x % 32), warp(threadIdx.x / 32) {}
+
+    // Token i of the eight whose codes this lane makes.
+    __device__ __forceinline__ int own_token(int i) const {
+        return 32 * (lane % 2) + 4 * (lane % 8 / 2) + 16 * (i / 4) + i % 4;
+    }
+
+    __device__ __forceinline__ int own_row(int turn) const { return 4 * (warp + turn * WARPS) + lane / 8; }
+
+    // Row r and entry j of the lane's states.
+    __device__ __forceinline__ int channel(int r) const { return p_0 + lane / 4 + 8 * r; }
+    __device__ __forceinline__ int entry(int j) const { return STATE_COLUMNS * warp + 8 * (lane % 4) + j; }
+    __device__ __forceinline__ int64_t state_at(int r, int j) const {
+        return ((b * op.size.H + h) * op.size.P + channel(r)) * op.size.N + entry(j);
+    }
+    __device__ __forceinline__ bool is_there(int r, int j) const {
+        return channel(r) < op.size.P && entry(j) < op.size.N;
+    }
+
+    __device__ __forceinline__ int64_t head_of(int64_t chunk) const {
+        return (b * chunks + chunk) * op.size.H + h;
+    }
+
+    __device__ __forceinline__ void load(Codes &codes, int64_t chunk) const {
+        const int64_t row = b * op.size.L + chunk * CHUNK;
+        const int N = int(op.size.N), P = int(op.size.P);
+        const int8_t *B = op.B + row * op.B_stride + g * N, *x = op.x + row * op.x_stride + h * P;
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            const int t = 16 * (i / 4) + 4 * (lane % 4) + i % 4;
+            codes.B[i / 4][i % 4] =
+                code_word<ALIGNED>(B + t * op.B_stride, STATE_COLUMNS * warp + 4 * (lane / 4), N);
+        }
+#pragma unroll
+        for (int turn = 0; turn < FOURS; turn++) {
+            const int p = p_0 + own_row(turn);
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                const bool there = own_row(turn) < STATE_ROWS && p < P;
+                codes.x[turn][i] = there ? x[own_token(i) * op.x_stride + p] : int8_t(0);
+            }
+        }
+    }
+
+    // The weighted tokens of the warp's rows as codes.
+    __device__ __forceinline__ void weigh(Shared &shared, const Codes &codes, const ChunkWeights &weights,
+                                          int turn) const {
+        float last[8];
+#pragma unroll
+        for (int i = 0; i < 8; i++) last[i] = weights.last[own_token(i)];
+#pragma unroll
+        for (int four = 0; four < FOURS; four++) {
+            const int row = own_row(four);
+            if (row >= STATE_ROWS) break;
+            float weighted[8], largest = 0.0f;
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                weighted[i] = last[i] * static_cast<float>(codes.x[four][i]);
+                largest = fmaxf(largest, fabsf(weighted[i]));
+            }
+#pragma unroll
+            for (int distance = 1; distance < 8; distance *= 2) {
+                largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, distance));
+            }
+            const FixedUnit fixed = fixed_unit(largest);
+            FixedWords words[2];
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                uint32_t bits[4];
+#pragma unroll
+                for (int i = 0; i < 4; i++) bits[i] = fixed_bits(weighted[4 * j + i], fixed.inverse);
+                words[j] = fixed_words(bits);
+            }
+            auto place = [&](int high) {
+                return reinterpret_cast<uint2 *>(shared.codes[turn][high][row]) + lane % 8;
+            };
+            *place(0) = {words[0].low, words[1].low};
+            *place(1) = {words[0].high, words[1].high};
+            if (lane % 8 == 0) shared.units[turn][row] = fixed.unit;
+        }
+    }
+
+    __device__ __forceinline__ void put_largest(Shared &shared, const float (&state)[2][STATE_ENTRIES],
+                                                int turn) const {
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float largest = 0.0f;
+#pragma unroll
+            for (int j = 0; j < STATE_ENTRIES; j++) largest = fmaxf(largest, fabsf(state[r][j]));
+            largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 1));
+            largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 2));
+            if (lane % 4 == 0) shared.largest[turn][lane / 4 + 8 * r][warp] = largest;
+        }
+    }
+
+    // The state before a chunk as codes, for the outputs.
+    __device__ __forceinline__ void put_held(const ChunkWorkspace &workspace, const Shared &shared,
+                                             const float (&state)[2][STATE_ENTRIES], int64_t chunk,
+                                             int turn) const {
+        constexpr int WIDTH = STATE_COLUMNS * WARPS;
+        const int64_t P = op.size.P;
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float largest = 0.0f;
+#pragma unroll
+            for (int w = 0; w < WARPS; w++) {
+                largest = fmaxf(largest, shared.largest[turn][lane / 4 + 8 * r][w]);
+            }
+            const FixedUnit fixed = fixed_unit(largest);
+            FixedWords words[2];
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                uint32_t bits[4];
+#pragma unroll
+                for (int j = 0; j < 4; j++) bits[j] = fixed_bits(state[r][4 * i + j], fixed.inverse);
+                words[i] = fixed_words(bits);
+            }
+            if (channel(r) >= P) continue;
+            int8_t *held = workspace.held + (head_of(chunk) * 2 * P + channel(r)) * WIDTH + entry(0);
+            *reinterpret_cast<uint2 *>(held) = {words[0].low, words[1].low};
+            *reinterpret_cast<uint2 *>(held + P * WIDTH) = {words[0].high, words[1].high};
+            if (threadIdx.x % 4 == 0 && warp == 0) workspace.units[head_of(chunk) * P + channel(r)] = fixed.unit;
+        }
+    }
+
+    // The state behind a chunk. scale: of rows r, x's times B's.
+    __device__ __forceinline__ void advance(const Shared &shared, Codes &codes, float (&state)[2][STATE_ENTRIES],
+                                            const float (&scale)[2], float decay, int turn) const {
+        int32_t sums[4][4] = {};
+#pragma unroll
+        for (int i = 0; i < 4; i++) transpose_bytes(codes.B[i]);  // words of four tokens for entries 4 c + i
+#pragma unroll
+        for (int high = 1; high >= 0; high--) {
+            const uint4 upper = shared.codes[turn][high][lane / 4][lane % 4];
+            const uint4 lower = shared.codes[turn][high][lane / 4 + 8][lane % 4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                mma(sums[i], upper.x, lower.x, upper.y, lower.y, codes.B[0][i], codes.B[1][i]);
+                mma(sums[i], upper.z, lower.z, upper.w, lower.w, codes.B[2][i], codes.B[3][i]);
+                if (high == 0) continue;
+#pragma unroll
+                for (int j = 0; j < 4; j++) sums[i][j] *= 256;
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const float factor = shared.units[turn][lane / 4 + 8 * r] * scale[r];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    float &h = state[r][i + 4 * half];
+                    h = h * decay + static_cast<float>(sums[i][2 * r + half]) * factor;
+                }
+            }
+        }
+    }
+};
+
+// Grid: channels by 16, H, B.
+template <class Stored, int WARPS, bool ALIGNED>
+__global__ void __launch_bounds__(32 * WARPS) ssd_chunk_states(QuambaQuantizedSSDScan op,
+                                                               ChunkWorkspace workspace) {
+    using States = ChunkStates<Stored, WARPS, ALIGNED>;
+    __shared__ typename States::Shared shared;
+    const States states(op);
+    float scale[2], state_scale[2][STATE_ENTRIES], state[2][STATE_ENTRIES];
+    const Stored *stored = static_cast<const Stored *>(op.state);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int row = op.scale_index[states.h * op.size.P + min(states.channel(r), int(op.size.P) - 1)];
+        scale[r] = op.x_scale[row] * op.B_scale[states.g];
+#pragma unroll
+        for (int j = 0; j < STATE_ENTRIES; j++) {
+            const bool read = sizeof(Stored) == 1 && states.is_there(r, j);
+            state_scale[r][j] = read ? op.state_scale[row * op.size.N + states.entry(j)] : 1.0f;
+        }
+    }
+    wait_for_inputs();
+    let_next_kernel_begin();
+    typename States::Codes codes;
+    states.load(codes, 0);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+#pragma unroll
+        for (int j = 0; j < STATE_ENTRIES; j++) {
+            const Stored held = states.is_there(r, j) ? stored[states.state_at(r, j)] : Stored(0);
+            state[r][j] = State<Stored>::load(held, state_scale[r][j]);
+        }
+    }
+    for (int64_t chunk = 0; chunk < states.chunks; chunk++) {
+        const ChunkWeights &weights = workspace.weights[states.head_of(chunk)];
+        const int turn = chunk % 2;
+        const float decay = weights.first[CHUNK - 1];
+        states.weigh(shared, codes, weights, turn);
+        states.put_largest(shared, state, turn);
+        __syncthreads();
+        typename States::Codes following = codes;
+        if (chunk + 1 < states.chunks) states.load(following, chunk + 1);
+        states.put_held(workspace, shared, state, chunk, turn);
+        states.advance(shared, codes, state, scale, decay, turn);
+#pragma unroll
+        for (int r = 0; r < 2; r++) round_states<Stored>(state[r], state_scale[r]);
+        codes = following;
+    }
+    Stored *out = static_cast<Stored *>(op.state_out);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+#pragma unroll
+        for (int j = 0; j < STATE_ENTRIES; j++) {
+            if (!states.is_there(r, j)) continue;
+            out[states.state_at(r, j)] = State<Stored>::store(state[r][j], state_scale[r][j]);
+        }
+    }
+}
+
+}  // namespace quamba
