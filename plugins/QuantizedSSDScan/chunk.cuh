@@ -47,20 +47,31 @@ struct ChunkWorkspace {
     }
 };
 
-// The product of factors first to last - 1.
-template <int STRIDE>
-__device__ __forceinline__ float run(const float *factors, int first, int last) {
-    float product = 1.0f;
-    for (int i = first; i < last; i++) product = product * factors[i * STRIDE];
-    return product;
-}
+// Eight factors, as two words of a row in shared memory.
+struct Factors {
+    float at[CHUNK_TILE];
+
+    static __device__ __forceinline__ Factors of(const float *row) {
+        const float4 lower = *reinterpret_cast<const float4 *>(row);
+        const float4 upper = *reinterpret_cast<const float4 *>(row + 4);
+        return {lower.x, lower.y, lower.z, lower.w, upper.x, upper.y, upper.z, upper.w};
+    }
+
+    // The product of factors first to last - 1, from the left.
+    __device__ __forceinline__ float product(int first, int last) const {
+        float product = 1.0f;
+#pragma unroll
+        for (int i = 0; i < CHUNK_TILE; i++) product = i >= first && i < last ? product * at[i] : product;
+        return product;
+    }
+};
 
 // Grid: chunks and what is behind them, heads by four, batch. A thread has one token of one head.
 __global__ void __launch_bounds__(WEIGHT_THREADS) ssd_chunk_weights(QuambaQuantizedSSDScan op,
                                                                     ChunkWorkspace workspace) {
-    __shared__ float decays[CHUNK * WEIGHT_HEADS], totals[CHUNK_TILES * WEIGHT_HEADS];
-    constexpr int STRIDE = WEIGHT_HEADS;
-    const int own = threadIdx.x % WEIGHT_HEADS, t = threadIdx.x / WEIGHT_HEADS, tile = t / CHUNK_TILE;
+    __shared__ alignas(16) float decays[WEIGHT_HEADS][CHUNK + CHUNK_TILE], totals[WEIGHT_HEADS][CHUNK_TILES];
+    const int own = threadIdx.x % WEIGHT_HEADS, t = threadIdx.x / WEIGHT_HEADS;
+    const int tile = t / CHUNK_TILE, place = t % CHUNK_TILE;
     const int64_t H = op.size.H, b = blockIdx.z, h = blockIdx.y * WEIGHT_HEADS + own;
     const int64_t token = int64_t(blockIdx.x) * CHUNK + t, row = b * op.size.L + token;
     const int64_t chunks = op.size.L / CHUNK;
@@ -73,22 +84,22 @@ __global__ void __launch_bounds__(WEIGHT_THREADS) ssd_chunk_weights(QuambaQuanti
         if (inside) workspace.steps[row * H + h] = step;
         return;
     }
-    float *const of_head = decays + own, *const of_tiles = totals + own;
-    of_head[t * STRIDE] = step.decay;
+    decays[own][t] = step.decay;
     __syncthreads();
-    const float begun = run<STRIDE>(of_head, tile * CHUNK_TILE, t + 1);
-    const float ended = run<STRIDE>(of_head, t + 1, (tile + 1) * CHUNK_TILE) * step.step;
-    if (t % CHUNK_TILE == CHUNK_TILE - 1) of_tiles[tile * STRIDE] = begun;
+    const Factors of_tile = Factors::of(&decays[own][tile * CHUNK_TILE]);
+    const float begun = of_tile.product(0, place + 1);
+    const float ended = of_tile.product(place + 1, CHUNK_TILE) * step.step;
+    if (place == CHUNK_TILE - 1) totals[own][tile] = begun;
     __syncthreads();
     if (!inside) return;
+    const Factors of_chunk = Factors::of(totals[own]);
+    const float rest = of_chunk.product(tile + 1, CHUNK_TILES - 1) * of_chunk.at[CHUNK_TILES - 1];
     ChunkWeights &weights = workspace.weights[(b * chunks + blockIdx.x) * H + h];
     weights.step[t] = step.step, weights.decay[t] = step.decay;
     weights.ended[t] = ended, weights.begun[t] = begun;
-    weights.first[t] = run<STRIDE>(of_tiles, 0, tile) * begun;
-    const float rest = run<STRIDE>(of_tiles, tile + 1, CHUNK_TILES - 1) * of_tiles[(CHUNK_TILES - 1) * STRIDE];
+    weights.first[t] = of_chunk.product(0, tile) * begun;
     weights.last[t] = tile == CHUNK_TILES - 1 ? ended : ended * rest;
-    weights.between[t / CHUNK_TILES][t % CHUNK_TILES] =
-        run<STRIDE>(of_tiles, t % CHUNK_TILES + 1, t / CHUNK_TILES);
+    weights.between[tile][place] = of_chunk.product(place + 1, tile);
 }
 
 // Four codes from entry `at` on of a row of `count`, zero from there on. ALIGNED: whole words.

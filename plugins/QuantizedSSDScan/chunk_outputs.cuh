@@ -18,7 +18,8 @@ constexpr int OUTPUT_ROWS = 64, OUTPUT_WARPS = CHUNK / 16, OUTPUT_THREADS = 32 *
 // BLOCKS: of 64 entries n.
 template <int BLOCKS, bool ALIGNED>
 struct ChunkOutputs {
-    static constexpr int WIDTH = 64 * BLOCKS, PITCH = WIDTH + 64;  // two rows of codes 64 bytes apart in the banks
+    static constexpr int WIDTH = 64 * BLOCKS;
+    static constexpr int PITCH = BLOCKS == 1 ? WIDTH : WIDTH + 64;  // a row begins where the banks have its last one's middle
 
     // Of one channel.
     struct Channel {
@@ -28,7 +29,9 @@ struct ChunkOutputs {
     struct Shared {
         uint32_t x[OUTPUT_ROWS][CHUNK / 4];  // word 4 q + j of a channel: word j of lane q
         Channel channels[OUTPUT_ROWS];
-        alignas(16) int8_t held[2][OUTPUT_ROWS][PITCH];
+        ChunkWeights weights;
+        // The codes of B, by token, and later those of the state, low and high, by channel.
+        alignas(16) int8_t codes[2][CHUNK][PITCH];
     };
 
     const QuambaQuantizedSSDScan &op;
@@ -62,9 +65,26 @@ struct ChunkOutputs {
         }
     }
 
-    __device__ __forceinline__ int8_t x_code(const Shared &shared, int p, int t) const {
-        const int place = 4 * (t % 8 / 2) + t / 16, byte = t / 8 % 2 * 2 + t % 2;
-        return int8_t(shared.x[p][place] >> 8 * byte);
+    // Starts to bring the weights and the codes of B.
+    __device__ __forceinline__ void load_tokens(Shared &shared, const ChunkWorkspace &workspace) const {
+        constexpr int PIECES = WIDTH / 16, WEIGHTS = sizeof(ChunkWeights) / 16;
+        const int N = int(op.size.N);
+        const int8_t *B = op.B + row * op.B_stride + g * N;
+        for (int i = threadIdx.x; i < CHUNK * PIECES; i += OUTPUT_THREADS) {
+            const int t = i / PIECES, at = i % PIECES * 16;
+            int8_t *const to = &shared.codes[0][t][at];
+            const int8_t *const from = B + t * op.B_stride;
+            if constexpr (ALIGNED) {
+                copy_async(shared_address(to), at < N ? from + at : from, at < N ? 16 : 0);
+            } else {
+                *reinterpret_cast<uint4 *>(to) = code_words<false>(from, at, N);
+            }
+        }
+        const float4 *const weights = reinterpret_cast<const float4 *>(&workspace.weights[head()]);
+        for (int i = threadIdx.x; i < WEIGHTS; i += OUTPUT_THREADS) {
+            copy_async(shared_address(reinterpret_cast<float4 *>(&shared.weights) + i), weights + i, 16);
+        }
+        end_copy_group();
     }
 
     // Starts to bring the codes of the state.
@@ -73,7 +93,7 @@ struct ChunkOutputs {
         for (int i = threadIdx.x; i < 2 * OUTPUT_ROWS * PIECES; i += OUTPUT_THREADS) {
             const int high = i / (OUTPUT_ROWS * PIECES), p = i / PIECES % OUTPUT_ROWS, at = i % PIECES * 16;
             const int64_t from = (head() * 2 + high) * op.size.P + p_0 + min(p, count - 1);
-            copy_async(shared_address(&shared.held[high][p][at]), workspace.held + from * WIDTH + at, 16);
+            copy_async(shared_address(&shared.codes[high][p][at]), workspace.held + from * WIDTH + at, 16);
         }
         end_copy_group();
     }
@@ -96,38 +116,44 @@ struct ChunkOutputs {
         mma(sums, left[0].z, left[1].z, left[0].w, left[1].w, right.z, right.w);
     }
 
-    // What reaches the lane's token r from tokens 8 j + 2 (lane % 4) + e: step and decay since.
-    __device__ __forceinline__ float weight(const ChunkWeights &weights, float arrived, int j, int r, int e) const {
-        const int own = 2 * warp + r, s = CHUNK_TILE * j + 2 * (lane % 4) + e, t = token(r);
-        if (j < own) return weights.ended[s] * arrived;
-        if (j > own || s > t) return 0.0f;
-        return run<1>(weights.decay, s + 1, t + 1) * weights.step[s];
-    }
-
-    // The weighted products C B of the lane's two tokens, and the unit of each.
+    // The weighted products C B of the lane's two tokens.
     __device__ __forceinline__ void mix(float (&mixed)[CHUNK_TILES][4], const uint4 (&read)[BLOCKS][2],
-                                        const ChunkWeights &weights) const {
-        const int N = int(op.size.N);
-        const float begun[2] = {weights.begun[token(0)], weights.begun[token(1)]};
+                                        const Shared &shared) const {
+        const ChunkWeights &weights = shared.weights;
+        const int q = lane % 4;
 #pragma unroll
         for (int j = 0; j < CHUNK_TILES; j++) {
-            if (j > 2 * warp + 1) {
-#pragma unroll
-                for (int i = 0; i < 4; i++) mixed[j][i] = 0.0f;
-                continue;
-            }
+            const float2 ended = *reinterpret_cast<const float2 *>(&weights.ended[CHUNK_TILE * j + 2 * q]);
             int32_t sums[4] = {};
-            const int8_t *B = op.B + (row + CHUNK_TILE * j + lane / 4) * op.B_stride + g * N;
+            if (j < 2 * warp + 2) {
 #pragma unroll
-            for (int block = 0; block < BLOCKS; block++) {
-                multiply(sums, read[block], code_words<ALIGNED>(B, 64 * block + 16 * (lane % 4), N));
+                for (int block = 0; block < BLOCKS; block++) {
+                    const int8_t *const B = &shared.codes[0][CHUNK_TILE * j + lane / 4][64 * block + 16 * q];
+                    multiply(sums, read[block], *reinterpret_cast<const uint4 *>(B));
+                }
             }
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int r = i / 2;
-                const float arrived = weights.between[2 * warp + r][j] * begun[r];
-                mixed[j][i] = weight(weights, arrived, j, r, i % 2) * static_cast<float>(sums[i]);
+            for (int r = 0; r < 2; r++) {
+                const int tile = 2 * warp + r;
+                const float arrived = weights.between[tile][j] * weights.begun[token(r)];
+                float reach[2] = {ended.x * arrived, ended.y * arrived};
+                if (j >= tile) reach[0] = reach[1] = 0.0f;
+                if (j == tile) near(reach, weights, r);
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    mixed[j][2 * r + e] = reach[e] * static_cast<float>(sums[2 * r + e]);
+                }
             }
+        }
+    }
+
+    // The weights of the tokens in the tile of token r.
+    __device__ __forceinline__ void near(float (&reach)[2], const ChunkWeights &weights, int r) const {
+        const int begin = CHUNK_TILE * (2 * warp + r), s = 2 * (lane % 4), t = lane / 4;
+        const Factors decays = Factors::of(&weights.decay[begin]);
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            if (s + e <= t) reach[e] = decays.product(s + e + 1, t + 1) * weights.step[begin + s + e];
         }
     }
 
@@ -172,20 +198,35 @@ struct ChunkOutputs {
 #pragma unroll
             for (int block = 0; block < BLOCKS; block++) {
                 multiply(held, read[block],
-                         *reinterpret_cast<const uint4 *>(&shared.held[high][own][64 * block + 16 * q]));
+                         *reinterpret_cast<const uint4 *>(&shared.codes[high][own][64 * block + 16 * q]));
             }
             if (high == 0) break;
 #pragma unroll
             for (int k = 0; k < 4; k++) inside[k] *= 256, held[k] *= 256;
         }
+        const int p = 8 * i + 2 * q;
+        float y[2][2];
 #pragma unroll
-        for (int k = 0; k < 4; k++) {
-            const int p = 8 * i + 2 * q + k % 2, t = token(k / 2);
-            const Channel channel = shared.channels[p];
-            const float x = dequantized(x_code(shared, p, t), channel.x);
-            const float tokens = static_cast<float>(inside[k]) * units[k / 2] * channel.inside;
-            const float state = static_cast<float>(held[k]) * channel.held * first[k / 2];
-            if (p < count) op.y[((row + t) * op.size.H + h) * op.size.P + p_0 + p] = tokens + state + channel.D * x;
+        for (int e = 0; e < 2; e++) {
+            const Channel channel = shared.channels[p + e];
+            const uint32_t word = shared.x[p + e][4 * (lane / 8) + warp] >> 8 * (lane / 4 % 2);
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                const float x = dequantized(int8_t(word >> 16 * r), channel.x);
+                const float tokens = static_cast<float>(inside[2 * r + e]) * units[r] * channel.inside;
+                const float state = static_cast<float>(held[2 * r + e]) * channel.held * first[r];
+                y[r][e] = tokens + state + channel.D * x;
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float *const to = op.y + ((row + token(r)) * op.size.H + h) * op.size.P + p_0 + p;
+            if constexpr (ALIGNED) {
+                *reinterpret_cast<float2 *>(to) = {y[r][0], y[r][1]};
+            } else {
+                if (p < count) to[0] = y[r][0];
+                if (p + 1 < count) to[1] = y[r][1];
+            }
         }
     }
 };
@@ -198,29 +239,31 @@ __global__ void __launch_bounds__(OUTPUT_THREADS) ssd_chunk_outputs(QuambaQuanti
     extern __shared__ float4 bytes[];
     typename Outputs::Shared &shared = *reinterpret_cast<typename Outputs::Shared *>(bytes);
     const Outputs outputs(op);
-    const ChunkWeights &weights = workspace.weights[outputs.head()];
-    const float first[2] = {weights.first[outputs.token(0)], weights.first[outputs.token(1)]};
     uint4 read[BLOCKS][2], codes[2][2];
-    float units[2];
-    outputs.turn_x(shared);
+    float units[2], mixed[CHUNK_TILES][4];
+    const int channel = outputs.h * int(op.size.P) + outputs.p_0 + min(int(threadIdx.x), outputs.count - 1);
+    const float x_scale = op.x_scale[op.scale_index[channel]], D = op.D[outputs.h];
+    const float B_scale = op.B_scale[outputs.g], C_scale = op.C_scale[outputs.g];
+    outputs.load_tokens(shared, workspace);
     outputs.load_read(read);
-    {
-        float mixed[CHUNK_TILES][4];
-        outputs.mix(mixed, read, weights);
-        outputs.fix(codes, units, mixed);
-    }
-    wait_for_inputs();  // for the states alone: the kernel before this one waited for all else
-    let_next_kernel_begin();
-    outputs.load_held(shared, workspace);
-    if (threadIdx.x < OUTPUT_ROWS) {
-        const int p = outputs.p_0 + min(int(threadIdx.x), outputs.count - 1);
-        const float x_scale = op.x_scale[op.scale_index[outputs.h * op.size.P + p]];
-        const float B_scale = op.B_scale[outputs.g], C_scale = op.C_scale[outputs.g];
-        const float unit = workspace.units[outputs.head() * op.size.P + p];
-        shared.channels[threadIdx.x] = {B_scale * C_scale * x_scale, unit * C_scale, x_scale, op.D[outputs.h]};
-    }
+    outputs.turn_x(shared);
     wait_copy_groups<0>();
     __syncthreads();
+    const float first[2] = {shared.weights.first[outputs.token(0)], shared.weights.first[outputs.token(1)]};
+    outputs.mix(mixed, read, shared);
+    outputs.fix(codes, units, mixed);
+    __syncthreads();
+    wait_for_inputs();  // for the states alone: the kernel before this one waited for all else
+    outputs.load_held(shared, workspace);
+    if (threadIdx.x < OUTPUT_ROWS) {
+        const float unit =
+            workspace.units[outputs.head() * op.size.P + outputs.p_0 + min(int(threadIdx.x), outputs.count - 1)];
+        shared.channels[threadIdx.x] = {B_scale * C_scale * x_scale, unit * C_scale, x_scale, D};
+    }
+    let_next_kernel_begin();
+    wait_copy_groups<0>();
+    __syncthreads();
+#pragma unroll 2
     for (int i = 0; i < (outputs.count + 7) / 8; i++) outputs.write(shared, codes, read, units, first, i);
 }
 

@@ -26,10 +26,12 @@ struct ChunkStates {
         float largest[2][STATE_ROWS][WARPS];  // of a row's state
     };
 
-    // What a thread reads of a chunk: B of four entries and 16 tokens, x of eight tokens and its rows.
-    struct Codes {
+    // What a thread reads of a chunk: B of four entries and 16 tokens, x and the weights of eight tokens and its
+    // rows.
+    struct Inputs {
         uint32_t B[4][4];
         int8_t x[FOURS][8];
+        float last[8], decay;
     };
 
     const QuambaQuantizedSSDScan &op;
@@ -61,14 +63,14 @@ struct ChunkStates {
         return (b * chunks + chunk) * op.size.H + h;
     }
 
-    __device__ __forceinline__ void load(Codes &codes, int64_t chunk) const {
+    __device__ __forceinline__ void load_codes(Inputs &inputs, int64_t chunk) const {
         const int64_t row = b * op.size.L + chunk * CHUNK;
         const int N = int(op.size.N), P = int(op.size.P);
         const int8_t *B = op.B + row * op.B_stride + g * N, *x = op.x + row * op.x_stride + h * P;
 #pragma unroll
         for (int i = 0; i < 16; i++) {
             const int t = 16 * (i / 4) + 4 * (lane % 4) + i % 4;
-            codes.B[i / 4][i % 4] =
+            inputs.B[i / 4][i % 4] =
                 code_word<ALIGNED>(B + t * op.B_stride, STATE_COLUMNS * warp + 4 * (lane / 4), N);
         }
 #pragma unroll
@@ -77,17 +79,25 @@ struct ChunkStates {
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 const bool there = own_row(turn) < STATE_ROWS && p < P;
-                codes.x[turn][i] = there ? x[own_token(i) * op.x_stride + p] : int8_t(0);
+                inputs.x[turn][i] = there ? x[own_token(i) * op.x_stride + p] : int8_t(0);
             }
         }
     }
 
-    // The weighted tokens of the warp's rows as codes.
-    __device__ __forceinline__ void weigh(Shared &shared, const Codes &codes, const ChunkWeights &weights,
-                                          int turn) const {
-        float last[8];
+    __device__ __forceinline__ void load_weights(Inputs &inputs, const ChunkWorkspace &workspace,
+                                                 int64_t chunk) const {
+        const ChunkWeights &weights = workspace.weights[head_of(chunk)];
 #pragma unroll
-        for (int i = 0; i < 8; i++) last[i] = weights.last[own_token(i)];
+        for (int i = 0; i < 8; i += 4) {
+            const float4 four = *reinterpret_cast<const float4 *>(&weights.last[own_token(i)]);
+            inputs.last[i] = four.x, inputs.last[i + 1] = four.y;
+            inputs.last[i + 2] = four.z, inputs.last[i + 3] = four.w;
+        }
+        inputs.decay = weights.first[CHUNK - 1];
+    }
+
+    // The weighted tokens of the warp's rows as codes.
+    __device__ __forceinline__ void weigh(Shared &shared, const Inputs &inputs, int turn) const {
 #pragma unroll
         for (int four = 0; four < FOURS; four++) {
             const int row = own_row(four);
@@ -95,7 +105,7 @@ struct ChunkStates {
             float weighted[8], largest = 0.0f;
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                weighted[i] = last[i] * static_cast<float>(codes.x[four][i]);
+                weighted[i] = inputs.last[i] * static_cast<float>(inputs.x[four][i]);
                 largest = fmaxf(largest, fabsf(weighted[i]));
             }
 #pragma unroll
@@ -164,19 +174,20 @@ struct ChunkStates {
     }
 
     // The state behind a chunk. scale: of rows r, x's times B's.
-    __device__ __forceinline__ void advance(const Shared &shared, Codes &codes, float (&state)[2][STATE_ENTRIES],
-                                            const float (&scale)[2], float decay, int turn) const {
+    __device__ __forceinline__ void advance(const Shared &shared, Inputs &inputs,
+                                            float (&state)[2][STATE_ENTRIES], const float (&scale)[2],
+                                            int turn) const {
         int32_t sums[4][4] = {};
 #pragma unroll
-        for (int i = 0; i < 4; i++) transpose_bytes(codes.B[i]);  // words of four tokens for entries 4 c + i
+        for (int i = 0; i < 4; i++) transpose_bytes(inputs.B[i]);  // words of four tokens for entries 4 c + i
 #pragma unroll
         for (int high = 1; high >= 0; high--) {
             const uint4 upper = shared.codes[turn][high][lane / 4][lane % 4];
             const uint4 lower = shared.codes[turn][high][lane / 4 + 8][lane % 4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                mma(sums[i], upper.x, lower.x, upper.y, lower.y, codes.B[0][i], codes.B[1][i]);
-                mma(sums[i], upper.z, lower.z, upper.w, lower.w, codes.B[2][i], codes.B[3][i]);
+                mma(sums[i], upper.x, lower.x, upper.y, lower.y, inputs.B[0][i], inputs.B[1][i]);
+                mma(sums[i], upper.z, lower.z, upper.w, lower.w, inputs.B[2][i], inputs.B[3][i]);
                 if (high == 0) continue;
 #pragma unroll
                 for (int j = 0; j < 4; j++) sums[i][j] *= 256;
@@ -190,7 +201,7 @@ struct ChunkStates {
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
                     float &h = state[r][i + 4 * half];
-                    h = h * decay + static_cast<float>(sums[i][2 * r + half]) * factor;
+                    h = h * inputs.decay + static_cast<float>(sums[i][2 * r + half]) * factor;
                 }
             }
         }
@@ -216,10 +227,8 @@ __global__ void __launch_bounds__(32 * WARPS) ssd_chunk_states(QuambaQuantizedSS
             state_scale[r][j] = read ? op.state_scale[row * op.size.N + states.entry(j)] : 1.0f;
         }
     }
-    wait_for_inputs();
-    let_next_kernel_begin();
-    typename States::Codes codes;
-    states.load(codes, 0);
+    typename States::Inputs inputs, following;
+    states.load_codes(inputs, 0);  // the kernel before this one waited for all that it does not write itself
 #pragma unroll
     for (int r = 0; r < 2; r++) {
 #pragma unroll
@@ -228,20 +237,22 @@ __global__ void __launch_bounds__(32 * WARPS) ssd_chunk_states(QuambaQuantizedSS
             state[r][j] = State<Stored>::load(held, state_scale[r][j]);
         }
     }
+    wait_for_inputs();
+    let_next_kernel_begin();
+    states.load_weights(inputs, workspace, 0);
     for (int64_t chunk = 0; chunk < states.chunks; chunk++) {
-        const ChunkWeights &weights = workspace.weights[states.head_of(chunk)];
         const int turn = chunk % 2;
-        const float decay = weights.first[CHUNK - 1];
-        states.weigh(shared, codes, weights, turn);
+        const int64_t next = min(chunk + 1, states.chunks - 1);
+        states.load_codes(following, next);
+        states.load_weights(following, workspace, next);
+        states.weigh(shared, inputs, turn);
         states.put_largest(shared, state, turn);
         __syncthreads();
-        typename States::Codes following = codes;
-        if (chunk + 1 < states.chunks) states.load(following, chunk + 1);
         states.put_held(workspace, shared, state, chunk, turn);
-        states.advance(shared, codes, state, scale, decay, turn);
+        states.advance(shared, inputs, state, scale, turn);
 #pragma unroll
         for (int r = 0; r < 2; r++) round_states<Stored>(state[r], state_scale[r]);
-        codes = following;
+        inputs = following;
     }
     Stored *out = static_cast<Stored *>(op.state_out);
 #pragma unroll

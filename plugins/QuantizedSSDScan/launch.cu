@@ -75,7 +75,8 @@ cudaError_t launch_state(const QuambaQuantizedSSDScan &op, void *memory, cudaStr
     if (error != cudaSuccess) return error;
     SSDStep *steps = static_cast<SSDStep *>(memory);  // where ChunkWorkspace has them, too
     const int64_t begin = op.size.L / CHUNK * CHUNK;
-    if (begin) error = launch_chunks<Stored>(op, memory, piece_bytes(op) == 16, gpu, stream);
+    const bool aligned = piece_bytes(op) == 16 && reinterpret_cast<uintptr_t>(op.y) % 8 == 0;
+    if (begin) error = launch_chunks<Stored>(op, memory, aligned, gpu, stream);
     if (error != cudaSuccess || begin == op.size.L) return error;
     if (op.size.N <= 32) return launch_lanes<Stored, 1>(op, steps, begin, gpu, stream);
     if (op.size.N <= 64) return launch_lanes<Stored, 2>(op, steps, begin, gpu, stream);
