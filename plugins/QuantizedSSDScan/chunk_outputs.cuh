@@ -40,7 +40,8 @@ struct ChunkOutputs {
 
     __device__ explicit ChunkOutputs(const QuambaQuantizedSSDScan &op)
         : op(op), b(blockIdx.z), chunks(op.size.L / CHUNK), chunk(blockIdx.x % chunks),
-          row(b * op.size.L + chunk * CHUNK), h(blockIdx.y), g(h / int(op.size.H / op.size.G)),
+          row(b * op.size.L + chunk * CHUNK), h(blockIdx.y),
+          g(h * unsigned(op.size.G) / unsigned(op.size.H)),
           p_0(int(blockIdx.x / chunks) * OUTPUT_ROWS), count(min(OUTPUT_ROWS, int(op.size.P) - p_0)),
           lane(threadIdx.x % 32), warp(threadIdx.x / 32) {}
 
@@ -52,12 +53,15 @@ struct ChunkOutputs {
     // x of the chunk, four tokens a word.
     __device__ __forceinline__ void turn_x(Shared &shared) const {
         const int8_t *x = op.x + row * op.x_stride + h * int(op.size.P) + p_0;
-        for (int i = threadIdx.x; i < OUTPUT_ROWS / 4 * CHUNK / 4; i += OUTPUT_THREADS) {
+        const int stride = int(op.x_stride);
+#pragma unroll
+        for (int turn = 0; turn < OUTPUT_ROWS / 4 * CHUNK / 4 / OUTPUT_THREADS; turn++) {
+            const int i = threadIdx.x + turn * OUTPUT_THREADS;
             const int place = i % 16, p = i / 16 * 4, first = 16 * (place % 4) + 2 * (place / 4);
             uint32_t words[4];
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-                words[k] = code_word<ALIGNED>(x + (first + 8 * (k / 2) + k % 2) * op.x_stride, p, count);
+                words[k] = code_word<ALIGNED>(x + (first + 8 * (k / 2) + k % 2) * stride, p, count);
             }
             transpose_bytes(words);
 #pragma unroll
@@ -69,11 +73,12 @@ struct ChunkOutputs {
     __device__ __forceinline__ void load_tokens(Shared &shared, const ChunkWorkspace &workspace) const {
         constexpr int PIECES = WIDTH / 16, WEIGHTS = sizeof(ChunkWeights) / 16;
         const int N = int(op.size.N);
-        const int8_t *B = op.B + row * op.B_stride + g * N;
-        for (int i = threadIdx.x; i < CHUNK * PIECES; i += OUTPUT_THREADS) {
-            const int t = i / PIECES, at = i % PIECES * 16;
-            int8_t *const to = &shared.codes[0][t][at];
-            const int8_t *const from = B + t * op.B_stride;
+        constexpr int ROWS = OUTPUT_THREADS / PIECES;  // at once
+        const int first = threadIdx.x / PIECES, at = threadIdx.x % PIECES * 16, stride = int(op.B_stride);
+        const int8_t *from = op.B + (row + first) * op.B_stride + g * N;
+#pragma unroll
+        for (int t = 0; t < CHUNK; t += ROWS, from += ROWS * stride) {
+            int8_t *const to = &shared.codes[0][first + t][at];
             if constexpr (ALIGNED) {
                 copy_async(shared_address(to), at < N ? from + at : from, at < N ? 16 : 0);
             } else {
@@ -81,19 +86,27 @@ struct ChunkOutputs {
             }
         }
         const float4 *const weights = reinterpret_cast<const float4 *>(&workspace.weights[head()]);
-        for (int i = threadIdx.x; i < WEIGHTS; i += OUTPUT_THREADS) {
-            copy_async(shared_address(reinterpret_cast<float4 *>(&shared.weights) + i), weights + i, 16);
+        static_assert(WEIGHTS <= OUTPUT_THREADS, "a thread brings one piece at most");
+        if (threadIdx.x < WEIGHTS) {
+            float4 *const to = reinterpret_cast<float4 *>(&shared.weights) + threadIdx.x;
+            copy_async(shared_address(to), weights + threadIdx.x, 16);
         }
         end_copy_group();
     }
 
     // Starts to bring the codes of the state.
     __device__ __forceinline__ void load_held(Shared &shared, const ChunkWorkspace &workspace) const {
-        constexpr int PIECES = WIDTH / 16;
-        for (int i = threadIdx.x; i < 2 * OUTPUT_ROWS * PIECES; i += OUTPUT_THREADS) {
-            const int high = i / (OUTPUT_ROWS * PIECES), p = i / PIECES % OUTPUT_ROWS, at = i % PIECES * 16;
-            const int64_t from = (head() * 2 + high) * op.size.P + p_0 + min(p, count - 1);
-            copy_async(shared_address(&shared.codes[high][p][at]), workspace.held + from * WIDTH + at, 16);
+        constexpr int PIECES = WIDTH / 16, ROWS = OUTPUT_THREADS / PIECES;  // at once
+        const int p = threadIdx.x / PIECES, at = threadIdx.x % PIECES * 16;
+        const int8_t *from = workspace.held + (head() * 2 * op.size.P + p_0 + p) * WIDTH + at;
+        const uint32_t to = shared_address(&shared.codes[0][p][at]);
+#pragma unroll
+        for (int high = 0; high < 2; high++, from += op.size.P * WIDTH) {
+#pragma unroll
+            for (int row = 0; row < OUTPUT_ROWS; row += ROWS) {
+                const bool there = p + row < count;
+                copy_async(to + (high * CHUNK + row) * PITCH, there ? from + row * WIDTH : from, there ? 16 : 0);
+            }
         }
         end_copy_group();
     }
@@ -121,6 +134,9 @@ struct ChunkOutputs {
                                         const Shared &shared) const {
         const ChunkWeights &weights = shared.weights;
         const int q = lane % 4;
+        float own[2][2];
+#pragma unroll
+        for (int r = 0; r < 2; r++) near(own[r], weights, r);
 #pragma unroll
         for (int j = 0; j < CHUNK_TILES; j++) {
             const float2 ended = *reinterpret_cast<const float2 *>(&weights.ended[CHUNK_TILE * j + 2 * q]);
@@ -136,24 +152,24 @@ struct ChunkOutputs {
             for (int r = 0; r < 2; r++) {
                 const int tile = 2 * warp + r;
                 const float arrived = weights.between[tile][j] * weights.begun[token(r)];
-                float reach[2] = {ended.x * arrived, ended.y * arrived};
-                if (j >= tile) reach[0] = reach[1] = 0.0f;
-                if (j == tile) near(reach, weights, r);
 #pragma unroll
                 for (int e = 0; e < 2; e++) {
-                    mixed[j][2 * r + e] = reach[e] * static_cast<float>(sums[2 * r + e]);
+                    const float far = (e ? ended.y : ended.x) * arrived;
+                    const float reach = j < tile ? far : j == tile ? own[r][e] : 0.0f;
+                    mixed[j][2 * r + e] = reach * static_cast<float>(sums[2 * r + e]);
                 }
             }
         }
     }
 
-    // The weights of the tokens in the tile of token r.
+    // The weights of the lane's tokens s in the tile of its token r.
     __device__ __forceinline__ void near(float (&reach)[2], const ChunkWeights &weights, int r) const {
         const int begin = CHUNK_TILE * (2 * warp + r), s = 2 * (lane % 4), t = lane / 4;
         const Factors decays = Factors::of(&weights.decay[begin]);
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            if (s + e <= t) reach[e] = decays.product(s + e + 1, t + 1) * weights.step[begin + s + e];
+            const float since = decays.product(s + e + 1, t + 1);
+            reach[e] = s + e <= t ? since * weights.step[begin + s + e] : 0.0f;
         }
     }
 
@@ -218,9 +234,10 @@ struct ChunkOutputs {
                 y[r][e] = tokens + state + channel.D * x;
             }
         }
+        const int64_t token_values = op.size.H * op.size.P;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            float *const to = op.y + ((row + token(r)) * op.size.H + h) * op.size.P + p_0 + p;
+            float *const to = op.y + (row + token(r)) * token_values + h * op.size.P + p_0 + p;
             if constexpr (ALIGNED) {
                 *reinterpret_cast<float2 *>(to) = {y[r][0], y[r][1]};
             } else {

@@ -18,10 +18,10 @@ struct ChunkStates {
     // Each warp makes the codes of this many times four rows.
     static constexpr int FOURS = WARPS < STATE_ROWS / 4 ? STATE_ROWS / 4 / WARPS : 1;
 
-    struct Shared {
-        // Two codes of 16 rows and 64 tokens. Place 16 q + 8 k + 4 j + i of a row has token 32 k + 16 j + 4 q + i:
-        // one read gives a lane its words of both products. [turn][low, high][row][four words of lane q]
-        uint4 codes[2][2][STATE_ROWS][4];
+    struct alignas(16) Shared {
+        // Two codes of 16 rows and 64 tokens, as a lane gives them to a product: words of four tokens 32 k + 4 q and
+        // 16 further on, each of a row and of that 8 further down. [turn][low, high][k][row][q][tokens][rows]
+        uint32_t codes[2][2][2][STATE_ROWS / 2][4][2][2];
         float units[2][STATE_ROWS];
         float largest[2][STATE_ROWS][WARPS];  // of a row's state
     };
@@ -31,7 +31,16 @@ struct ChunkStates {
     struct Inputs {
         uint32_t B[4][4];
         int8_t x[FOURS][8];
-        float last[8], decay;
+        float4 last[2];
+        float decay;
+    };
+
+    // Where a thread reads and writes, of the chunk at hand.
+    struct Places {
+        const int8_t *B, *x[FOURS];
+        const ChunkWeights *weights;
+        int8_t *held;
+        float *unit;
     };
 
     const QuambaQuantizedSSDScan &op;
@@ -39,15 +48,14 @@ struct ChunkStates {
     int h, g, p_0, lane, warp;
 
     __device__ explicit ChunkStates(const QuambaQuantizedSSDScan &op)
-        : op(op), b(blockIdx.z), chunks(op.size.L / CHUNK), h(blockIdx.y), g(h / int(op.size.H / op.size.G)),
-          p_0(blockIdx.x * STATE_ROWS), lane(threadIdx.x % 32), warp(threadIdx.x / 32) {}
+        : op(op), b(blockIdx.z), chunks(op.size.L / CHUNK), h(blockIdx.y),
+          g(h * unsigned(op.size.G) / unsigned(op.size.H)), p_0(blockIdx.x * STATE_ROWS),
+          lane(threadIdx.x % 32), warp(threadIdx.x / 32) {}
 
-    // Token i of the eight whose codes this lane makes.
-    __device__ __forceinline__ int own_token(int i) const {
-        return 32 * (lane % 2) + 4 * (lane % 8 / 2) + 16 * (i / 4) + i % 4;
-    }
-
+    // The row whose codes this lane makes, and the first of its tokens: four from there, four from 16 on.
     __device__ __forceinline__ int own_row(int turn) const { return 4 * (warp + turn * WARPS) + lane / 8; }
+    __device__ __forceinline__ int own_token() const { return 32 * (lane % 2) + 4 * (lane % 8 / 2); }
+    __device__ __forceinline__ int own_column() const { return STATE_COLUMNS * warp + 4 * (lane / 4); }
 
     // Row r and entry j of the lane's states.
     __device__ __forceinline__ int channel(int r) const { return p_0 + lane / 4 + 8 * r; }
@@ -59,45 +67,56 @@ struct ChunkStates {
         return channel(r) < op.size.P && entry(j) < op.size.N;
     }
 
-    __device__ __forceinline__ int64_t head_of(int64_t chunk) const {
-        return (b * chunks + chunk) * op.size.H + h;
+    __device__ __forceinline__ Places places(const ChunkWorkspace &workspace) const {
+        const int64_t row = b * op.size.L, head = b * chunks * op.size.H + h, P = op.size.P;
+        Places at;
+        at.B = op.B + (row + 4 * (lane % 4)) * op.B_stride + g * op.size.N + own_column();
+#pragma unroll
+        for (int turn = 0; turn < FOURS; turn++) {
+            at.x[turn] = op.x + (row + own_token()) * op.x_stride + h * P + p_0 + own_row(turn);
+        }
+        at.weights = found_now(workspace.weights + head);
+        at.held = workspace.held + (head * 2 * P + channel(0)) * STATE_COLUMNS * WARPS + entry(0);
+        at.unit = workspace.units + head * P + channel(0);
+        return at;
     }
 
-    __device__ __forceinline__ void load_codes(Inputs &inputs, int64_t chunk) const {
-        const int64_t row = b * op.size.L + chunk * CHUNK;
-        const int N = int(op.size.N), P = int(op.size.P);
-        const int8_t *B = op.B + row * op.B_stride + g * N, *x = op.x + row * op.x_stride + h * P;
+    // The next chunk's.
+    __device__ __forceinline__ void move_on(Places &at) const {
+        at.B += CHUNK * op.B_stride;
+#pragma unroll
+        for (int turn = 0; turn < FOURS; turn++) at.x[turn] += CHUNK * op.x_stride;
+        at.weights += op.size.H;
+    }
+
+    __device__ __forceinline__ void load_codes(Inputs &inputs, const Places &at) const {
+        const int left = int(op.size.N) - own_column(), B_stride = int(op.B_stride), x_stride = int(op.x_stride);
 #pragma unroll
         for (int i = 0; i < 16; i++) {
-            const int t = 16 * (i / 4) + 4 * (lane % 4) + i % 4;
-            inputs.B[i / 4][i % 4] =
-                code_word<ALIGNED>(B + t * op.B_stride, STATE_COLUMNS * warp + 4 * (lane / 4), N);
+            inputs.B[i / 4][i % 4] = code_word<ALIGNED>(at.B + (16 * (i / 4) + i % 4) * B_stride, 0, left);
         }
 #pragma unroll
         for (int turn = 0; turn < FOURS; turn++) {
-            const int p = p_0 + own_row(turn);
+            const bool there = own_row(turn) < STATE_ROWS && p_0 + own_row(turn) < op.size.P;
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                const bool there = own_row(turn) < STATE_ROWS && p < P;
-                inputs.x[turn][i] = there ? x[own_token(i) * op.x_stride + p] : int8_t(0);
+                inputs.x[turn][i] = there ? at.x[turn][(16 * (i / 4) + i % 4) * x_stride] : int8_t(0);
             }
         }
     }
 
-    __device__ __forceinline__ void load_weights(Inputs &inputs, const ChunkWorkspace &workspace,
-                                                 int64_t chunk) const {
-        const ChunkWeights &weights = workspace.weights[head_of(chunk)];
+    __device__ __forceinline__ void load_weights(Inputs &inputs, const Places &at) const {
 #pragma unroll
-        for (int i = 0; i < 8; i += 4) {
-            const float4 four = *reinterpret_cast<const float4 *>(&weights.last[own_token(i)]);
-            inputs.last[i] = four.x, inputs.last[i + 1] = four.y;
-            inputs.last[i + 2] = four.z, inputs.last[i + 3] = four.w;
+        for (int i = 0; i < 2; i++) {
+            inputs.last[i] = *reinterpret_cast<const float4 *>(&at.weights->last[own_token() + 16 * i]);
         }
-        inputs.decay = weights.first[CHUNK - 1];
+        inputs.decay = at.weights->first[CHUNK - 1];
     }
 
     // The weighted tokens of the warp's rows as codes.
     __device__ __forceinline__ void weigh(Shared &shared, const Inputs &inputs, int turn) const {
+        const float4 &a = inputs.last[0], &b = inputs.last[1];
+        const float last[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
         for (int four = 0; four < FOURS; four++) {
             const int row = own_row(four);
@@ -105,7 +124,7 @@ struct ChunkStates {
             float weighted[8], largest = 0.0f;
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                weighted[i] = inputs.last[i] * static_cast<float>(inputs.x[four][i]);
+                weighted[i] = last[i] * static_cast<float>(inputs.x[four][i]);
                 largest = fmaxf(largest, fabsf(weighted[i]));
             }
 #pragma unroll
@@ -121,11 +140,12 @@ struct ChunkStates {
                 for (int i = 0; i < 4; i++) bits[i] = fixed_bits(weighted[4 * j + i], fixed.inverse);
                 words[j] = fixed_words(bits);
             }
-            auto place = [&](int high) {
-                return reinterpret_cast<uint2 *>(shared.codes[turn][high][row]) + lane % 8;
-            };
-            *place(0) = {words[0].low, words[1].low};
-            *place(1) = {words[0].high, words[1].high};
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                const int k = lane % 2, q = lane % 8 / 2;
+                shared.codes[turn][0][k][row % 8][q][j][row / 8] = words[j].low;
+                shared.codes[turn][1][k][row % 8][q][j][row / 8] = words[j].high;
+            }
             if (lane % 8 == 0) shared.units[turn][row] = fixed.unit;
         }
     }
@@ -144,11 +164,9 @@ struct ChunkStates {
     }
 
     // The state before a chunk as codes, for the outputs.
-    __device__ __forceinline__ void put_held(const ChunkWorkspace &workspace, const Shared &shared,
-                                             const float (&state)[2][STATE_ENTRIES], int64_t chunk,
-                                             int turn) const {
-        constexpr int WIDTH = STATE_COLUMNS * WARPS;
-        const int64_t P = op.size.P;
+    __device__ __forceinline__ void put_held(Places &at, const Shared &shared,
+                                             const float (&state)[2][STATE_ENTRIES], int turn) const {
+        const int64_t P = op.size.P, plane = P * STATE_COLUMNS * WARPS;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             float largest = 0.0f;
@@ -166,11 +184,13 @@ struct ChunkStates {
                 words[i] = fixed_words(bits);
             }
             if (channel(r) >= P) continue;
-            int8_t *held = workspace.held + (head_of(chunk) * 2 * P + channel(r)) * WIDTH + entry(0);
+            int8_t *const held = at.held + r * 8 * STATE_COLUMNS * WARPS;
             *reinterpret_cast<uint2 *>(held) = {words[0].low, words[1].low};
-            *reinterpret_cast<uint2 *>(held + P * WIDTH) = {words[0].high, words[1].high};
-            if (threadIdx.x % 4 == 0 && warp == 0) workspace.units[head_of(chunk) * P + channel(r)] = fixed.unit;
+            *reinterpret_cast<uint2 *>(held + plane) = {words[0].high, words[1].high};
+            if (lane % 4 == 0 && warp == 0) at.unit[8 * r] = fixed.unit;
         }
+        at.held += op.size.H * 2 * plane;
+        at.unit += op.size.H * P;
     }
 
     // The state behind a chunk. scale: of rows r, x's times B's.
@@ -182,12 +202,18 @@ struct ChunkStates {
         for (int i = 0; i < 4; i++) transpose_bytes(inputs.B[i]);  // words of four tokens for entries 4 c + i
 #pragma unroll
         for (int high = 1; high >= 0; high--) {
-            const uint4 upper = shared.codes[turn][high][lane / 4][lane % 4];
-            const uint4 lower = shared.codes[turn][high][lane / 4 + 8][lane % 4];
+            uint4 rows[2];
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                rows[k] = *reinterpret_cast<const uint4 *>(shared.codes[turn][high][k][lane / 4][lane % 4]);
+            }
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                mma(sums[i], upper.x, lower.x, upper.y, lower.y, inputs.B[0][i], inputs.B[1][i]);
-                mma(sums[i], upper.z, lower.z, upper.w, lower.w, inputs.B[2][i], inputs.B[3][i]);
+#pragma unroll
+                for (int k = 0; k < 2; k++) {
+                    mma(sums[i], rows[k].x, rows[k].y, rows[k].z, rows[k].w, inputs.B[2 * k][i],
+                        inputs.B[2 * k + 1][i]);
+                }
                 if (high == 0) continue;
 #pragma unroll
                 for (int j = 0; j < 4; j++) sums[i][j] *= 256;
@@ -228,7 +254,8 @@ __global__ void __launch_bounds__(32 * WARPS) ssd_chunk_states(QuambaQuantizedSS
         }
     }
     typename States::Inputs inputs, following;
-    states.load_codes(inputs, 0);  // the kernel before this one waited for all that it does not write itself
+    typename States::Places places = states.places(workspace);
+    states.load_codes(inputs, places);  // the kernel before this one waited for all that it does not write itself
 #pragma unroll
     for (int r = 0; r < 2; r++) {
 #pragma unroll
@@ -239,16 +266,16 @@ __global__ void __launch_bounds__(32 * WARPS) ssd_chunk_states(QuambaQuantizedSS
     }
     wait_for_inputs();
     let_next_kernel_begin();
-    states.load_weights(inputs, workspace, 0);
+    states.load_weights(inputs, places);
     for (int64_t chunk = 0; chunk < states.chunks; chunk++) {
         const int turn = chunk % 2;
-        const int64_t next = min(chunk + 1, states.chunks - 1);
-        states.load_codes(following, next);
-        states.load_weights(following, workspace, next);
+        if (chunk + 1 < states.chunks) states.move_on(places);  // what comes behind the last chunk is not used
+        states.load_codes(following, places);
+        states.load_weights(following, places);
         states.weigh(shared, inputs, turn);
         states.put_largest(shared, state, turn);
         __syncthreads();
-        states.put_held(workspace, shared, state, chunk, turn);
+        states.put_held(places, shared, state, turn);
         states.advance(shared, inputs, state, scale, turn);
 #pragma unroll
         for (int r = 0; r < 2; r++) round_states<Stored>(state[r], state_scale[r]);

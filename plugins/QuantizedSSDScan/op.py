@@ -23,6 +23,7 @@ from quamba_export.plugins.common.recurrence import (
     tree_sum_lines,
 )
 from quamba_export.plugins.QuantizedSSDScan.chunk import CHUNK, Scales, scan_chunks
+from quamba_export.plugins.QuantizedSSDScan.chunk_onnx import chunk_lines
 
 SPEC = OpSpec(
     name="QuantizedSSDScan",
@@ -155,10 +156,41 @@ def _fp32(limit: float) -> float:
 
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
-    """The reference in standard ops: a Scan over the length. Groups, heads and N are fixed in the body."""
+    """The reference in standard ops. Groups, heads, P and N are fixed in the body."""
+    dtype = dtypes["state"]
+
+    def outputs(name: str) -> str:
+        return f"(float[b, l, h, p] y_{name}, {ONNX_TYPE[dtype]}[b, g, r, p, n] h_{name})"
+
     return f"""
-        {_DEQUANTIZED}
-        {ssd_scan_lines(sizes, dtypes["state"])}
+        {_WIDENED}
+        {_start_lines(sizes, dtype)}
+        length = Shape <start = 1, end = 2> (x)
+        chunk_length = Constant <value_ints = [{CHUNK}]> ()
+        has_chunks = GreaterOrEqual (length, chunk_length)
+        y_scanned, h_last = If <
+            then_branch = chunks () => {outputs("all")} {{
+                chunk_count = Div (length, chunk_length)
+                whole = Mul (chunk_count, chunk_length)
+                {chunk_lines(sizes, dtype)}
+                has_rest = Less (whole, length)
+                y_all, h_all = If <
+                    then_branch = rest () => {outputs("joined")} {{
+                        {"".join(f"{name}_rest = Slice ({name}, whole, length, at_1)" for name in _BY_TOKEN)}
+                        {_ROWS.format(tokens="_rest")}
+                        {_recurrence_lines(sizes, dtype, "_rest", "h_behind -> y_rest, h_joined")}
+                        y_joined = Concat <axis = 1> (y_chunks, y_rest)
+                    }},
+                    else_branch = no_rest () => {outputs("same")} {{
+                        y_same = Identity (y_chunks)
+                        h_same = Identity (h_behind)
+                    }}> (has_rest)
+            }},
+            else_branch = tokens () => {outputs("tokens")} {{
+                {_ROWS.format(tokens="")}
+                {_recurrence_lines(sizes, dtype, "", "h_0 -> y_tokens, h_tokens")}
+            }}> (has_chunks)
+        {_END}
     """
 
 
@@ -167,6 +199,15 @@ def ssd_scan_lines(sizes: Mapping[str, Size], dtype: str) -> str:
 
     h_scales (H, P, N) is read for an int8 state only.
     """
+    return f"""
+        {_start_lines(sizes, dtype)}
+        {_recurrence_lines(sizes, dtype, "", "h_0 -> y_scanned, h_last")}
+        {_END}
+    """
+
+
+def _start_lines(sizes: Mapping[str, Size], dtype: str) -> str:
+    """The shapes, step and decay_f (B, L, H), and the state as h_0 (B, G, H/G, P, N)."""
     groups, heads, channels, n_state = (int(sizes[letter]) for letter in "GHPN")
     per_group = heads // groups
     shapes = {  # 0 keeps batch and length
@@ -184,7 +225,24 @@ def ssd_scan_lines(sizes: Mapping[str, Size], dtype: str) -> str:
         {_STEPS}
         {"h_scale = Reshape (h_scales, scale_shape)" if dtype == "int8" else ""}
         h_0 = Reshape (state, state_shape)
-        h_last, y_scanned = Scan <
+    """
+
+
+def _recurrence_lines(sizes: Mapping[str, Size], dtype: str, tokens: str, states: str) -> str:
+    """The tokens x_f, step, decay_f, B_f and C_f, named with `tokens` behind, one by one.
+
+    states: "h -> y, h_next" names the state before and what comes out: y (B, L, H, P) without D x, the state.
+    """
+    begin, results = states.split(" -> ")
+    y, behind = results.split(", ")
+    return f"""
+        decay{tokens}_rows = Reshape (decay_f{tokens}, heads_shape)
+        step_column{tokens} = Unsqueeze (step{tokens}, last)
+        weighted_x{tokens} = Mul (step_column{tokens}, x_f{tokens})
+        inputs{tokens} = Reshape (weighted_x{tokens}, channels_shape)
+        B_rows{tokens} = Reshape (B_f{tokens}, rows_shape)
+        C_rows{tokens} = Reshape (C_f{tokens}, rows_shape)
+        {behind}, {y}_heads = Scan <
             num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
             token (
                 {ONNX_TYPE[dtype]}[B, G, R, P, N] held, float[B, G, R, I, I] decay_t,
@@ -192,34 +250,35 @@ def ssd_scan_lines(sizes: Mapping[str, Size], dtype: str) -> str:
             ) => ({ONNX_TYPE[dtype]}[B, G, R, P, N] held_next, float[B, G, R, P, I] y_t) {{
                 {state_in_lines("held", "h", dtype, "h_scale")}
                 kept = Mul (h, decay_t)
-                added = Mul (inputs_t, B_t)
-                h_next = Add (kept, added)
+                added_t = Mul (inputs_t, B_t)
+                h_next = Add (kept, added_t)
                 read = Mul (h_next, C_t)
-                {tree_sum_lines("read", "y_t", n_state)}
+                {tree_sum_lines("read", "y_t", int(sizes["N"]))}
                 {state_out_lines("h_next", "held_next", dtype, "h_scale")}
-            }}> (h_0, decay, inputs, B_rows, C_rows)
-        y_heads = Reshape (y_scanned, y_shape)
-        D_column = Unsqueeze (D, last)
-        skip = Mul (D_column, x_f)
-        y = Add (y_heads, skip)
-        state_out = Reshape (h_last, state_out_shape)
+            }}> ({begin}, decay{tokens}_rows, inputs{tokens}, B_rows{tokens}, C_rows{tokens})
+        {y} = Reshape ({y}_heads, y_shape)
     """
 
 
-_DEQUANTIZED = f"""
+_BY_TOKEN = ("x_f", "step", "decay_f", "B", "C")
+
+_WIDENED = f"""
         scale_axis = Constant <value_ints = [-1]> ()
         dt_scale = Constant <value_float: float = @dt_scale> ()
         dt_f = DequantizeLinear (dt, dt_scale)
         x_codes = Cast <to = {FLOAT}> (x)
         x_scales = Gather <axis = 0> (x_scale, scale_index)
         x_f = Mul (x_codes, x_scales)
-        B_codes = Cast <to = {FLOAT}> (B)
         B_column = Unsqueeze (B_scale, scale_axis)
-        B_f = Mul (B_codes, B_column)
-        C_codes = Cast <to = {FLOAT}> (C)
         C_column = Unsqueeze (C_scale, scale_axis)
-        C_f = Mul (C_codes, C_column)
         h_scales = Gather <axis = 0> (state_scale, scale_index)
+"""
+
+_ROWS = f"""
+        B_codes = Cast <to = {FLOAT}> (B{{tokens}})
+        B_f{{tokens}} = Mul (B_codes, B_column)
+        C_codes = Cast <to = {FLOAT}> (C{{tokens}})
+        C_f{{tokens}} = Mul (C_codes, C_column)
 """
 
 _STEPS = f"""
@@ -233,10 +292,11 @@ _STEPS = f"""
         A = Neg (A_negative)
         exponent = Mul (step, A)
         {exp_lines("exponent", "decay_f")}
-        decay = Reshape (decay_f, heads_shape)
-        step_column = Unsqueeze (step, last)
-        weighted = Mul (step_column, x_f)
-        inputs = Reshape (weighted, channels_shape)
-        B_rows = Reshape (B_f, rows_shape)
-        C_rows = Reshape (C_f, rows_shape)
+"""
+
+_END = """
+        D_column = Unsqueeze (D, last)
+        skip = Mul (D_column, x_f)
+        y = Add (y_scanned, skip)
+        state_out = Reshape (h_last, state_out_shape)
 """
