@@ -14,11 +14,11 @@ cudaError_t launch_chunk_parts(const QuambaQuantizedSSDScan &op, const ChunkWork
     const auto parts = [](int64_t whole, int part) { return unsigned((whole + part - 1) / part); };
     const unsigned H = unsigned(op.size.H), B = unsigned(op.size.B);
     const int64_t P = op.size.P, chunks = op.size.L / CHUNK;
-    cudaError_t error = launch_overlapped(
-        ssd_chunk_weights, dim3(parts(op.size.L, CHUNK), parts(op.size.H, WEIGHT_HEADS), B), WEIGHT_THREADS, 0,
-        1, gpu, stream, op, workspace);
+    const unsigned weighing = 2 * parts(op.size.H, WEIGHT_HEADS) + unsigned(op.size.G);
+    cudaError_t error = launch_overlapped(ssd_chunk_weights<ALIGNED>, dim3(parts(op.size.L, CHUNK), weighing, B),
+                                          WEIGHT_THREADS, 0, 1, gpu, stream, op, workspace);
     if (error != cudaSuccess) return error;
-    error = launch_overlapped(ssd_chunk_states<Stored, WARPS, ALIGNED>, dim3(parts(P, STATE_ROWS), H, B),
+    error = launch_overlapped(ssd_chunk_states<Stored, WARPS>, dim3(parts(P, STATE_ROWS), H, B),
                               32 * WARPS, 0, 1, gpu, stream, op, workspace);
     if (error != cudaSuccess) return error;
     return launch_overlapped(ssd_chunk_outputs<BLOCKS, ALIGNED>,

@@ -141,7 +141,7 @@ def _fixed_point_lines(source: str, target: str) -> str:
     """fixed_point() of chunk.py: integers `target`, fp64, and `target`_unit, fp32, of fp32 `source`.
 
     (1 + 2^52) w less its product by 1 - 2^-53 is the power of two at or below w in fp64 (Rump, Ogita, Oishi,
-    "Accurate floating-point summation", 2008).
+    "Accurate floating-point summation", 2008); here half of both, for ONNX Runtime takes 1 - 2^-53 for one.
     """
     return f"""
         {target}_abs = Abs ({source})
@@ -150,12 +150,13 @@ def _fixed_point_lines(source: str, target: str) -> str:
         {target}_above = Max ({target}_largest, {target}_smallest)
         {target}_wide = Cast <to = {DOUBLE}> ({target}_above)
         {target}_up = Constant <value = double {{{2.0**52 + 1!r}}}> ()
-        {target}_down = Constant <value = double {{{1 - 2.0**-53!r}}}> ()
-        {target}_digits = Constant <value = double {{{2.0**-DIGITS!r}}}> ()
+        {target}_half = Constant <value = double {{0.5}}> ()
+        {target}_below_half = Constant <value = double {{{0.5 - 2.0**-54!r}}}> ()
+        {target}_digits = Constant <value = double {{{2.0 ** (1 - DIGITS)!r}}}> ()
         {target}_raised = Mul ({target}_wide, {target}_up)
-        {target}_lowered = Mul ({target}_raised, {target}_down)
-        {target}_signed = Sub ({target}_raised, {target}_lowered)
-        {target}_power = Abs ({target}_signed)
+        {target}_more = Mul ({target}_raised, {target}_half)
+        {target}_less = Mul ({target}_raised, {target}_below_half)
+        {target}_power = Sub ({target}_more, {target}_less)
         {target}_step = Mul ({target}_power, {target}_digits)
         {target}_unit = Cast <to = {FLOAT}> ({target}_step)
         {target}_units = Div ({source}, {target}_unit)

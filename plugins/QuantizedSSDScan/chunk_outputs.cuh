@@ -27,7 +27,7 @@ struct ChunkOutputs {
     };
 
     struct Shared {
-        uint32_t x[OUTPUT_ROWS][CHUNK / 4];  // word 4 q + j of a channel: word j of lane q
+        alignas(16) uint32_t x[OUTPUT_ROWS][CHUNK / 4];  // turned
         Channel channels[OUTPUT_ROWS];
         ChunkWeights weights;
         // The codes of B, by token, and later those of the state, low and high, by channel.
@@ -50,26 +50,7 @@ struct ChunkOutputs {
     // Token r of the lane's two, in its chunk.
     __device__ __forceinline__ int token(int r) const { return 16 * warp + lane / 4 + 8 * r; }
 
-    // x of the chunk, four tokens a word.
-    __device__ __forceinline__ void turn_x(Shared &shared) const {
-        const int8_t *x = op.x + row * op.x_stride + h * int(op.size.P) + p_0;
-        const int stride = int(op.x_stride);
-#pragma unroll
-        for (int turn = 0; turn < OUTPUT_ROWS / 4 * CHUNK / 4 / OUTPUT_THREADS; turn++) {
-            const int i = threadIdx.x + turn * OUTPUT_THREADS;
-            const int place = i % 16, p = i / 16 * 4, first = 16 * (place % 4) + 2 * (place / 4);
-            uint32_t words[4];
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                words[k] = code_word<ALIGNED>(x + (first + 8 * (k / 2) + k % 2) * stride, p, count);
-            }
-            transpose_bytes(words);
-#pragma unroll
-            for (int k = 0; k < 4; k++) shared.x[p + k][place] = words[k];
-        }
-    }
-
-    // Starts to bring the weights and the codes of B.
+    // Starts to bring the weights, turned x and the codes of B.
     __device__ __forceinline__ void load_tokens(Shared &shared, const ChunkWorkspace &workspace) const {
         constexpr int PIECES = WIDTH / 16, WEIGHTS = sizeof(ChunkWeights) / 16;
         const int N = int(op.size.N);
@@ -84,6 +65,10 @@ struct ChunkOutputs {
             } else {
                 *reinterpret_cast<uint4 *>(to) = code_words<false>(from, at, N);
             }
+        }
+        const float4 *const x = reinterpret_cast<const float4 *>(workspace.x + (head() * op.size.P + p_0) * CHUNK);
+        for (int i = threadIdx.x; i < count * CHUNK / 16; i += OUTPUT_THREADS) {
+            copy_async(shared_address(reinterpret_cast<float4 *>(shared.x) + i), x + i, 16);
         }
         const float4 *const weights = reinterpret_cast<const float4 *>(&workspace.weights[head()]);
         static_assert(WEIGHTS <= OUTPUT_THREADS, "a thread brings one piece at most");
@@ -263,7 +248,6 @@ __global__ void __launch_bounds__(OUTPUT_THREADS) ssd_chunk_outputs(QuambaQuanti
     const float B_scale = op.B_scale[outputs.g], C_scale = op.C_scale[outputs.g];
     outputs.load_tokens(shared, workspace);
     outputs.load_read(read);
-    outputs.turn_x(shared);
     wait_copy_groups<0>();
     __syncthreads();
     const float first[2] = {shared.weights.first[outputs.token(0)], shared.weights.first[outputs.token(1)]};

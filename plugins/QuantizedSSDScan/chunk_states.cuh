@@ -13,31 +13,32 @@ namespace quamba {
 
 constexpr int STATE_ROWS = 16, STATE_COLUMNS = 32, STATE_ENTRIES = 8;
 
-template <class Stored, int WARPS, bool ALIGNED>
+template <class Stored, int WARPS>
 struct ChunkStates {
+    static constexpr int WIDTH = STATE_COLUMNS * WARPS;
     // Each warp makes the codes of this many times four rows.
     static constexpr int FOURS = WARPS < STATE_ROWS / 4 ? STATE_ROWS / 4 / WARPS : 1;
 
     struct alignas(16) Shared {
-        // Two codes of 16 rows and 64 tokens, as a lane gives them to a product: words of four tokens 32 k + 4 q and
-        // 16 further on, each of a row and of that 8 further down. [turn][low, high][k][row][q][tokens][rows]
+        // Two codes of 16 rows and 64 turned tokens, as lane q gives them to product k: words 2 k and 2 k + 1, each
+        // of a row and of that 8 further down. [turn][low, high][k][row][q][word][rows]
         uint32_t codes[2][2][2][STATE_ROWS / 2][4][2][2];
         float units[2][STATE_ROWS];
         float largest[2][STATE_ROWS][WARPS];  // of a row's state
     };
 
-    // What a thread reads of a chunk: B of four entries and 16 tokens, x and the weights of eight tokens and its
-    // rows.
+    // What a thread reads of a chunk: the tokens' words of four entries of B, eight turned tokens of its rows of x
+    // and their weights.
     struct Inputs {
-        uint32_t B[4][4];
-        int8_t x[FOURS][8];
+        uint4 B[4];
+        uint2 x[FOURS];
         float4 last[2];
         float decay;
     };
 
     // Where a thread reads and writes, of the chunk at hand.
     struct Places {
-        const int8_t *B, *x[FOURS];
+        const int8_t *B, *x;
         const ChunkWeights *weights;
         int8_t *held;
         float *unit;
@@ -52,10 +53,8 @@ struct ChunkStates {
           g(h * unsigned(op.size.G) / unsigned(op.size.H)), p_0(blockIdx.x * STATE_ROWS),
           lane(threadIdx.x % 32), warp(threadIdx.x / 32) {}
 
-    // The row whose codes this lane makes, and the first of its tokens: four from there, four from 16 on.
+    // The row whose codes this lane makes, those of eight places.
     __device__ __forceinline__ int own_row(int turn) const { return 4 * (warp + turn * WARPS) + lane / 8; }
-    __device__ __forceinline__ int own_token() const { return 32 * (lane % 2) + 4 * (lane % 8 / 2); }
-    __device__ __forceinline__ int own_column() const { return STATE_COLUMNS * warp + 4 * (lane / 4); }
 
     // Row r and entry j of the lane's states.
     __device__ __forceinline__ int channel(int r) const { return p_0 + lane / 4 + 8 * r; }
@@ -68,49 +67,39 @@ struct ChunkStates {
     }
 
     __device__ __forceinline__ Places places(const ChunkWorkspace &workspace) const {
-        const int64_t row = b * op.size.L, head = b * chunks * op.size.H + h, P = op.size.P;
-        Places at;
-        at.B = op.B + (row + 4 * (lane % 4)) * op.B_stride + g * op.size.N + own_column();
+        const int64_t at = b * chunks, head = at * op.size.H + h, P = op.size.P;
+        const int own = min(p_0 + min(own_row(0), STATE_ROWS - 1), int(P) - 1);
+        Places places;
+        places.B = workspace.rows + ((at * op.size.G + g) * WIDTH + STATE_COLUMNS * warp + lane / 4 * 4) * CHUNK +
+                   16 * (lane % 4);
+        places.x = workspace.x + (head * P + own) * CHUNK + 8 * (lane % 8);
+        places.weights = found_now(workspace.weights + head);
+        places.held = workspace.held + (head * 2 * P + channel(0)) * WIDTH + entry(0);
+        places.unit = workspace.units + head * P + channel(0);
+        return places;
+    }
+
+    __device__ __forceinline__ void load(Inputs &inputs, const Places &at) const {
+#pragma unroll
+        for (int i = 0; i < 4; i++) inputs.B[i] = *reinterpret_cast<const uint4 *>(at.B + i * CHUNK);
 #pragma unroll
         for (int turn = 0; turn < FOURS; turn++) {
-            at.x[turn] = op.x + (row + own_token()) * op.x_stride + h * P + p_0 + own_row(turn);
+            const bool there = p_0 + own_row(turn) < op.size.P;
+            const int8_t *const x = at.x + turn * 4 * WARPS * CHUNK;
+            inputs.x[turn] = there ? *reinterpret_cast<const uint2 *>(x) : uint2{};
         }
-        at.weights = found_now(workspace.weights + head);
-        at.held = workspace.held + (head * 2 * P + channel(0)) * STATE_COLUMNS * WARPS + entry(0);
-        at.unit = workspace.units + head * P + channel(0);
-        return at;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            inputs.last[i] = *reinterpret_cast<const float4 *>(&at.weights->last[8 * (lane % 8) + 4 * i]);
+        }
+        inputs.decay = at.weights->first[CHUNK - 1];
     }
 
     // The next chunk's.
     __device__ __forceinline__ void move_on(Places &at) const {
-        at.B += CHUNK * op.B_stride;
-#pragma unroll
-        for (int turn = 0; turn < FOURS; turn++) at.x[turn] += CHUNK * op.x_stride;
+        at.B += op.size.G * WIDTH * CHUNK;
+        at.x += op.size.H * op.size.P * CHUNK;
         at.weights += op.size.H;
-    }
-
-    __device__ __forceinline__ void load_codes(Inputs &inputs, const Places &at) const {
-        const int left = int(op.size.N) - own_column(), B_stride = int(op.B_stride), x_stride = int(op.x_stride);
-#pragma unroll
-        for (int i = 0; i < 16; i++) {
-            inputs.B[i / 4][i % 4] = code_word<ALIGNED>(at.B + (16 * (i / 4) + i % 4) * B_stride, 0, left);
-        }
-#pragma unroll
-        for (int turn = 0; turn < FOURS; turn++) {
-            const bool there = own_row(turn) < STATE_ROWS && p_0 + own_row(turn) < op.size.P;
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-                inputs.x[turn][i] = there ? at.x[turn][(16 * (i / 4) + i % 4) * x_stride] : int8_t(0);
-            }
-        }
-    }
-
-    __device__ __forceinline__ void load_weights(Inputs &inputs, const Places &at) const {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            inputs.last[i] = *reinterpret_cast<const float4 *>(&at.weights->last[own_token() + 16 * i]);
-        }
-        inputs.decay = at.weights->first[CHUNK - 1];
     }
 
     // The weighted tokens of the warp's rows as codes.
@@ -124,7 +113,8 @@ struct ChunkStates {
             float weighted[8], largest = 0.0f;
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                weighted[i] = last[i] * static_cast<float>(inputs.x[four][i]);
+                const uint32_t word = i < 4 ? inputs.x[four].x : inputs.x[four].y;
+                weighted[i] = last[i] * static_cast<float>(int8_t(word >> 8 * (i % 4)));
                 largest = fmaxf(largest, fabsf(weighted[i]));
             }
 #pragma unroll
@@ -166,7 +156,7 @@ struct ChunkStates {
     // The state before a chunk as codes, for the outputs.
     __device__ __forceinline__ void put_held(Places &at, const Shared &shared,
                                              const float (&state)[2][STATE_ENTRIES], int turn) const {
-        const int64_t P = op.size.P, plane = P * STATE_COLUMNS * WARPS;
+        const int64_t P = op.size.P, plane = P * WIDTH;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             float largest = 0.0f;
@@ -184,7 +174,7 @@ struct ChunkStates {
                 words[i] = fixed_words(bits);
             }
             if (channel(r) >= P) continue;
-            int8_t *const held = at.held + r * 8 * STATE_COLUMNS * WARPS;
+            int8_t *const held = at.held + r * 8 * WIDTH;
             *reinterpret_cast<uint2 *>(held) = {words[0].low, words[1].low};
             *reinterpret_cast<uint2 *>(held + plane) = {words[0].high, words[1].high};
             if (lane % 4 == 0 && warp == 0) at.unit[8 * r] = fixed.unit;
@@ -194,12 +184,10 @@ struct ChunkStates {
     }
 
     // The state behind a chunk. scale: of rows r, x's times B's.
-    __device__ __forceinline__ void advance(const Shared &shared, Inputs &inputs,
+    __device__ __forceinline__ void advance(const Shared &shared, const Inputs &inputs,
                                             float (&state)[2][STATE_ENTRIES], const float (&scale)[2],
                                             int turn) const {
         int32_t sums[4][4] = {};
-#pragma unroll
-        for (int i = 0; i < 4; i++) transpose_bytes(inputs.B[i]);  // words of four tokens for entries 4 c + i
 #pragma unroll
         for (int high = 1; high >= 0; high--) {
             uint4 rows[2];
@@ -209,11 +197,9 @@ struct ChunkStates {
             }
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-#pragma unroll
-                for (int k = 0; k < 2; k++) {
-                    mma(sums[i], rows[k].x, rows[k].y, rows[k].z, rows[k].w, inputs.B[2 * k][i],
-                        inputs.B[2 * k + 1][i]);
-                }
+                const uint4 words = inputs.B[i];
+                mma(sums[i], rows[0].x, rows[0].y, rows[0].z, rows[0].w, words.x, words.y);
+                mma(sums[i], rows[1].x, rows[1].y, rows[1].z, rows[1].w, words.z, words.w);
                 if (high == 0) continue;
 #pragma unroll
                 for (int j = 0; j < 4; j++) sums[i][j] *= 256;
@@ -235,10 +221,10 @@ struct ChunkStates {
 };
 
 // Grid: channels by 16, H, B.
-template <class Stored, int WARPS, bool ALIGNED>
+template <class Stored, int WARPS>
 __global__ void __launch_bounds__(32 * WARPS) ssd_chunk_states(QuambaQuantizedSSDScan op,
                                                                ChunkWorkspace workspace) {
-    using States = ChunkStates<Stored, WARPS, ALIGNED>;
+    using States = ChunkStates<Stored, WARPS>;
     __shared__ typename States::Shared shared;
     const States states(op);
     float scale[2], state_scale[2][STATE_ENTRIES], state[2][STATE_ENTRIES];
@@ -255,7 +241,7 @@ __global__ void __launch_bounds__(32 * WARPS) ssd_chunk_states(QuambaQuantizedSS
     }
     typename States::Inputs inputs, following;
     typename States::Places places = states.places(workspace);
-    states.load_codes(inputs, places);  // the kernel before this one waited for all that it does not write itself
+    // the kernel before this one does not write the state, and waited for the ones that do
 #pragma unroll
     for (int r = 0; r < 2; r++) {
 #pragma unroll
@@ -266,12 +252,11 @@ __global__ void __launch_bounds__(32 * WARPS) ssd_chunk_states(QuambaQuantizedSS
     }
     wait_for_inputs();
     let_next_kernel_begin();
-    states.load_weights(inputs, places);
+    states.load(inputs, places);
     for (int64_t chunk = 0; chunk < states.chunks; chunk++) {
         const int turn = chunk % 2;
         if (chunk + 1 < states.chunks) states.move_on(places);  // what comes behind the last chunk is not used
-        states.load_codes(following, places);
-        states.load_weights(following, places);
+        states.load(following, places);
         states.weigh(shared, inputs, turn);
         states.put_largest(shared, state, turn);
         __syncthreads();
