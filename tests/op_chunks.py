@@ -10,6 +10,7 @@ from op_cases.drawing import Array
 from op_formulas import f32, narrowed, widened
 
 CHUNK, TILE = 64, 8
+TILES = CHUNK // TILE
 
 
 def scan_chunks(i: Mapping[str, Array], step: Array, decay: Array, state_scale: Array) -> tuple[Array, Array]:
@@ -52,12 +53,7 @@ def chunk(
     y (Q, P), h behind the chunk, not rounded yet.
     """
     x_scale, B_scale, C_scale = scales
-    reach = np.zeros((CHUNK, CHUNK), f32)
-    for t, s in zip(*np.tril_indices(CHUNK), strict=True):
-        reach[t, s] = weight(decays, steps, int(t), int(s))
-    first = np.array(
-        [between(decays, 0, t // TILE) * run(decays[t // TILE * TILE : t + 1]) for t in range(CHUNK)]
-    )
+    reach, first = weights(decays, steps)
     mixed, mixed_unit = fixed_point(reach * (read @ rows.T).astype(f32))
     inside = (mixed @ x).astype(f32) * mixed_unit * (B_scale * C_scale * x_scale)
     held, held_unit = fixed_point(h)
@@ -67,27 +63,25 @@ def chunk(
     return inside + before * first[:, None], h * first[-1] + added
 
 
-def weight(decays: Array, steps: Array, t: int, s: int) -> np.float32:
-    """The step of token s and the decay since, at token t."""
-    tile, own = s // TILE, t // TILE
-    if tile == own:
-        return run(decays[s + 1 : t + 1]) * steps[s]
-    ended = run(decays[s + 1 : (tile + 1) * TILE])
-    return (ended * steps[s]) * (between(decays, tile + 1, own) * run(decays[own * TILE : t + 1]))
-
-
-def between(decays: Array, first: int, last: int) -> np.float32:
-    """The decay of whole tiles from the first to the one before the last."""
-    totals = [run(decays[tile * TILE : (tile + 1) * TILE]) for tile in range(first, last)]
-    return run(np.array(totals, f32))
+def weights(decays: Array, steps: Array) -> tuple[Array, Array]:
+    """At token t: the step of each token s and the decay since (Q, Q); the decay since the begin (Q)."""
+    tile = np.arange(CHUNK) // TILE
+    begin, end = tile * TILE, (tile + 1) * TILE
+    begun = np.array([run(decays[begin[t] : t + 1]) for t in range(CHUNK)])
+    ended = np.array([run(decays[s + 1 : end[s]]) for s in range(CHUNK)])
+    total = begun[TILE - 1 :: TILE]
+    between = np.array([[run(total[first:last]) for first in range(TILES + 1)] for last in range(TILES)])
+    reach = (ended * steps) * (between[tile][:, tile + 1] * begun[:, None])
+    for t in range(CHUNK):
+        for s in range(begin[t], t + 1):
+            reach[t, s] = run(decays[s + 1 : t + 1]) * steps[s]
+        reach[t, t + 1 :] = 0
+    return reach, between[tile, 0] * begun
 
 
 def run(factors: Array) -> np.float32:
     """The product from the left, rounded after each factor."""
-    product = f32(1)
-    for factor in factors:
-        product = product * factor
-    return product
+    return np.multiply.accumulate(factors)[-1] if len(factors) else f32(1)
 
 
 def fixed_point(x: Array) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
