@@ -1,4 +1,4 @@
-"""Mamba-2's SSD scan on int8 codes: one fp32 recurrence, the same bits in prefill and in decode.
+"""Mamba-2's SSD scan on int8 codes: whole chunks of 64 tokens in integers, one fp32 recurrence behind them.
 
 x and the int8 state share a table of head-group x channel-group scales (Quamba2): `scale_index` names, for
 each head and channel, the row of `x_scale` and `state_scale`. A float state takes a `state_scale` of ones.
@@ -12,18 +12,13 @@ import torch
 from torch import Tensor as T
 
 from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
-from quamba_export.plugins.common.onnx_text import FLOAT, exp_lines, softplus_lines
+from quamba_export.plugins.common.onnx_text import FLOAT
 from quamba_export.plugins.common.precise import exp, softplus
 from quamba_export.plugins.common.quantization import dequantize
-from quamba_export.plugins.common.recurrence import (
-    ONNX_TYPE,
-    scan,
-    state_in_lines,
-    state_out_lines,
-    tree_sum_lines,
-)
+from quamba_export.plugins.common.recurrence import ONNX_TYPE, scan
 from quamba_export.plugins.QuantizedSSDScan.chunk import CHUNK, Scales, scan_chunks
 from quamba_export.plugins.QuantizedSSDScan.chunk_onnx import chunk_lines
+from quamba_export.plugins.QuantizedSSDScan.token_onnx import END, recurrence_lines, start_lines
 
 SPEC = OpSpec(
     name="QuantizedSSDScan",
@@ -164,7 +159,7 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
 
     return f"""
         {_WIDENED}
-        {_start_lines(sizes, dtype)}
+        {start_lines(sizes, dtype)}
         length = Shape <start = 1, end = 2> (x)
         chunk_length = Constant <value_ints = [{CHUNK}]> ()
         has_chunks = GreaterOrEqual (length, chunk_length)
@@ -178,7 +173,7 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
                     then_branch = rest () => {outputs("joined")} {{
                         {"".join(f"{name}_rest = Slice ({name}, whole, length, at_1)" for name in _BY_TOKEN)}
                         {_ROWS.format(tokens="_rest")}
-                        {_recurrence_lines(sizes, dtype, "_rest", "h_behind -> y_rest, h_joined")}
+                        {recurrence_lines(sizes, dtype, "_rest", "h_behind -> y_rest, h_joined")}
                         y_joined = Concat <axis = 1> (y_chunks, y_rest)
                     }},
                     else_branch = no_rest () => {outputs("same")} {{
@@ -188,75 +183,9 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
             }},
             else_branch = tokens () => {outputs("tokens")} {{
                 {_ROWS.format(tokens="")}
-                {_recurrence_lines(sizes, dtype, "", "h_0 -> y_tokens, h_tokens")}
+                {recurrence_lines(sizes, dtype, "", "h_0 -> y_tokens, h_tokens")}
             }}> (has_chunks)
-        {_END}
-    """
-
-
-def ssd_scan_lines(sizes: Mapping[str, Size], dtype: str) -> str:
-    """ssd_scan of x_f, dt_f, A_log, B_f, C_f, D, dt_bias and `state` of `dtype`.
-
-    h_scales (H, P, N) is read for an int8 state only.
-    """
-    return f"""
-        {_start_lines(sizes, dtype)}
-        {_recurrence_lines(sizes, dtype, "", "h_0 -> y_scanned, h_last")}
-        {_END}
-    """
-
-
-def _start_lines(sizes: Mapping[str, Size], dtype: str) -> str:
-    """The shapes, step and decay_f (B, L, H), and the state as h_0 (B, G, H/G, P, N)."""
-    groups, heads, channels, n_state = (int(sizes[letter]) for letter in "GHPN")
-    per_group = heads // groups
-    shapes = {  # 0 keeps batch and length
-        "heads_shape": [0, 0, groups, per_group, 1, 1],
-        "channels_shape": [0, 0, groups, per_group, channels, 1],
-        "rows_shape": [0, 0, groups, 1, 1, n_state],
-        "state_shape": [0, groups, per_group, channels, n_state],
-        "scale_shape": [groups, per_group, channels, n_state],
-        "y_shape": [0, 0, heads, channels],
-        "state_out_shape": [0, heads, channels, n_state],
-    }
-    shape_lines = "\n".join(f"{name} = Constant <value_ints = {shape}> ()" for name, shape in shapes.items())
-    return f"""
-        {shape_lines}
-        {_STEPS}
-        {"h_scale = Reshape (h_scales, scale_shape)" if dtype == "int8" else ""}
-        h_0 = Reshape (state, state_shape)
-    """
-
-
-def _recurrence_lines(sizes: Mapping[str, Size], dtype: str, tokens: str, states: str) -> str:
-    """The tokens x_f, step, decay_f, B_f and C_f, named with `tokens` behind, one by one.
-
-    states: "h -> y, h_next" names the state before and what comes out: y (B, L, H, P) without D x, the state.
-    """
-    begin, results = states.split(" -> ")
-    y, behind = results.split(", ")
-    return f"""
-        decay{tokens}_rows = Reshape (decay_f{tokens}, heads_shape)
-        step_column{tokens} = Unsqueeze (step{tokens}, last)
-        weighted_x{tokens} = Mul (step_column{tokens}, x_f{tokens})
-        inputs{tokens} = Reshape (weighted_x{tokens}, channels_shape)
-        B_rows{tokens} = Reshape (B_f{tokens}, rows_shape)
-        C_rows{tokens} = Reshape (C_f{tokens}, rows_shape)
-        {behind}, {y}_heads = Scan <
-            num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
-            token (
-                {ONNX_TYPE[dtype]}[B, G, R, P, N] held, float[B, G, R, I, I] decay_t,
-                float[B, G, R, P, I] inputs_t, float[B, G, I, I, N] B_t, float[B, G, I, I, N] C_t
-            ) => ({ONNX_TYPE[dtype]}[B, G, R, P, N] held_next, float[B, G, R, P, I] y_t) {{
-                {state_in_lines("held", "h", dtype, "h_scale")}
-                kept = Mul (h, decay_t)
-                added_t = Mul (inputs_t, B_t)
-                h_next = Add (kept, added_t)
-                read = Mul (h_next, C_t)
-                {tree_sum_lines("read", "y_t", int(sizes["N"]))}
-                {state_out_lines("h_next", "held_next", dtype, "h_scale")}
-            }}> ({begin}, decay{tokens}_rows, inputs{tokens}, B_rows{tokens}, C_rows{tokens})
-        {y} = Reshape ({y}_heads, y_shape)
+        {END}
     """
 
 
@@ -279,24 +208,4 @@ _ROWS = f"""
         B_f{{tokens}} = Mul (B_codes, B_column)
         C_codes = Cast <to = {FLOAT}> (C{{tokens}})
         C_f{{tokens}} = Mul (C_codes, C_column)
-"""
-
-_STEPS = f"""
-        last = Constant <value_ints = [-1]> ()
-        dt_min = Constant <value_float: float = @dt_min> ()
-        dt_max = Constant <value_float: float = @dt_max> ()
-        dt_sum = Add (dt_f, dt_bias)
-        {softplus_lines("dt_sum", "dt_soft")}
-        step = Clip (dt_soft, dt_min, dt_max)
-        {exp_lines("A_log", "A_negative")}
-        A = Neg (A_negative)
-        exponent = Mul (step, A)
-        {exp_lines("exponent", "decay_f")}
-"""
-
-_END = """
-        D_column = Unsqueeze (D, last)
-        skip = Mul (D_column, x_f)
-        y = Add (y_scanned, skip)
-        state_out = Reshape (h_last, state_out_shape)
 """
