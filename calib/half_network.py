@@ -85,7 +85,7 @@ def _norm(net: Backend[V], model: QuantizedModel, site: str, hidden: V) -> V:
 def _project(net: Backend[V], model: QuantizedModel, name: str, x: V) -> V:
     """fp16 -> fp16."""
     constants = (net.weight(f"{name}.{part}") for part in ("weight", "weight_scale", "bias"))
-    op = "HalfInt4Projection" if model.widths.bits(name) == 4 else "HalfInt8Projection"
+    op = "HalfInt4Projection" if model.bits(name) == 4 else "HalfInt8Projection"
     (y,) = net.op(op, x, *constants)
     return y
 

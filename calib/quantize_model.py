@@ -12,11 +12,12 @@ from torch import Tensor
 from quamba_export.calib.calibration import Calibration
 from quamba_export.calib.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.qformat import QFormat, qformat_named
+from quamba_export.calib.qformat import BlockWidths, QFormat, qformat_named
 from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
 from quamba_export.calib.rewrites import rewrite
 from quamba_export.calib.rounding_nearest import Nearest
 from quamba_export.calib.stored_weight import stored
+from quamba_export.calib.tables import stored_table
 from quamba_export.plugins.common.quantization import INT8_MAX, SMALLEST_SCALE, quantize
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -34,7 +35,8 @@ def quantize_model(
     columns int4's packing does not fit.
     """
     widths = qformat_named(qformat)
-    if widths.activation_bits == 16 and ssm_state_dtype == "int8":
+    blocks = _blocks(widths, checkpoint.config)
+    if any(block.activation_bits != 8 for block in blocks) and ssm_state_dtype == "int8":
         raise QuambaError(
             f"{qformat} has no scales for an int8 scan state",
             found="--ssm-state-dtype int8",
@@ -49,24 +51,42 @@ def quantize_model(
             fix="run `quamba-export calibrate` on this checkpoint",
             code=ExitCode.INTEGRITY,
         )
-    rounded = calibration.recipe.weight_bits
-    if rounded not in (None, widths.weight_bits):
-        raise QuambaError(
-            f"the calibration has weights that are rounded to {rounded} bits",
-            found=f"--qformat {qformat}, {widths.weight_bits} bits",
-            fix=f"calibrate with --weight-bits {widths.weight_bits}, or use another --qformat",
-            code=ExitCode.USAGE,
-        )
+    _check_rounded(calibration, widths, blocks)
     model = rewrite(checkpoint, calibration)
-    tensors = {
-        "embedding.weight": model.tensors["backbone.embedding.weight"].half(),
-        "lm_head.weight": model.tensors["lm_head.weight"].half(),
-    }
+    tensors = _ends(model.tensors, calibration, widths)
     scales: dict[str, float] = {}
     for i in range(checkpoint.config.n_layer):
-        layer = _Layer(i, checkpoint.config, model.tensors, calibration, widths)
+        layer = _Layer(i, checkpoint.config, model.tensors, calibration, blocks[i])
         layer.quantize(tensors, scales)
-    return QuantizedModel(checkpoint.config, tensors, scales, qformat, ssm_state_dtype, model.out_hadamard)
+    return QuantizedModel(
+        checkpoint.config, tensors, scales, widths, blocks, ssm_state_dtype, model.out_hadamard
+    )
+
+
+def _blocks(widths: QFormat, config: MambaConfig) -> tuple[BlockWidths, ...]:
+    """Widths of every layer."""
+    return (widths.block,) * config.n_layer
+
+
+def _check_rounded(calibration: Calibration, widths: QFormat, blocks: tuple[BlockWidths, ...]) -> None:
+    """Refuse (exit 2) weights that the calibration has in other bits than the format wants."""
+    rounded = calibration.recipe.weight_bits
+    wanted = blocks[0].weight_bits
+    if rounded not in (None, wanted):
+        raise QuambaError(
+            f"the calibration has weights that are rounded to {rounded} bits",
+            found=f"--qformat {widths.name}, {wanted} bits",
+            fix=f"calibrate with --weight-bits {wanted}, or use another --qformat",
+            code=ExitCode.USAGE,
+        )
+
+
+def _ends(source: Mapping[str, Tensor], calibration: Calibration, widths: QFormat) -> dict[str, Tensor]:
+    """Embedding and head at their bits."""
+    rounding = Nearest(clip=bool(calibration.recipe.weights.as_table()["clip"]))
+    embedding, head = source["backbone.embedding.weight"], source["lm_head.weight"]
+    tensors = stored_table("embedding", embedding, widths.embedding_bits, rounding)
+    return tensors | stored_table("lm_head", head, widths.head_bits, rounding)
 
 
 class _Layer:
@@ -78,7 +98,7 @@ class _Layer:
         config: MambaConfig,
         source: Mapping[str, Tensor],
         calibration: Calibration,
-        widths: QFormat,
+        widths: BlockWidths,
     ) -> None:
         self.site, self.i, self.config, self.calibration = f"layers.{i}", i, config, calibration
         self.widths = widths
@@ -97,10 +117,10 @@ class _Layer:
         return absmax_scale(weight).expand(weight.shape[0]).contiguous()
 
     def quantize(self, tensors: dict[str, Tensor], scales: dict[str, float]) -> None:
-        if self.widths.activation_bits == 16:
-            self._half(tensors)
-        else:
+        if self.widths.activation_bits == 8:
             self._int8(tensors, scales)
+        else:
+            self._half(tensors)
         self._linear(tensors, "out_proj", None)
 
     def _half(self, tensors: dict[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from op_cases import Case
 from op_cases.drawing import Array
 from op_chunks import CHUNK, scan_chunks
+from op_convolutions import causal_conv, half_conv, scan_input_conv
 from op_formulas import (
     Attrs,
     dense_hadamard,
@@ -77,34 +78,17 @@ def requantized_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(product(i, a), i["out_scale"])]
 
 
-def causal_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    """numpy.convolve, a channel at a time; its kernel runs backwards."""
-    window = np.concatenate([i["state"].swapaxes(1, 2), i["x"]], axis=1).astype(np.int64)  # (B, W-1+L, C)
-    total = np.empty(i["x"].shape, np.int64)
-    for b, c in np.ndindex(window.shape[0], window.shape[2]):
-        total[b, :, c] = np.convolve(window[b, :, c], i["weight"][c, ::-1].astype(np.int64), mode="valid")
-    value = total.astype(f32) * (i["x_scale"] * i["weight_scale"]) + i["bias"]
-    past = window[:, i["x"].shape[1] :].swapaxes(1, 2).astype(np.int8)
-    return [quantize(silu(value), i["out_scale"]), past]
-
-
-def half_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    """fp32 products, one token after the other, the oldest input first."""
-    window = np.concatenate([i["state"].swapaxes(1, 2), i["x"]], axis=1)  # (B, W-1+L, C)
-    length, width = i["x"].shape[1], i["weight"].shape[1]
-    value = np.empty(i["x"].shape, f32)
-    for t in range(length):
-        products = window[:, t : t + width].astype(f32) * i["weight"].T  # (B, W, C)
-        value[:, t] = np.add.accumulate(products, axis=1)[:, -1] + i["bias"]
-    return [half(silu(value)), window[:, length:].swapaxes(1, 2)]
-
-
 SELECTIVE_OPERANDS = ("x", "dt", "A_log", "B", "C", "D", "z", "dt_bias")
 
 
 def quantized_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     widened = {name: dequantize(i[name], a[f"{name}_scale"]) for name in SELECTIVE_OPERANDS}
     return selective_scan({**widened, "state": i["state"]}, a["state_scale"])
+
+
+def float_input_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    widened = {name: dequantize(i[name], a[f"{name}_scale"]) for name in SELECTIVE_OPERANDS[1:]}
+    return selective_scan({**i, **widened}, a["state_scale"])
 
 
 def half_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -128,22 +112,25 @@ def selective_scan(i: Mapping[str, Array], state_scale: float) -> list[Array]:
 
 def quantized_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     """Whole chunks, then one token after the other."""
-    state_scale = i["state_scale"][i["scale_index"]]
+    x, state_scale = dequantize(i["x"], i["x_scale"][i["scale_index"]]), i["state_scale"][i["scale_index"]]
+    whole = x.shape[1] // CHUNK * CHUNK
+    step, decay = steps({**i, "dt": dequantize(i["dt"], a["dt_scale"])}, a)
+    y, state = scan_chunks({**i, "x": i["x"][:, :whole]}, step, decay, state_scale)
+    y = y + i["D"][:, None] * x[:, :whole]
+    if whole == x.shape[1]:
+        return [y, state]
+    rest = {name: i[name][:, whole:] for name in ("dt", "B", "C")}
+    y_rest, state = float_input_ssd_scan({**i, **rest, "x": x[:, whole:], "state": state}, a)
+    return [np.concatenate([y, y_rest], axis=1), state]
+
+
+def float_input_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     widened = {
-        "x": dequantize(i["x"], i["x_scale"][i["scale_index"]]),  # (B, L, H, P)
         "B": dequantize(i["B"], i["B_scale"][:, None]),
         "C": dequantize(i["C"], i["C_scale"][:, None]),
         "dt": dequantize(i["dt"], a["dt_scale"]),
     }
-    whole = i["x"].shape[1] // CHUNK * CHUNK
-    step, decay = steps({**i, "dt": widened["dt"]}, a)
-    y, state = scan_chunks({**i, "x": i["x"][:, :whole]}, step, decay, state_scale)
-    y = y + i["D"][:, None] * widened["x"][:, :whole]
-    if whole == i["x"].shape[1]:
-        return [y, state]
-    rest = {name: array[:, whole:] for name, array in widened.items()}
-    y_rest, state = ssd_scan({**i, **rest, "state": state}, a, state_scale)
-    return [np.concatenate([y, y_rest], axis=1), state]
+    return ssd_scan({**i, **widened}, a, i["state_scale"][i["scale_index"]])
 
 
 def half_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -195,6 +182,16 @@ def rms_norm_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [(normed @ i["weight"].astype(wide).T).astype(f32)]
 
 
+def rms_norm_int8_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return rms_norm_linear({**i, "weight": i["weight"].astype(wide) * i["weight_scale"][:, None]}, a)
+
+
+def rms_norm_int4_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    codes = int4_codes(i["weight"])
+    scale = np.repeat(i["weight_scale"].astype(wide), 128, axis=1)[:, : codes.shape[1]]
+    return rms_norm_linear({**i, "weight": codes * scale}, a)
+
+
 def int4_codes(packed: Array) -> NDArray[np.int64]:
     """(M, K/2) -> (M, K): nibble after nibble, where plugins/Int4RequantizedLinear/README.md puts it."""
     codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.int64)
@@ -242,6 +239,8 @@ def half_int8_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
 
 
 DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
+    "FloatInputSSDScan": float_input_ssd_scan,
+    "FloatInputSelectiveScan": float_input_selective_scan,
     "GatedRMSNormHadamardQuantize": gated_norm_quantize,
     "HadamardQuantize": hadamard_quantize,
     "HalfCausalConv1d": half_conv,
@@ -261,9 +260,12 @@ DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "QuantizedLinear": linear,
     "QuantizedSSDScan": quantized_ssd_scan,
     "QuantizedSelectiveScan": quantized_selective_scan,
+    "RMSNormInt4Linear": rms_norm_int4_linear,
+    "RMSNormInt8Linear": rms_norm_int8_linear,
     "RMSNormLinear": rms_norm_linear,
     "RMSNormQuantize": rms_norm_quantize,
     "RequantizedLinear": requantized_linear,
+    "ScanInputCausalConv1d": scan_input_conv,
 }
 
 

@@ -80,9 +80,12 @@ def calibrate(
     """Observe the float model on text and choose a scale for every site; with --rounding gptq, round weights.
 
     Example: quamba-export calibrate CHECKPOINT --data calibration.txt -o calibration/ --calib-size 128
+
+    On several hosts: torchrun --nnodes 2 --nproc-per-node 4 ... --no-python quamba-export calibrate ...
     """
     from quamba_export.calib.calibrate import calibrate
     from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.ranks import rank
     from quamba_export.calib.recipe import default_recipe, load_recipe
 
     if group_heads and recipe not in (None, "quamba2"):
@@ -107,6 +110,8 @@ def calibrate(
             resume=resume,
             progress=lambda stage: bar.show(stage.done, stage.total),
         )
+    if rank() > 0:
+        return
     facts = {"calibration": str(out), "digest": result.digest, "recipe": result.recipe.name, **result.run}
     facts |= {"warnings": warnings}
     emit(facts | {"sites": len(result.scales)}, as_json, lambda console: show(facts, console))
