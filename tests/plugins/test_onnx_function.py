@@ -147,7 +147,7 @@ FAULTS = [
     ("QuantizedSSDScan", "L_65_float32", "Add (y_scanned, skip)", "Identity (y_scanned)"),
     ("QuantizedSSDScan", "L_64_float16", "Mul (h_chunk, share)", "Identity (h_chunk)"),
     ("QuantizedSSDScan", "L_64_float16", "Round (mixed_units)", "Floor (mixed_units)"),
-    ("QuantizedSSDScan", "L_130_float32", "Slice (decay_f, whole, length", "Slice (decay_f, at_0, length"),
+    ("QuantizedSSDScan", "L_130_float32", "(y_chunks, y_rest)", "(y_rest, y_chunks)"),
     ("QuantizedSSDScan", "dt_limits", "Clip (dt_soft, dt_min, dt_max)", "Identity (dt_soft)"),
     ("QuantizedSelectiveScan", "L_65_float32", "h_next = Add (kept, added)", "h_next = Add (h, added)"),
     ("GatedRMSNormHadamardQuantize", "two_groups", "Mul (merged, norm_weight)", "Identity (merged)"),
