@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from op_cases import Case
 from op_cases.drawing import Array
+from op_chunks import CHUNK, scan_chunks
 from op_convolutions import causal_conv, float_conv, half_conv, scan_input_conv
 from op_formulas import (
     Attrs,
@@ -154,8 +155,17 @@ def selective_scan(i: Mapping[str, Array], state_scale: float) -> list[Array]:
 
 
 def quantized_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    x = dequantize(i["x"], i["x_scale"][i["scale_index"]])  # (B, L, H, P)
-    return float_input_ssd_scan({**i, "x": x}, a)
+    """Whole chunks, then one token after the other."""
+    x, state_scale = dequantize(i["x"], i["x_scale"][i["scale_index"]]), i["state_scale"][i["scale_index"]]
+    whole = x.shape[1] // CHUNK * CHUNK
+    step, decay = steps({**i, "dt": dequantize(i["dt"], a["dt_scale"])}, a)
+    y, state = scan_chunks({**i, "x": i["x"][:, :whole]}, step, decay, state_scale)
+    y = y + i["D"][:, None] * x[:, :whole]
+    if whole == x.shape[1]:
+        return [y, state]
+    rest = {name: i[name][:, whole:] for name in ("dt", "B", "C")}
+    y_rest, state = float_input_ssd_scan({**i, **rest, "x": x[:, whole:], "state": state}, a)
+    return [np.concatenate([y, y_rest], axis=1), state]
 
 
 def float_input_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -176,17 +186,22 @@ def ssd_scan(i: Mapping[str, Array], a: Attrs, state_scale: Array | float) -> li
     rows, read = (  # (L, B, H, 1, N): the group's, for each of its heads
         i[name].repeat(heads // groups, axis=2).swapaxes(0, 1)[..., None, :] for name in ("B", "C")
     )
-    step = softplus(i["dt"] + i["dt_bias"])
-    step = np.clip(step, f32(a["dt_min"]), f32(a["dt_max"])).swapaxes(0, 1)  # (L, B, H)
+    step, decay = (array.swapaxes(0, 1) for array in steps(i, a))  # (L, B, H)
     y, state = recurrence(
         i["state"],
         state_scale,
-        exp(step * -exp(i["A_log"]))[..., None, None],
+        decay[..., None, None],
         step[..., None] * x.swapaxes(0, 1),
         rows,
         read,
     )
     return [y + i["D"][:, None] * x, state]
+
+
+def steps(i: Mapping[str, Array], a: Attrs) -> tuple[Array, Array]:
+    """Step and decay (B, L, H)."""
+    step = np.clip(softplus(i["dt"] + i["dt_bias"]), f32(a["dt_min"]), f32(a["dt_max"]))
+    return step, exp(step * -exp(i["A_log"]))
 
 
 def input_projection_step(i: Mapping[str, Array], a: Attrs) -> list[Array]:

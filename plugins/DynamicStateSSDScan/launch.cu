@@ -23,11 +23,14 @@ extern "C" const char *quamba_DynamicStateSSDScan_refusal(const QuambaDynamicSta
 }
 
 extern "C" size_t quamba_DynamicStateSSDScan_workspace(const QuambaDynamicStateSSDScan *op) {
-    return quamba::ssd_workspace(op->size.B, op->size.L, op->size.H);
+    return quamba::steps_bytes(op->size.B, op->size.L, op->size.H);
 }
 
 extern "C" int quamba_DynamicStateSSDScan_launch(const QuambaDynamicStateSSDScan *op, void *workspace,
                                                  cudaStream_t stream) {
-    return quamba::launch_state<quamba::RowCode>(quamba::static_call(*op), {op->row_scale, op->row_scale_out},
-                                                 workspace, stream);
+    quamba::Gpu gpu = {};
+    const cudaError_t error = quamba::current_gpu(gpu);
+    if (error != cudaSuccess) return error;
+    return quamba::launch_tokens<quamba::RowCode>(quamba::static_call(*op), {op->row_scale, op->row_scale_out},
+                                                  static_cast<quamba::SSDStep *>(workspace), 0, gpu, stream);
 }

@@ -15,7 +15,8 @@ from quamba_export.plugins.common.quantization import dequantize
 from quamba_export.plugins.common.rotation import rotated, rotated_lines, rotation_size
 from quamba_export.plugins.common.scan_state import ROWS, RowScaled
 from quamba_export.plugins.QuantizedSSDScan.op import SPEC as STATIC
-from quamba_export.plugins.QuantizedSSDScan.op import ssd_scan, ssd_scan_lines
+from quamba_export.plugins.QuantizedSSDScan.op import ssd_scan
+from quamba_export.plugins.QuantizedSSDScan.token_onnx import ssd_scan_lines
 
 SPEC = OpSpec(
     name="DynamicStateSSDScan",

@@ -1,4 +1,5 @@
-// Mamba-2's scan as the recurrence of op.py, for any length but 1 (step.cuh): the state stays in registers.
+// Mamba-2's scan as the recurrence of op.py, for the tokens behind the whole chunks (chunk.cuh) but for a call of
+// one (step.cuh): the state stays in registers.
 //
 // A warp owns ROWS channels p of one head; lane l holds entries n = l + 32 k of each row's state. Tokens come
 // in tiles: while one is worked on, the codes of the next are on their way into shared memory. B and C are
@@ -36,7 +37,7 @@ __device__ __forceinline__ SSDStep ssd_step(const QuambaQuantizedSSDScan &op, SS
     return {step, exp_rounded_soon(step * head.A)};
 }
 
-// steps (B L, H): all steps of a long call, once instead of once a block.
+// steps (B L, H): all steps of a call without chunks, once instead of once a block.
 __global__ void ssd_steps(QuambaQuantizedSSDScan op, SSDStep *steps) {
     const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, H = op.size.H;
     const SSDHead head = ssd_head(op.A_log[i % H], op.dt_bias[i % H]);
@@ -208,9 +209,11 @@ struct SSDScan {
     __device__ __forceinline__ int64_t state_at(int r) const { return row_at(r) * op.size.N; }
 };
 
+// Tokens from `begin` on, which are behind the chunks that left their state in state_out.
 template <class Stored, int N_LANE, int ROWS, int TILE>
 __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan op, RowScales rows,
-                                                        const SSDStep *steps, int piece_bytes) {
+                                                        const SSDStep *steps, int64_t begin,
+                                                        int piece_bytes) {
     using Scan = SSDScan<Stored, N_LANE, ROWS, TILE>;
     extern __shared__ float4 bytes[];
     typename Scan::Shared &shared = *reinterpret_cast<typename Scan::Shared *>(bytes);
@@ -237,7 +240,7 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
         !steps && threadIdx.x < TILE ? ssd_head(op.A_log[scan.h], op.dt_bias[scan.h]) : SSDHead{};
 
     wait_for_inputs();
-    const Stored *stored = static_cast<const Stored *>(op.state);
+    const Stored *stored = static_cast<const Stored *>(begin ? op.state_out : op.state);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
 #pragma unroll
@@ -247,14 +250,14 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
             if constexpr (Scan::ROW_SCALES) scale[r][k] = rows.in[scan.row_at(r)];
         }
     }
-    scan.load(shared.codes[0], head, 0, int(min(int64_t(TILE), op.size.L)));
+    scan.load(shared.codes[0], head, begin, int(min(int64_t(TILE), op.size.L - begin)));
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) state[r][k] = State<Stored>::load(held[r][k], scale[r][k]);
     }
     int turn = 0;
-    for (int64_t first = 0; first < op.size.L; first += TILE, turn ^= 1) {
+    for (int64_t first = begin; first < op.size.L; first += TILE, turn ^= 1) {
         const int count = int(min(int64_t(TILE), op.size.L - first));
         const int64_t row = scan.b * op.size.L + first, following = first + TILE;
         wait_copy_groups<0>();

@@ -1,4 +1,4 @@
-// Which kernels a call of the SSD scan takes, for states of every kind.
+// Which kernels tokens take that are scanned one by one, for states of every kind.
 #pragma once
 
 #include "../common/launch.cuh"
@@ -18,12 +18,14 @@ inline int piece_bytes(const QuambaQuantizedSSDScan &op) {
 
 constexpr int SSD_STEPS_FROM = 8;  // tokens from which on the steps are found in a kernel of their own
 
+// The tokens from `begin` on; those of a call with chunks have their steps by now.
 template <class Stored, int N_LANE, int ROWS, int TILE>
-cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, const RowScales &scales, SSDStep *steps, const Gpu &gpu,
+cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, const RowScales &scales, SSDStep *steps, int64_t begin,
+                        const Gpu &gpu,
                         cudaStream_t stream) {
     using Scan = SSDScan<Stored, N_LANE, ROWS, TILE>;
     if (op.size.L < SSD_STEPS_FROM) steps = nullptr;
-    if (steps) {
+    if (steps && begin == 0) {
         const unsigned blocks = unsigned((op.size.B * op.size.L * op.size.H + 255) / 256);
         const cudaError_t error =
             launch_overlapped(ssd_steps, dim3(blocks), 256, 0, 1, gpu, stream, op, steps);
@@ -33,7 +35,7 @@ cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, const RowScales &scale
     return launch_overlapped(ssd_scan<Stored, N_LANE, ROWS, TILE>,
                              dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)), SSD_THREADS,
                              sizeof(typename Scan::Shared), 1, gpu, stream, op, scales,
-                             static_cast<const SSDStep *>(steps), piece_bytes(op));
+                             static_cast<const SSDStep *>(steps), begin, piece_bytes(op));
 }
 
 template <class Stored, int N_LANE>
@@ -54,29 +56,29 @@ cudaError_t launch_one_token(const QuambaQuantizedSSDScan &op, const RowScales &
 
 // More rows a warp share the reads of B and C; fewer give more warps where rows are few.
 template <class Stored, int N_LANE>
-cudaError_t launch_lanes(const QuambaQuantizedSSDScan &op, const RowScales &scales, SSDStep *steps, cudaStream_t stream) {
-    Gpu gpu = {};
-    const cudaError_t error = current_gpu(gpu);
-    if (error != cudaSuccess) return error;
+cudaError_t launch_lanes(const QuambaQuantizedSSDScan &op, const RowScales &scales, SSDStep *steps, int64_t begin,
+                        const Gpu &gpu,
+                         cudaStream_t stream) {
     if (op.size.L == 1) return launch_one_token<Stored, N_LANE>(op, scales, gpu, stream);
     const int64_t rows = op.size.B * op.size.H * op.size.P;
     if constexpr (N_LANE <= 4) {
         if (rows >= int64_t(64) * gpu.multiprocessors)
-            return launch_rows<Stored, N_LANE, 4, 32>(op, scales, steps, gpu, stream);
+            return launch_rows<Stored, N_LANE, 4, 32>(op, scales, steps, begin, gpu, stream);
     }
     const bool fits = sizeof(typename SSDScan<Stored, N_LANE, 2, 32>::Shared) <= size_t(gpu.shared_bytes);
     if (fits && rows >= int64_t(16) * gpu.multiprocessors)
-        return launch_rows<Stored, N_LANE, 2, 32>(op, scales, steps, gpu, stream);
-    return launch_rows<Stored, N_LANE, 1, 32>(op, scales, steps, gpu, stream);
+        return launch_rows<Stored, N_LANE, 2, 32>(op, scales, steps, begin, gpu, stream);
+    return launch_rows<Stored, N_LANE, 1, 32>(op, scales, steps, begin, gpu, stream);
 }
 
+// The tokens from `begin` on, one by one.
 template <class Stored>
-cudaError_t launch_state(const QuambaQuantizedSSDScan &op, const RowScales &scales, void *workspace, cudaStream_t stream) {
-    SSDStep *steps = static_cast<SSDStep *>(workspace);
-    if (op.size.N <= 32) return launch_lanes<Stored, 1>(op, scales, steps, stream);
-    if (op.size.N <= 64) return launch_lanes<Stored, 2>(op, scales, steps, stream);
-    if (op.size.N <= 128) return launch_lanes<Stored, 4>(op, scales, steps, stream);
-    return launch_lanes<Stored, 8>(op, scales, steps, stream);
+cudaError_t launch_tokens(const QuambaQuantizedSSDScan &op, const RowScales &scales, SSDStep *steps,
+                          int64_t begin, const Gpu &gpu, cudaStream_t stream) {
+    if (op.size.N <= 32) return launch_lanes<Stored, 1>(op, scales, steps, begin, gpu, stream);
+    if (op.size.N <= 64) return launch_lanes<Stored, 2>(op, scales, steps, begin, gpu, stream);
+    if (op.size.N <= 128) return launch_lanes<Stored, 4>(op, scales, steps, begin, gpu, stream);
+    return launch_lanes<Stored, 8>(op, scales, steps, begin, gpu, stream);
 }
 
 inline const char *ssd_refusal(int64_t B, int64_t H, int64_t N) {
@@ -86,7 +88,8 @@ inline const char *ssd_refusal(int64_t B, int64_t H, int64_t N) {
     return nullptr;
 }
 
-inline size_t ssd_workspace(int64_t B, int64_t L, int64_t H) {
+// Bytes for the steps of a call without chunks.
+inline size_t steps_bytes(int64_t B, int64_t L, int64_t H) {
     return L < SSD_STEPS_FROM ? 0 : B * L * H * sizeof(SSDStep);
 }
 

@@ -143,7 +143,8 @@ def _ssd(op: str, random: np.random.Generator, name: str) -> Case:
     G = _pick(random, 1, 1, 2, 4)
     sizes = {
         "B": _pick(random, 1, 2),
-        "L": _pick(random, *LENGTHS, *[1] * len(LENGTHS)),  # one token has a kernel of its own
+        # one token has a kernel of its own, and whole chunks of 64 have
+        "L": _pick(random, *LENGTHS, *[1] * len(LENGTHS), *[64, 65, 100, 128, 200, 256] * 2),
         "H": G * _pick(random, 1, 2, 3),
         "P": _pick(random, int(random.integers(1, 257)), 4 * int(random.integers(1, 65)), 16, 32, 64),
         "G": G,

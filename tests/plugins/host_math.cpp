@@ -1,6 +1,7 @@
 // The host-device parts of plugins/common for test_host_math.py and test_host_decay.py: scalar mathematics over
 // arrays, and what a block or a warp does with them replayed as loops over its threads.
 #include "../../plugins/common/decay.cuh"
+#include "../../plugins/common/fixed_point.cuh"
 #include "../../plugins/common/hadamard_part.cuh"
 #include "../../plugins/common/numeric.cuh"
 #include "../../plugins/common/state.cuh"
@@ -260,4 +261,28 @@ void part_codes(const double *sums, int count, int size, float scale, int8_t *y)
 }
 
 int64_t hadamard_bytes(int size) { return entries_bytes(size); }
+
+// Rows of `columns` values, a multiple of four: the unit of each, and the two codes of each value.
+void fixed_points(const float *x, int rows, int columns, float *units, int8_t *low, int8_t *high) {
+    for (int row = 0; row < rows; row++) {
+        float largest = 0.0f;
+        for (int i = 0; i < columns; i++) largest = fmaxf(largest, fabsf(x[row * columns + i]));
+        const FixedUnit fixed = fixed_unit(largest);
+        units[row] = fixed.unit;
+        for (int i = 0; i < columns; i += 4) {
+            uint32_t bits[4];
+            for (int k = 0; k < 4; k++) bits[k] = fixed_bits(x[row * columns + i + k], fixed.inverse);
+            const FixedWords words = fixed_words(bits);
+            memcpy(low + row * columns + i, &words.low, sizeof(words.low));
+            memcpy(high + row * columns + i, &words.high, sizeof(words.high));
+        }
+    }
+}
+
+void turn_words(uint32_t *words) {
+    uint32_t turned[4];
+    memcpy(turned, words, sizeof(turned));
+    transpose_bytes(turned);
+    memcpy(words, turned, sizeof(turned));
+}
 }
