@@ -36,7 +36,7 @@ def chunk_lines(sizes: Mapping[str, Size], dtype: str) -> str:
         **{f"at_{place}": [place] for place in (-3, -2, -1, 0, 1, TILE, TILE + 1, CHUNK - 1, CHUNK)},
     }
     lines = [f"{_name(name)} = Constant <value_ints = {value}> ()" for name, value in constants.items()]
-    parts = (_token_lines(), _weight_lines(), _product_lines(), _state_lines(dtype), _output_lines())
+    parts = (_token_lines(), _weight_lines(), _product_lines(), _state_lines(dtype, n_state), _output_lines())
     return "\n".join((*lines, *parts))
 
 
@@ -191,7 +191,7 @@ def _product_lines() -> str:
     """
 
 
-def _state_lines(dtype: str) -> str:
+def _state_lines(dtype: str, n_state: int) -> str:
     """h_before (b, c, G, R, P, N) fp32, the state before each chunk; h_behind, that behind the last."""
     return f"""
         {_part("first", "first_last", CHUNK - 1, CHUNK, -1)}
@@ -202,7 +202,7 @@ def _state_lines(dtype: str) -> str:
                 {CARRIED[dtype]}[b, g, r, p, n] held_in, float[b, g, r, i, i] share,
                 float[b, g, r, p, n] more
             ) => ({CARRIED[dtype]}[b, g, r, p, n] held_out, float[b, g, r, p, n] h_chunk) {{
-                {loaded_lines("held_in", "h_chunk", dtype, "h_scale", int(sizes["N"]))}
+                {loaded_lines("held_in", "h_chunk", dtype, "h_scale", n_state)}
                 h_kept = Mul (h_chunk, share)
                 h_sum = Add (h_kept, more)
                 {stored_lines("h_sum", "held_out", dtype, "h_scale")}

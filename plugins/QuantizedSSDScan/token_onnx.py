@@ -18,7 +18,7 @@ from quamba_export.plugins.common.scan_state import (
 
 
 def ssd_scan_lines(sizes: Mapping[str, Size], kind: str) -> str:
-    """ssd_scan of x_f, dt_f, A_log, B_f, C_f, D, dt_bias and `state` of `kind`, its dtype or ROWS (scan_state.py).
+    """ssd_scan of x_f, dt_f, A_log, B_f, C_f, D, dt_bias and `state` of `kind`: its dtype or ROWS.
 
     h_scales (H, P, N) is read for an int8 state only.
     """
