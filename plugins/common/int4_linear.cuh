@@ -45,6 +45,17 @@ QUAMBA_HOST_DEVICE float group_part(int32_t total, float scale) {
     return static_cast<float>(total >> 4) * scale;
 }
 
+// 1.5 2^23: a float whose ulp is 1. An integer below 2^22 added to these bits is added to its value.
+constexpr int32_t BIASED_ZERO = 0x4b400000;
+
+// group_part(total, scale) of the bits BIASED_ZERO + total, for `sixteenth` of the scale: a fp16 scale times the bias is
+// a float, so the FMA's only rounding is that of the product.
+QUAMBA_HOST_DEVICE float biased_group_part(int32_t bits, float sixteenth) {
+    float biased;
+    memcpy(&biased, &bits, sizeof(biased));
+    return fmaf(biased, sixteenth, -12582912.0f * sixteenth);
+}
+
 // sum * x_scale + bias, each rounded.
 QUAMBA_HOST_DEVICE float scaled_total(float sum, float x_scale, float bias) {
     const float scaled = sum * x_scale;

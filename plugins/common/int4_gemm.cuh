@@ -1,0 +1,160 @@
+// y (T, M) = end(sums of x (T, K) by int4 weight (M, K)) for many tokens: tiles on the tensor cores.
+//
+// A stage of gemm_tile.cuh is a group of 128 columns. Its integer sums end with it: they are scaled and added in fp32
+// group by group, as the contract has it, so no other block can have a part of K. Codes become operands of mma.sync
+// in registers, times sixteen as in int4_gemv.cuh; a warp holds those of its rows while its tokens pass.
+//
+// mma.sync begins a group's sum at BIASED_ZERO, the bits of a float whose ulp is 1: scaling it is then one FMA.
+#pragma once
+
+#include "gemm_tile.cuh"
+#include "int4_linear.cuh"
+
+#ifdef __CUDACC__
+#include <cuda_fp16.h>
+#endif
+
+namespace quamba {
+
+constexpr int GROUP_BYTES = GEMM_COLUMNS / 2;          // of a row of weight
+constexpr int GROUP_CHUNKS = GROUP_BYTES / 16;         // of which each meets 32 columns, two chunks of a token
+
+// A stage holds 4 words a lane of 8 rows of weight: row and chunk whose address a lane gives.
+QUAMBA_HOST_DEVICE constexpr int codes_row(int lane) { return lane % 8; }
+QUAMBA_HOST_DEVICE constexpr int codes_chunk(int lane) { return lane / 8; }
+
+// Where the scale of row m of a warp's WM rows stands: those of one lane follow each other.
+template <int WM>
+QUAMBA_HOST_DEVICE constexpr int scale_place(int m) {
+    return m % 8 / 2 * (WM / 4) + m / 8 * 2 + m % 2;
+}
+
+#ifdef __CUDACC__
+
+// One group: the warp's tokens from row 0 of `tokens` by its rows of weight from row 0 of `weight`. scales: of those
+// rows, divided by sixteen.
+template <class Tile>
+__device__ __forceinline__ void add_group(float (&sums)[Tile::WT / 16][Tile::WM / 8][4], const char *tokens,
+                                          const char *weight, const float *scales, int lane) {
+    constexpr uint32_t CODES = 0xf0f0f0f0u;
+    uint32_t b[Tile::WM / 8][2 * GROUP_CHUNKS];
+    float scale[Tile::WM / 8][2];
+#pragma unroll
+    for (int j = 0; j < Tile::WM / 8; j++) {
+        uint32_t codes[GROUP_CHUNKS];
+        const int offset = chunk_offset<GROUP_BYTES>(8 * j + codes_row(lane), codes_chunk(lane));
+        load_matrices(codes, shared_address(weight + offset));
+#pragma unroll
+        for (int c = 0; c < GROUP_CHUNKS; c++) {
+            b[j][2 * c] = codes[c] << 4 & CODES, b[j][2 * c + 1] = codes[c] & CODES;
+        }
+        const float2 pair = reinterpret_cast<const float2 *>(scales)[lane % 4 * (Tile::WM / 8) + j];
+        scale[j][0] = pair.x, scale[j][1] = pair.y;
+    }
+#pragma unroll
+    for (int i = 0; i < Tile::WT / 16; i++) {
+        int32_t totals[Tile::WM / 8][4];
+#pragma unroll
+        for (int j = 0; j < Tile::WM / 8; j++) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) totals[j][k] = BIASED_ZERO;
+        }
+#pragma unroll
+        for (int c = 0; c < GROUP_CHUNKS; c++) {
+            uint32_t a[4];
+            const int offset = chunk_offset(16 * i + token_row(lane), 2 * c + token_chunk(lane));
+            load_matrices(a, shared_address(tokens + offset));
+#pragma unroll
+            for (int j = 0; j < Tile::WM / 8; j++)
+                mma(totals[j], a[0], a[1], a[2], a[3], b[j][2 * c], b[j][2 * c + 1]);
+        }
+#pragma unroll
+        for (int j = 0; j < Tile::WM / 8; j++) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) sums[i][j][k] += biased_group_part(totals[j][k], scale[j][k % 2]);
+        }
+    }
+}
+
+// The scales of a block's rows: a thread brings those of one row, each two groups before it is needed.
+template <class Tile>
+struct GroupScales {
+    static_assert(Tile::THREADS >= Tile::BM, "a thread a row");
+    float *shared;  // (2, BM)
+    const __half *row;
+    int groups, next;
+    float held;  // of group `next`
+
+    __device__ GroupScales(float *shared, const Int4Product &p, int first_m)
+        : shared(shared), row(nullptr), groups(p.groups()), next(0) {
+        const int m = first_m + int(threadIdx.x);
+        if (threadIdx.x < Tile::BM && m < p.M)
+            row = reinterpret_cast<const __half *>(p.weight_scale) + int64_t(m) * groups;
+        held = load();
+    }
+
+    __device__ float load() const {
+        return row != nullptr && next < groups ? __half2float(row[next]) * 0.0625f : 0.0f;
+    }
+
+    // Puts the next group's scales where the threads find them behind a barrier, and sends for those behind them.
+    __device__ void advance() {
+        constexpr int WM = Tile::WM;
+        const int m = threadIdx.x;
+        if (m < Tile::BM) shared[next % 2 * Tile::BM + m / WM * WM + scale_place<WM>(m % WM)] = held;
+        next++;
+        held = load();
+    }
+};
+
+// Grid: x = tiles of tokens, y = tiles of weight.
+template <class End, class Tile>
+__global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
+    int4_gemm(Int4Product p, End end, bool x_aligned, bool weight_aligned) {
+    extern __shared__ char shared[] __attribute__((aligned(128)));
+    __shared__ __align__(16) float scale_pairs[2 * Tile::BM];
+    const int lane = threadIdx.x % 32, warp_t = Tile::warp_token(threadIdx.x), warp_m = Tile::warp_row(threadIdx.x);
+    const int first_t = blockIdx.x * Tile::BT, first_m = blockIdx.y * Tile::BM, groups = p.groups();
+
+    auto stage = [&](int group) { return shared + group % Tile::STAGES * Tile::STAGE_BYTES; };
+    auto load_x = [&](int group) {
+        load_stage<Tile::BT, GEMM_COLUMNS, Tile::THREADS>(stage(group), p.x, p.x_stride, p.T, p.K, first_t,
+                                                          group * GEMM_COLUMNS, x_aligned);
+    };
+    auto load_weight = [&](int group) {
+        load_stage<Tile::BM, GROUP_BYTES, Tile::THREADS>(stage(group) + Tile::TOKENS_BYTES, p.weight, p.K / 2, p.M,
+                                                         p.K / 2, first_m, group * GROUP_BYTES, weight_aligned);
+    };
+    for (int i = 0; i < Tile::STAGES - 1 && i < groups; i++) load_weight(i);
+    GroupScales<Tile> scales(scale_pairs, p, first_m);
+    scales.advance();
+    let_next_kernel_begin();
+    wait_for_inputs();
+    for (int i = 0; i < Tile::STAGES - 1; i++) {
+        if (i < groups) load_x(i);
+        end_copy_group();
+    }
+
+    float sums[Tile::WT / 16][Tile::WM / 8][4] = {};
+    for (int group = 0; group < groups; group++) {
+        wait_copy_groups<Tile::STAGES - 2>();
+        __syncthreads();
+        const int next = group + Tile::STAGES - 1;
+        if (next < groups) load_weight(next), load_x(next);
+        end_copy_group();
+        scales.advance();
+        add_group<Tile>(sums, stage(group) + warp_t * GEMM_COLUMNS,
+                        stage(group) + Tile::TOKENS_BYTES + warp_m * GROUP_BYTES,
+                        scale_pairs + group % 2 * Tile::BM + warp_m, lane);
+    }
+    __syncthreads();  // the ring becomes the tile of sums
+    float *tile = reinterpret_cast<float *>(shared);
+    store_sums<Tile>(tile, sums, warp_t, warp_m, lane);
+    __syncthreads();
+    end_tile<Tile>(tile, p.T, p.M, end, first_t, first_m, 0, 1,
+                   [](const float *four) { return *reinterpret_cast<const float4 *>(four); });
+}
+
+#endif  // __CUDACC__
+
+}  // namespace quamba
