@@ -18,6 +18,11 @@ QUAMBA_HOST_DEVICE constexpr int chunk_offset(int row, int chunk) {
     return row * ROW_BYTES + ((chunk ^ (row / ROWS_A_LINE % CHUNKS)) * 16);
 }
 
+// Whether rows of `bytes` can be copied in chunks of 16 bytes, `stride` apart.
+inline bool whole_chunks(const int8_t *matrix, int64_t stride, int bytes) {
+    return reinterpret_cast<uintptr_t>(matrix) % 16 == 0 && stride % 16 == 0 && bytes % 16 == 0 && stride <= INT32_MAX;
+}
+
 // Row and chunk whose address a lane gives to load 16 tokens by 32 columns, the four words of an A operand.
 QUAMBA_HOST_DEVICE constexpr int token_row(int lane) { return lane % 16; }
 QUAMBA_HOST_DEVICE constexpr int token_chunk(int lane) { return lane / 16; }
@@ -44,28 +49,29 @@ struct GemmTile {
 
 #ifdef __CUDACC__
 
-// ROWS rows from `first` of a matrix, ROW_BYTES from `begin` on, into a stage; zeros outside its rows of `bytes`.
-// aligned: they begin on 16 bytes and are whole chunks long.
+// ROWS rows from `first` of a matrix, ROW_BYTES from `begin` on, into a stage; zeros behind a row's last byte, and its last
+// row again behind that: nobody asks for their sums. aligned: see whole_chunks().
 template <int ROWS, int ROW_BYTES, int THREADS>
 __device__ __forceinline__ void load_stage(char *stage, const int8_t *matrix, int64_t stride, int rows, int bytes,
                                            int first, int begin, bool aligned) {
     constexpr int CHUNKS = ROW_BYTES / 16, STEP = THREADS / CHUNKS;  // rows at a time
     const int first_row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS, at = begin + 16 * chunk;
-    const int8_t *from = matrix + (first + first_row) * stride + at;
-    const auto inside = [&](int row) { return first + row < rows && at < bytes; };
+    const auto row_of = [&](int row) { return min(first + row, rows - 1); };
     const auto to = [&](int row) { return stage + chunk_offset<ROW_BYTES>(row, chunk); };
     if (aligned) {
+        const int8_t *column = matrix + at;
 #pragma unroll
-        for (int i = 0; i < ROWS; i += STEP, from += STEP * stride) {
+        for (int i = 0; i < ROWS; i += STEP) {
             const int row = i + first_row;
             if (ROWS % STEP != 0 && row >= ROWS) break;
-            copy_async(shared_address(to(row)), inside(row) ? from : matrix, inside(row) ? 16 : 0);
+            const int8_t *from = column + int64_t(row_of(row)) * int(stride);
+            copy_async(shared_address(to(row)), from, at < bytes ? 16 : 0);
         }
         return;
     }
 #pragma unroll 1
-    for (int row = first_row; row < ROWS; row += STEP, from += STEP * stride)
-        *reinterpret_cast<uint4 *>(to(row)) = load_codes(from, inside(row) ? bytes - at : 0);
+    for (int row = first_row; row < ROWS; row += STEP)
+        *reinterpret_cast<uint4 *>(to(row)) = load_codes(matrix + row_of(row) * stride + at, bytes - at);
 }
 
 // The sums of a warp into the tile (BT, SUMS_PITCH).
@@ -88,32 +94,30 @@ __device__ __forceinline__ void store_sums(Sum *tile, const Sum (&sums)[Tile::WT
     }
 }
 
-// Ends the sums (BT, SUMS_PITCH) of tokens first, first + step, .. of the tile, four neighbouring rows of weight a
-// thread: four_of(address of the first) as x, y, z and w.
-template <class Tile, class Sum, class End, class Four>
-__device__ __forceinline__ void end_tile(const Sum *sums, int T, int M, const End &end, int first_t, int first_m,
-                                         int first, int step, Four four_of) {
+// Ends the sums of four neighbouring rows of weight from m on.
+template <class End>
+struct FourRows {
     using Output = typename End::Output;
     struct alignas(4 * sizeof(Output)) Outputs {
         Output values[4];
     };
-    constexpr int LANES = Tile::BM / 4;
-    const int m = first_m + threadIdx.x % LANES * 4, count = min(4, M - m);
-    if (count <= 0) return;
+    const End &end;
+    int m, M;
+    bool whole;
     typename End::Row rows[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) rows[i] = end.row(min(m + i, M - 1));
-    const bool whole = M % 4 == 0 && reinterpret_cast<uintptr_t>(end.y) % sizeof(Outputs) == 0;
 
-    for (int token = threadIdx.x / LANES * step + first; token < Tile::BT; token += Tile::THREADS / LANES * step) {
-        const int t = first_t + token;
-        if (t >= T) return;
-        const auto four = four_of(sums + token * Tile::SUMS_PITCH + threadIdx.x % LANES * 4);
-        const Sum values[4] = {four.x, four.y, four.z, four.w};
+    __device__ __forceinline__ FourRows(const End &end, int m, int M) : end(end), m(m), M(M) {
+        whole = M % 4 == 0 && reinterpret_cast<uintptr_t>(end.y) % sizeof(Outputs) == 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++) rows[i] = end.row(min(m + i, M - 1));
+    }
+
+    template <class Sum>
+    __device__ __forceinline__ void finish(int t, const Sum (&sums)[4]) const {
         Outputs outputs{};
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            if (i < count) outputs.values[i] = end.value(values[i], rows[i], end.load(t, m + i));
+            if (m + i < M) outputs.values[i] = end.value(sums[i], rows[i], end.load(t, m + i));
         }
         Output *y = end.y + static_cast<int64_t>(t) * M + m;
         if (whole) {
@@ -121,9 +125,25 @@ __device__ __forceinline__ void end_tile(const Sum *sums, int T, int M, const En
         } else {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                if (i < count) y[i] = outputs.values[i];
+                if (m + i < M) y[i] = outputs.values[i];
             }
         }
+    }
+};
+
+// Ends the sums (BT, SUMS_PITCH) of tokens first, first + step, .. of the tile. four_of(address): four sums as x, y, z, w.
+template <class Tile, class Sum, class End, class Four>
+__device__ __forceinline__ void end_tile(const Sum *sums, int T, int M, const End &end, int first_t, int first_m,
+                                         int first, int step, Four four_of) {
+    constexpr int LANES = Tile::BM / 4;
+    const int m = first_m + threadIdx.x % LANES * 4;
+    if (m >= M) return;
+    const FourRows<End> rows(end, m, M);
+    for (int token = threadIdx.x / LANES * step + first; token < Tile::BT; token += Tile::THREADS / LANES * step) {
+        if (first_t + token >= T) return;
+        const auto four = four_of(sums + token * Tile::SUMS_PITCH + threadIdx.x % LANES * 4);
+        const Sum values[4] = {four.x, four.y, four.z, four.w};
+        rows.finish(first_t + token, values);
     }
 }
 

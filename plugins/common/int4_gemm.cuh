@@ -31,77 +31,98 @@ QUAMBA_HOST_DEVICE constexpr int scale_place(int m) {
 
 #ifdef __CUDACC__
 
-// One group: the warp's tokens from row 0 of `tokens` by its rows of weight from row 0 of `weight`. scales: of those
-// rows, divided by sixteen.
-template <class Tile>
-__device__ __forceinline__ void add_group(float (&sums)[Tile::WT / 16][Tile::WM / 8][4], const char *tokens,
-                                          const char *weight, const float *scales, int lane) {
-    constexpr uint32_t CODES = 0xf0f0f0f0u;
-    uint32_t b[Tile::WM / 8][2 * GROUP_CHUNKS];
-    float scale[Tile::WM / 8][2];
+// A group's codes of WM rows as operands of mma.sync, read from row 0 of `weight` in a stage.
+template <int WM>
+struct GroupCodes {
+    uint32_t words[WM / 8][2 * GROUP_CHUNKS];
+
+    __device__ __forceinline__ GroupCodes(const char *weight, int lane) {
+        constexpr uint32_t CODES = 0xf0f0f0f0u;
+        const uint32_t first = shared_address(weight + chunk_offset<GROUP_BYTES>(codes_row(lane), codes_chunk(lane)));
 #pragma unroll
-    for (int j = 0; j < Tile::WM / 8; j++) {
-        uint32_t codes[GROUP_CHUNKS];
-        const int offset = chunk_offset<GROUP_BYTES>(8 * j + codes_row(lane), codes_chunk(lane));
-        load_matrices(codes, shared_address(weight + offset));
+        for (int j = 0; j < WM / 8; j++) {
+            uint32_t both[GROUP_CHUNKS];
+            load_matrices(both, first + 8 * j * GROUP_BYTES);
 #pragma unroll
-        for (int c = 0; c < GROUP_CHUNKS; c++) {
-            b[j][2 * c] = codes[c] << 4 & CODES, b[j][2 * c + 1] = codes[c] & CODES;
+            for (int c = 0; c < GROUP_CHUNKS; c++) {
+                words[j][2 * c] = both[c] << 4 & CODES, words[j][2 * c + 1] = both[c] & CODES;
+            }
         }
-        const float2 pair = reinterpret_cast<const float2 *>(scales)[lane % 4 * (Tile::WM / 8) + j];
-        scale[j][0] = pair.x, scale[j][1] = pair.y;
     }
+
+    // totals: biased sums of 16 tokens, from address_of_tokens() of the first of them on.
+    __device__ __forceinline__ void multiply(int32_t (&totals)[WM / 8][4], uint32_t tokens) const {
 #pragma unroll
-    for (int i = 0; i < Tile::WT / 16; i++) {
-        int32_t totals[Tile::WM / 8][4];
-#pragma unroll
-        for (int j = 0; j < Tile::WM / 8; j++) {
+        for (int j = 0; j < WM / 8; j++) {
 #pragma unroll
             for (int k = 0; k < 4; k++) totals[j][k] = BIASED_ZERO;
         }
 #pragma unroll
         for (int c = 0; c < GROUP_CHUNKS; c++) {
             uint32_t a[4];
-            const int offset = chunk_offset(16 * i + token_row(lane), 2 * c + token_chunk(lane));
-            load_matrices(a, shared_address(tokens + offset));
+            load_matrices(a, tokens ^ 32 * c);  // two chunks on: the swizzle is an exclusive or as well
 #pragma unroll
-            for (int j = 0; j < Tile::WM / 8; j++)
-                mma(totals[j], a[0], a[1], a[2], a[3], b[j][2 * c], b[j][2 * c + 1]);
+            for (int j = 0; j < WM / 8; j++)
+                mma(totals[j], a[0], a[1], a[2], a[3], words[j][2 * c], words[j][2 * c + 1]);
         }
+    }
+};
+
+// Of the chunk that a lane addresses of 16 tokens, of which the first stands at row 0 of `tokens`.
+__device__ __forceinline__ uint32_t address_of_tokens(const char *tokens, int lane) {
+    return shared_address(tokens + chunk_offset(token_row(lane), token_chunk(lane)));
+}
+
+// One group: the warp's tokens from row 0 of `tokens` by its rows of weight from row 0 of `weight`. scales: of those
+// rows, divided by sixteen.
+template <class Tile>
+__device__ __forceinline__ void add_group(float (&sums)[Tile::WT / 16][Tile::WM / 8][4], const char *tokens,
+                                          const char *weight, const float *scales, int lane) {
+    const GroupCodes<Tile::WM> codes(weight, lane);
+    const uint32_t first = address_of_tokens(tokens, lane);
+    float2 scale[Tile::WM / 8];
+#pragma unroll
+    for (int j = 0; j < Tile::WM / 8; j++)
+        scale[j] = reinterpret_cast<const float2 *>(scales)[lane % 4 * (Tile::WM / 8) + j];
+#pragma unroll
+    for (int i = 0; i < Tile::WT / 16; i++) {
+        int32_t totals[Tile::WM / 8][4];
+        codes.multiply(totals, first + 16 * i * GEMM_COLUMNS);
 #pragma unroll
         for (int j = 0; j < Tile::WM / 8; j++) {
 #pragma unroll
-            for (int k = 0; k < 4; k++) sums[i][j][k] += biased_group_part(totals[j][k], scale[j][k % 2]);
+            for (int k = 0; k < 4; k++)
+                sums[i][j][k] += biased_group_part(totals[j][k], k % 2 ? scale[j].y : scale[j].x);
         }
     }
+}
+
+// Of row m and a group, for biased_group_part().
+__device__ __forceinline__ float sixteenth_of_scale(const Int4Product &p, int m, int group) {
+    return __half2float(__ushort_as_half(p.weight_scale[int64_t(m) * p.groups() + group])) * 0.0625f;
 }
 
 // The scales of a block's rows: a thread brings those of one row, each two groups before it is needed.
 template <class Tile>
 struct GroupScales {
     static_assert(Tile::THREADS >= Tile::BM, "a thread a row");
+    const Int4Product &p;
     float *shared;  // (2, BM)
-    const __half *row;
-    int groups, next;
+    int m, next;
     float held;  // of group `next`
 
     __device__ GroupScales(float *shared, const Int4Product &p, int first_m)
-        : shared(shared), row(nullptr), groups(p.groups()), next(0) {
-        const int m = first_m + int(threadIdx.x);
-        if (threadIdx.x < Tile::BM && m < p.M)
-            row = reinterpret_cast<const __half *>(p.weight_scale) + int64_t(m) * groups;
-        held = load();
-    }
+        : p(p), shared(shared), m(first_m + int(threadIdx.x)), next(0), held(load()) {}
 
     __device__ float load() const {
-        return row != nullptr && next < groups ? __half2float(row[next]) * 0.0625f : 0.0f;
+        return threadIdx.x < Tile::BM && m < p.M && next < p.groups() ? sixteenth_of_scale(p, m, next) : 0.0f;
     }
 
     // Puts the next group's scales where the threads find them behind a barrier, and sends for those behind them.
     __device__ void advance() {
         constexpr int WM = Tile::WM;
-        const int m = threadIdx.x;
-        if (m < Tile::BM) shared[next % 2 * Tile::BM + m / WM * WM + scale_place<WM>(m % WM)] = held;
+        const int row = threadIdx.x;
+        if (row < Tile::BM) shared[next % 2 * Tile::BM + row / WM * WM + scale_place<WM>(row % WM)] = held;
         next++;
         held = load();
     }

@@ -2,27 +2,24 @@
 #pragma once
 
 #include "gemv_launch.cuh"
-#include "int4_gemm.cuh"
+#include "int4_gemm_few.cuh"
 #include "int4_gemv.cuh"
 
 namespace quamba {
 
-inline bool aligned_address(const void *address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
-
-template <class Tile, class End>
-cudaError_t launch_gemm(const Int4Product &p, const End &end, const Gpu &gpu, cudaStream_t stream) {
+template <class Tile, class Kernel, class End>
+cudaError_t launch_tiles(Kernel kernel, const Int4Product &p, const End &end, const Gpu &gpu, cudaStream_t stream) {
     const dim3 grid((p.T + Tile::BT - 1) / Tile::BT, (p.M + Tile::BM - 1) / Tile::BM);
-    return launch_overlapped(int4_gemm<End, Tile>, grid, Tile::THREADS, Tile::SHARED_BYTES, 1, gpu, stream, p, end,
-                             aligned_address(p.x) && p.x_stride % 16 == 0, aligned_address(p.weight));
+    return launch_overlapped(kernel, grid, Tile::THREADS, Tile::SHARED_BYTES, 1, gpu, stream, p, end,
+                             whole_chunks(p.x, p.x_stride, p.K), whole_chunks(p.weight, p.K / 2, p.K / 2));
 }
 
+//                             tokens, rows, warps (a group each), stages, blocks on one SM
+using Int4FewTokens = FewTile<16, 32, 4, 4, 3>;
+using Int4SomeTokens = FewTile<32, 32, 4, 3, 2>;
 //                              tokens, rows, warps by tokens and by rows, stages, blocks on one SM
-using Int4Few = GemmTile<16, 32, 1, 4, 8, 4, GROUP_BYTES>;
-using Int4Some = GemmTile<32, 32, 2, 2, 6, 4, GROUP_BYTES>;
-using Int4Small = GemmTile<64, 32, 2, 2, 6, 3, GROUP_BYTES>;
-using Int4Medium = GemmTile<64, 64, 2, 2, 4, 3, GROUP_BYTES>;
+using Int4Medium = GemmTile<64, 64, 1, 4, 4, 3, GROUP_BYTES>;
 using Int4Wide = GemmTile<64, 128, 1, 4, 4, 3, GROUP_BYTES>;
-using Int4Large = GemmTile<128, 192, 2, 6, 4, 1, GROUP_BYTES>;
 
 template <class End>
 cudaError_t launch_int4_linear(const Int4Product &p, const End &end, cudaStream_t stream) {
@@ -30,15 +27,12 @@ cudaError_t launch_int4_linear(const Int4Product &p, const End &end, cudaStream_
     const cudaError_t error = current_gpu(gpu);
     if (error != cudaSuccess) return error;
     if (takes_gemv<Int4Format, End>(p, gpu)) {
-        const bool aligned = aligned_address(p.weight);
-        return launch_gemv<Int4Format>(p, Codes{aligned_address(p.x) && p.x_stride % 16 == 0}, end, aligned, gpu, stream);
+        return launch_gemv<Int4Format>(p, Codes{whole_chunks(p.x, p.x_stride, p.K)}, end,
+                                       whole_chunks(p.weight, p.K / 2, p.K / 2), gpu, stream);
     }
-    if (p.K == 1) return launch_gemm<Int4Small>(p, end, gpu, stream);
-    if (p.K == 2) return launch_gemm<Int4Medium>(p, end, gpu, stream);
-    if (p.K == 3) return launch_gemm<Int4Large>(p, end, gpu, stream);
-    if (p.T <= 16) return launch_gemm<Int4Few>(p, end, gpu, stream);
-    if (p.T <= 32) return launch_gemm<Int4Some>(p, end, gpu, stream);
-    return launch_gemm<Int4Wide>(p, end, gpu, stream);
+    if (p.T <= 16) return launch_tiles<Int4FewTokens>(int4_gemm_few<End, Int4FewTokens>, p, end, gpu, stream);
+    if (p.T <= 64) return launch_tiles<Int4SomeTokens>(int4_gemm_few<End, Int4SomeTokens>, p, end, gpu, stream);
+    return launch_tiles<Int4Medium>(int4_gemm<End, Int4Medium>, p, end, gpu, stream);
 }
 
 // NULL, or why a projection of these sizes is not supported.
