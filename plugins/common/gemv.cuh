@@ -209,50 +209,50 @@ __global__ void QUAMBA_REGISTERS(End::REGISTERS)
     const int passes = rehearsed_passes();
 #pragma unroll 1
     for (int pass = 1; pass <= passes; pass++) {
-    const bool live = pass == passes;
-    const int own_row = known_here(row_in_block), own_m = first_row + own_row;
-    if (live) wait_for_inputs();
-    source.template stage<Format>(tokens, p, live);
-    typename End::Loaded loaded{};
-    if (ends && live) loaded = end.load(first_t, own_m);
-    __syncthreads();
-    if (!End::NEXT_MAY_BEGIN_EARLY && live) let_next_kernel_begin();
+        const bool live = pass == passes;
+        const int own_row = known_here(row_in_block), own_m = first_row + own_row;
+        if (live) wait_for_inputs();
+        source.template stage<Format>(tokens, p, live);
+        typename End::Loaded loaded{};
+        if (ends && live) loaded = end.load(first_t, own_m);
+        __syncthreads();
+        if (!End::NEXT_MAY_BEGIN_EARLY && live) let_next_kernel_begin();
 
-    int32_t sums[4] = {};
-    const uint4 *const first_piece = tokens + Format::first_piece(lane, share.begin, p.K);
-    const uint4 *piece = first_piece;
-    uint4 *slot = first_slot;
-    const int part = p.T * GEMV_ROWS;
-    int32_t *to = partial + (share.chunk * parts + Format::first_part(share, warp % shape.k_warps)) * part;
-    for (int step = live ? 0 : all_steps, left = share.steps(); step < all_steps; step++) {
-        wait_copy_groups<DEPTH - 1>();
-        Format::multiply_step(sums, {slot[0], slot[GEMV_THREADS]}, piece, lane / 4 < p.T);
-        copy_next(slot);  // it has been read
-        slot = slot == last_slot ? first_slot : slot + 2 * GEMV_THREADS;
-        piece += Format::COLUMNS / 16;
-        const bool last_of_chunk = --left == 0;
-        if (!Format::SUM_A_STEP && !last_of_chunk) continue;
+        int32_t sums[4] = {};
+        const uint4 *const first_piece = tokens + Format::first_piece(lane, share.begin, p.K);
+        const uint4 *piece = first_piece;
+        uint4 *slot = first_slot;
+        const int part = p.T * GEMV_ROWS;
+        int32_t *to = partial + (share.chunk * parts + Format::first_part(share, warp % shape.k_warps)) * part;
+        for (int step = live ? 0 : all_steps, left = share.steps(); step < all_steps; step++) {
+            wait_copy_groups<DEPTH - 1>();
+            Format::multiply_step(sums, {slot[0], slot[GEMV_THREADS]}, piece, lane / 4 < p.T);
+            copy_next(slot);  // it has been read
+            slot = slot == last_slot ? first_slot : slot + 2 * GEMV_THREADS;
+            piece += Format::COLUMNS / 16;
+            const bool last_of_chunk = --left == 0;
+            if (!Format::SUM_A_STEP && !last_of_chunk) continue;
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const int t = sum_column(lane, j);
-            if (t < p.T) to[t * GEMV_ROWS + sum_row(lane, j)] = sums[j];
-            sums[j] = 0;
+            for (int j = 0; j < 4; j++) {
+                const int t = sum_column(lane, j);
+                if (t < p.T) to[t * GEMV_ROWS + sum_row(lane, j)] = sums[j];
+                sums[j] = 0;
+            }
+            to += Format::SUM_A_STEP ? part : 0;
+            if (!last_of_chunk) continue;
+            to += (share.chunk_stride * parts - (Format::SUM_A_STEP ? share.steps() : 0)) * part;
+            left = share.steps(), piece = first_piece;
         }
-        to += Format::SUM_A_STEP ? part : 0;
-        if (!last_of_chunk) continue;
-        to += (share.chunk_stride * parts - (Format::SUM_A_STEP ? share.steps() : 0)) * part;
-        left = share.steps(), piece = first_piece;
-    }
-    __syncthreads();
-    if (!ends) continue;
-    const int32_t *own = partial + own_row / GEMV_ROWS * parts * part + own_row % GEMV_ROWS;
-    for (int t = first_t; t < (live ? p.T : first_t + 1); t += abreast) {
-        if (t != first_t) loaded = end.load(t, own_m);
-        const auto sum = Format::total(own + t * GEMV_ROWS, parts, part, scales + own_row * Format::scales(p.K));
-        const auto value = end.value(sum, row, loaded);
-        compute_here(value);
-        if (live) end.y[static_cast<int64_t>(t) * p.M + own_m] = value;
-    }
+        __syncthreads();
+        if (!ends) continue;
+        const int32_t *own = partial + own_row / GEMV_ROWS * parts * part + own_row % GEMV_ROWS;
+        for (int t = first_t; t < (live ? p.T : first_t + 1); t += abreast) {
+            if (t != first_t) loaded = end.load(t, own_m);
+            const auto sum = Format::total(own + t * GEMV_ROWS, parts, part, scales + own_row * Format::scales(p.K));
+            const auto value = end.value(sum, row, loaded);
+            compute_here(value);
+            if (live) end.y[static_cast<int64_t>(t) * p.M + own_m] = value;
+        }
     }
 }
 

@@ -74,6 +74,14 @@ void int4_step(const int8_t *x, const int8_t *weight, const float *scale, const 
     project({x, weight, nullptr, K, T, K, M}, scale, Int4ProjectionStepEnd{end});
 }
 
+// A group's part of a sum as the gemv computes it, and as the tiles do from a sum that began at BIASED_ZERO.
+void group_parts(const int32_t *totals, const float *scale, int count, float *plain, float *biased) {
+    for (int i = 0; i < count; i++) {
+        plain[i] = group_part(totals[i], scale[i]);
+        biased[i] = biased_group_part(BIASED_ZERO + totals[i], scale[i] * 0.0625f);
+    }
+}
+
 // Shared memory of an SM that holds a block of the step and one of out_proj: K columns of in_proj, M rows.
 int step_and_out_proj_bytes(int K, int M, int multiprocessors) {
     const auto bytes = [&](int columns, int rows, int depth) {
