@@ -130,13 +130,13 @@ struct Codes {
 
     // Brings the tokens into shared memory, zeros behind column K.
     template <class Format>
-    __device__ __forceinline__ void stage(uint4 *tokens, const typename Format::Product &p, bool live) const {
+    __device__ __forceinline__ void stage(uint4 *tokens, const typename Format::Product &p) const {
         const int pieces = Format::whole_columns(p.K) / 16;
         for (int i = threadIdx.x; i < p.T * pieces; i += GEMV_THREADS) {
             const int t = i / pieces, k = i % pieces * 16;
             const int8_t *from = p.x + t * p.x_stride + k;
             uint4 codes = {0, 0, 0, 0};
-            if (k < p.K && live) codes = aligned ? *reinterpret_cast<const uint4 *>(from) : load_codes(from, p.K - k);
+            if (k < p.K) codes = aligned ? *reinterpret_cast<const uint4 *>(from) : load_codes(from, p.K - k);
             tokens[(t * Format::pitch(p.K) + k) / 16] = codes;
         }
     }
@@ -164,7 +164,7 @@ __device__ __forceinline__ void copy_step(uint4 *upper, uint4 *lower, const int8
     }
 }
 
-// source: brings the codes of the tokens into shared memory, zeros in a rehearsal. End::REGISTERS: of a thread. End::NEXT_MAY_BEGIN_EARLY:
+// source: brings the codes of the tokens into shared memory. End::REGISTERS: of a thread. End::NEXT_MAY_BEGIN_EARLY:
 // whether the kernel behind may come before the inputs are there.
 template <class Format, class Source, class End, bool ALIGNED, int DEPTH>
 __global__ void QUAMBA_REGISTERS(End::REGISTERS)
@@ -205,54 +205,45 @@ __global__ void QUAMBA_REGISTERS(End::REGISTERS)
         end.prefetch(first_t, m);
     }
     if (End::NEXT_MAY_BEGIN_EARLY) let_next_kernel_begin();
+    wait_for_inputs();
+    source.template stage<Format>(tokens, p);
+    typename End::Loaded loaded{};
+    if (ends) loaded = end.load(first_t, m);
+    __syncthreads();
+    if (!End::NEXT_MAY_BEGIN_EARLY) let_next_kernel_begin();
 
-    const int passes = rehearsed_passes();
-#pragma unroll 1
-    for (int pass = 1; pass <= passes; pass++) {
-        const bool live = pass == passes;
-        const int own_row = known_here(row_in_block), own_m = first_row + own_row;
-        if (live) wait_for_inputs();
-        source.template stage<Format>(tokens, p, live);
-        typename End::Loaded loaded{};
-        if (ends && live) loaded = end.load(first_t, own_m);
-        __syncthreads();
-        if (!End::NEXT_MAY_BEGIN_EARLY && live) let_next_kernel_begin();
-
-        int32_t sums[4] = {};
-        const uint4 *const first_piece = tokens + Format::first_piece(lane, share.begin, p.K);
-        const uint4 *piece = first_piece;
-        uint4 *slot = first_slot;
-        const int part = p.T * GEMV_ROWS;
-        int32_t *to = partial + (share.chunk * parts + Format::first_part(share, warp % shape.k_warps)) * part;
-        for (int step = live ? 0 : all_steps, left = share.steps(); step < all_steps; step++) {
-            wait_copy_groups<DEPTH - 1>();
-            Format::multiply_step(sums, {slot[0], slot[GEMV_THREADS]}, piece, lane / 4 < p.T);
-            copy_next(slot);  // it has been read
-            slot = slot == last_slot ? first_slot : slot + 2 * GEMV_THREADS;
-            piece += Format::COLUMNS / 16;
-            const bool last_of_chunk = --left == 0;
-            if (!Format::SUM_A_STEP && !last_of_chunk) continue;
+    int32_t sums[4] = {};
+    const uint4 *const first_piece = tokens + Format::first_piece(lane, share.begin, p.K);
+    const uint4 *piece = first_piece;
+    uint4 *slot = first_slot;
+    const int part = p.T * GEMV_ROWS;
+    int32_t *to = partial + (share.chunk * parts + Format::first_part(share, warp % shape.k_warps)) * part;
+    for (int step = 0, left = share.steps(); step < all_steps; step++) {
+        wait_copy_groups<DEPTH - 1>();
+        Format::multiply_step(sums, {slot[0], slot[GEMV_THREADS]}, piece, lane / 4 < p.T);
+        copy_next(slot);  // it has been read
+        slot = slot == last_slot ? first_slot : slot + 2 * GEMV_THREADS;
+        piece += Format::COLUMNS / 16;
+        const bool last_of_chunk = --left == 0;
+        if (!Format::SUM_A_STEP && !last_of_chunk) continue;
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const int t = sum_column(lane, j);
-                if (t < p.T) to[t * GEMV_ROWS + sum_row(lane, j)] = sums[j];
-                sums[j] = 0;
-            }
-            to += Format::SUM_A_STEP ? part : 0;
-            if (!last_of_chunk) continue;
-            to += (share.chunk_stride * parts - (Format::SUM_A_STEP ? share.steps() : 0)) * part;
-            left = share.steps(), piece = first_piece;
+        for (int j = 0; j < 4; j++) {
+            const int t = sum_column(lane, j);
+            if (t < p.T) to[t * GEMV_ROWS + sum_row(lane, j)] = sums[j];
+            sums[j] = 0;
         }
-        __syncthreads();
-        if (!ends) continue;
-        const int32_t *own = partial + own_row / GEMV_ROWS * parts * part + own_row % GEMV_ROWS;
-        for (int t = first_t; t < (live ? p.T : first_t + 1); t += abreast) {
-            if (t != first_t) loaded = end.load(t, own_m);
-            const auto sum = Format::total(own + t * GEMV_ROWS, parts, part, scales + own_row * Format::scales(p.K));
-            const auto value = end.value(sum, row, loaded);
-            compute_here(value);
-            if (live) end.y[static_cast<int64_t>(t) * p.M + own_m] = value;
-        }
+        to += Format::SUM_A_STEP ? part : 0;
+        if (!last_of_chunk) continue;
+        to += (share.chunk_stride * parts - (Format::SUM_A_STEP ? share.steps() : 0)) * part;
+        left = share.steps(), piece = first_piece;
+    }
+    __syncthreads();
+    if (!ends) return;
+    const int32_t *own = partial + row_in_block / GEMV_ROWS * parts * part + row_in_block % GEMV_ROWS;
+    for (int t = first_t; t < p.T; t += abreast) {
+        if (t != first_t) loaded = end.load(t, m);
+        const auto sum = Format::total(own + t * GEMV_ROWS, parts, part, scales + row_in_block * Format::scales(p.K));
+        end.y[static_cast<int64_t>(t) * p.M + m] = end.value(sum, row, loaded);
     }
 }
 

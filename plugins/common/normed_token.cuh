@@ -18,11 +18,11 @@ struct NormedToken {
     bool aligned;  // x begins on 16 bytes and K % 4 == 0
 
     template <class Format>
-    __device__ __forceinline__ void stage(uint4 *tokens, const typename Format::Product &p, bool live) const {
+    __device__ __forceinline__ void stage(uint4 *tokens, const typename Format::Product &p) const {
         if (aligned && p.K <= HELD * 4 * GEMV_THREADS) {
-            stage_held(reinterpret_cast<char4 *>(tokens), p.K, Format::whole_columns(p.K), live);
+            stage_held(reinterpret_cast<char4 *>(tokens), p.K, Format::whole_columns(p.K));
         } else {
-            stage_twice(reinterpret_cast<int8_t *>(tokens), p.K, Format::whole_columns(p.K), live);
+            stage_twice(reinterpret_cast<int8_t *>(tokens), p.K, Format::whole_columns(p.K));
         }
     }
 
@@ -41,13 +41,12 @@ struct NormedToken {
     }
 
     // Read once: what memory takes is waited for once.
-    __device__ __forceinline__ void stage_held(char4 *codes, int K, int columns, bool live) const {
-        const int thread = known_here(threadIdx.x);
+    __device__ __forceinline__ void stage_held(char4 *codes, int K, int columns) const {
         float4 held[HELD];
 #pragma unroll
         for (int j = 0; j < HELD; j++) {
-            const int i = thread + j * GEMV_THREADS;
-            held[j] = live && 4 * i < K ? reinterpret_cast<const float4 *>(x)[i] : float4{0.0f, 0.0f, 0.0f, 0.0f};
+            const int i = threadIdx.x + j * GEMV_THREADS;
+            held[j] = 4 * i < K ? reinterpret_cast<const float4 *>(x)[i] : float4{0.0f, 0.0f, 0.0f, 0.0f};
         }
         double sums[HELD] = {};
         const auto add = [](double sum, float v) { return fma(static_cast<double>(v), static_cast<double>(v), sum); };
@@ -59,13 +58,13 @@ struct NormedToken {
         const Quantizer code = quantizer(sums[0], K);
 #pragma unroll
         for (int j = 0; j < HELD; j++) {
-            const int i = thread + j * GEMV_THREADS;
+            const int i = threadIdx.x + j * GEMV_THREADS;
             if (4 * i < columns) codes[i] = {code(held[j].x), code(held[j].y), code(held[j].z), code(held[j].w)};
         }
     }
 
-    __device__ __forceinline__ void stage_twice(int8_t *codes, int K, int columns, bool live) const {
-        const auto load = [&](int k) { return live ? x[k] : 0.0f; };
+    __device__ __forceinline__ void stage_twice(int8_t *codes, int K, int columns) const {
+        const auto load = [&](int k) { return x[k]; };
         double sum = 0.0;
         in_batches<8>(K, load, [&](int, float v) { sum = fma(static_cast<double>(v), static_cast<double>(v), sum); });
         const Quantizer code = quantizer(sum, K);

@@ -30,25 +30,6 @@ __device__ constexpr bool kernels_overlap() {
 #endif
 }
 
-// How often to go through code that a block runs once, the last time for good. Instructions come from memory as weights
-// do: where a kernel waits for the one before it, it goes through on zeros first. The compiler must not see the number,
-// or it would make two copies of the code.
-__device__ __forceinline__ int rehearsed_passes() {
-    int passes = kernels_overlap() ? 2 : 1;
-    asm volatile("" : "+r"(passes));
-    return passes;
-}
-
-// The same number, from which nothing is computed in front of this place, to be kept through a rehearsal.
-__device__ __forceinline__ int known_here(int value) {
-    asm volatile("" : "+r"(value));
-    return value;
-}
-
-// Has a value computed where it stands, even if what follows does not use it in a rehearsal.
-__device__ __forceinline__ void compute_here(int value) { asm volatile("" ::"r"(value)); }
-__device__ __forceinline__ void compute_here(float value) { asm volatile("" ::"f"(value)); }
-
 // A hint, which may be given before wait_for_inputs() for what an earlier kernel writes: nothing is read.
 __device__ __forceinline__ void prefetch_into_L2(const void *address) {
     asm volatile("prefetch.global.L2 [%0];" ::"l"(address));

@@ -25,7 +25,7 @@ struct StepEnd {
     };
     struct Loaded {
         int8_t past[LARGEST_WIDTH - 1];  // as they come from memory: what combines them would wait for them
-        int8_t *state_out;               // W - 1 codes of this sequence and channel; none in a rehearsal
+        int8_t *state_out;               // W - 1 codes of this sequence and channel
     };
 
     int8_t *y;  // (T, M)
@@ -88,7 +88,7 @@ struct StepEnd {
         const uint32_t codes = word(loaded.past, W - 1, LARGEST_WIDTH - 1) | static_cast<uint32_t>(static_cast<uint8_t>(code)) << 24;
 #pragma unroll
         for (int i = 0; i < LARGEST_WIDTH - 1; i++) {
-            if (i < W - 1 && loaded.state_out) loaded.state_out[i] = static_cast<int8_t>(codes >> 8 * (LARGEST_WIDTH + 1 - W + i));
+            if (i < W - 1) loaded.state_out[i] = static_cast<int8_t>(codes >> 8 * (LARGEST_WIDTH + 1 - W + i));
         }
         return quantized_silu(static_cast<float>(word_product(row.taps, codes)) * row.scale + row.bias,
                               row.out_scale);
