@@ -18,7 +18,10 @@ class Backend(Protocol[V]):
         """A constant of the quantized model."""
 
     def embed(self, table: V, input_ids: V) -> V:
-        """Rows of the fp16 table (V, D) for input_ids (B, L) -> (B, L, D) fp32."""
+        """Rows of the fp16 or fp32 table (V, D) for input_ids (B, L) -> (B, L, D) fp32."""
+
+    def embed_codes(self, codes: V, scale: V, input_ids: V, bits: int) -> V:
+        """The same of a table of 8 or 4 bits, as calib/stored_weight.py stores it: code * scale in fp32."""
 
     def split(self, x: V, sizes: Sequence[int]) -> tuple[V, ...]:
         """Parts of the last axis."""
@@ -30,7 +33,7 @@ class Backend(Protocol[V]):
         """x (B, L, D) -> its last `count` positions; all of them for a count of 0 or beyond L."""
 
     def norm_linear(self, x: V, weight: V, epsilon: float) -> V:
-        """Float RMSNorm, then x @ weight.T with an fp16 weight: the final norm and the unquantized head."""
+        """Float RMSNorm, then x @ weight.T with an fp16 or fp32 weight: final norm and unquantized head."""
 
     def tap(self, site: str, value: V) -> V:
         """Name a tensor; the value goes on unchanged."""

@@ -13,7 +13,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from quamba_export.calib.observation import MICRO_BATCH, Progress, Run, Stage
 from quamba_export.calib.observers import Observer, SumOfMaxima, scales_from_limits
 from quamba_export.calib.output_directory import check_replaceable
 from quamba_export.calib.progress_file import ProgressFile, Totals, locked
+from quamba_export.calib.ranks import Ranks, rank, workers_or_ranks
 from quamba_export.calib.recipe import Recipe, default_recipe
 from quamba_export.calib.rewrites import RewriteReport, apply_rewrites
 from quamba_export.calib.scale_error import ScaleError, error_report
@@ -62,7 +63,8 @@ def calibrate(
     data:     a file, a dataset's name, or several with their weights (calib/mixed_data.py).
     recipe:   default_recipe of the model where it is None.
     seed:     None takes the first windows of the text, a number draws them from all of it.
-    workers:  processes, one thread each.
+    workers:  processes, one thread each. Under torchrun its ranks take their place (calib/ranks.py): all
+        return the same scales, rank 0 alone writes, and rounds weights.
     out_dir:  where the artefact is written; unfinished work lies beside it until then (partial_directory),
         and `resume` goes on from it.
     progress: called after every micro-batch.
@@ -73,6 +75,8 @@ def calibrate(
     """
     recipe = recipe or default_recipe(checkpoint.config)
     recipe.check_fits(checkpoint.config)
+    if rank() > 0:  # rank 0 keeps and writes everything
+        out_dir, resume, progress = None, False, None
     if out_dir is not None:
         check_replaceable(Path(out_dir), "calibration")
     sources = [Source(data)] if isinstance(data, (str, Path)) else data
@@ -80,7 +84,9 @@ def calibrate(
     identity = _identity(checkpoint, recipe, tokens)
     with _scratch(out_dir) as scratch, one_thread():
         file = ProgressFile.start(scratch, identity, resume=resume)
-        with Workers(workers, scratch) as pool:
+        with workers_or_ranks(workers, scratch) as pool:
+            if isinstance(pool, Ranks):
+                file.done, file.totals = pool.share((file.done, file.totals))
             run = Run(tokens, pool, file, progress, _samples(recipe, calib_size))
             permutation, ranges = _reorder(checkpoint, recipe, run)
             model = FloatMamba.from_checkpoint(checkpoint)
@@ -206,9 +212,12 @@ def _scales(
 
 def _weights(recipe: Recipe, model: FloatMamba, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Stage `weights`: rounded weights, and what each lost; both empty for a rounding without inputs."""
-    if recipe.weight_bits is None:
+    bits = recipe.rounded_bits(model.config.n_layer)
+    if bits is None or rank() > 0:
         return {}, {}
-    rounding = SequentialRounding(model, recipe.weights, recipe.grid(recipe.weight_bits), run)
+    if isinstance(run.workers, Ranks):  # a layer's samples lie in files of this host: rank 0 goes on alone
+        run = replace(run, workers=Workers(1, run.workers.scratch))
+    rounding = SequentialRounding(model, recipe.weights, [recipe.grid(b) for b in bits], run)
     weights, errors = rounding.weights()
     return weights, {"rounding_errors": errors}
 

@@ -6,7 +6,7 @@ In PyTorch it is made of the ops' references and is the ground truth for the ONN
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.network import forward
-from quamba_export.calib.qformat import QFormat, qformat_named
+from quamba_export.calib.qformat import BlockWidths, QFormat
+from quamba_export.calib.scan_input import ScanInput
 from quamba_export.calib.states import States
 from quamba_export.calib.torch_backend import TorchBackend
 from quamba_export.runtime.errors import QuambaError
@@ -27,9 +28,10 @@ Tap = Callable[[str, Tensor], None]
 class QuantizedModel:
     """Constants of a quantized Mamba model.
 
-    tensors: int8 or packed int4 weights and their scales, fp16 embedding and head, by the names network.py
-        asks for.
+    tensors: int8 or packed int4 weights and their scales, embedding and head, by the names network.py asks
+        for.
     scales:  per-tensor scales (fp32 values) by site or parameter name.
+    widths:  of the whole; blocks: of every layer.
     """
 
     FLOAT_MAX: ClassVar[float] = torch.finfo(torch.float32).max
@@ -37,14 +39,24 @@ class QuantizedModel:
     config: MambaConfig
     tensors: dict[str, Tensor]
     scales: dict[str, float]
-    qformat: str
+    widths: QFormat
+    blocks: tuple[BlockWidths, ...]
     ssm_state_dtype: SsmStateDtype
     out_hadamard: bool
+    ssm_input: ScanInput = field(default_factory=ScanInput)
 
     @property
-    def widths(self) -> QFormat:
-        """What qformat stands for."""
-        return qformat_named(self.qformat)
+    def qformat(self) -> str:
+        """The name of the widths."""
+        return self.widths.name
+
+    def block(self, i: int) -> BlockWidths:
+        """Widths of layer i."""
+        return self.blocks[i]
+
+    def bits(self, projection: str) -> int:
+        """Bits of the weight of `layers.{i}.in_proj` and the like."""
+        return self.block(layer_of(projection)).bits(projection)
 
     def scale(self, name: str) -> float:
         """Per-tensor scale of a site or parameter; raises QuambaError where the calibration gave none."""
@@ -56,14 +68,19 @@ class QuantizedModel:
             )
         return self.scales[name]
 
+    def scan_x_scale(self, site: str) -> float:
+        """Scale that Mamba-1's scan takes x by: x's own, or that of a study (calib/scan_input.py)."""
+        return self.scales.get(f"{site}.scan_x") or self.scale(f"{site}.x")
+
     def site_scale(self, site: str) -> Tensor:
         """fp32 scale that dequantizes the tensor tapped at `site`; broadcasts against it, 1 for a float
         tensor.
         """
         layer, _, name = site.rpartition(".")
         if (
-            self.widths.activation_bits == 16
+            self.block(layer_of(site)).activation_bits != 8
             or name in ("y", "hidden")
+            or (name == "x" and self.ssm_input.is_float)
             or (name == "ssm_state" and self.ssm_state_dtype != "int8")
         ):
             return torch.tensor(1.0)
@@ -78,12 +95,9 @@ class QuantizedModel:
 
     def zero_states(self, batch: int) -> States:
         """States before the first token, in the dtypes that they are stored in."""
-        return States.zeros(
-            self.config,
-            batch,
-            conv_dtype=getattr(torch, self.widths.conv_state_dtype),
-            ssm_dtype=getattr(torch, self.ssm_state_dtype),
-        )
+        states = States.zeros(self.config, batch, ssm_dtype=getattr(torch, self.ssm_state_dtype))
+        pairs = zip(states.conv, self.blocks, strict=True)
+        return replace(states, conv=[c.to(getattr(torch, block.conv_state_dtype)) for c, block in pairs])
 
     @torch.no_grad()
     def run(
@@ -105,3 +119,8 @@ class QuantizedModel:
 
     def __call__(self, input_ids: Tensor, states: States | None = None) -> tuple[Tensor, States]:
         return self.run(input_ids, states)
+
+
+def layer_of(name: str) -> int:
+    """i of `layers.{i}...`."""
+    return int(name.split(".")[1])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from quamba_export.plugins.common.int4 import dequantize_int4
 from quamba_export.plugins.common.registry import get_op
 
 
@@ -27,6 +28,13 @@ class TorchBackend:
 
     def embed(self, table: Tensor, input_ids: Tensor) -> Tensor:
         return table[input_ids].float()
+
+    def embed_codes(self, codes: Tensor, scale: Tensor, input_ids: Tensor, bits: int) -> Tensor:
+        rows, scales = codes[input_ids], scale[input_ids]  # (B, L, D) or (B, L, D/2), (B, L) or (B, L, G)
+        if bits == 8:
+            return rows.float() * scales[..., None]
+        flat = dequantize_int4(rows.flatten(0, 1), scales.flatten(0, 1))
+        return flat.reshape(*input_ids.shape, -1)
 
     def split(self, x: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
         return torch.split(x, list(sizes), dim=-1)

@@ -11,13 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from quamba_export.calib.output_directory import written_directory
-from quamba_export.exporter.artefacts import artefact_kind
+from quamba_export.exporter.artefacts import artefact_kind, copy_checked, recorded_scan_input
 from quamba_export.exporter.console import say
 from quamba_export.exporter.prepare_device import LIBRARY, prepare_for_device, prepared_library
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest, manifest_for, read_manifest, write_manifest
+from quamba_export.runtime.self_test import SelfTest, self_test_of
 from quamba_export.targets.target import load_target
 from quamba_export.targets.target_file import Target
 
@@ -71,16 +72,20 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
     _check_choices(choices, target, elsewhere)
     source = read_manifest(export)
     _check_kernels(source, target)
+    _check_no_study(export, target)
     if elsewhere:
         release = choices.jetpack or target.jetpack
         return _built(out, target, prepare_for_device(export, target, release, out, choices.plugins))
     choices = replace(choices, plugins=choices.plugins or prepared_library(export, source, target))
     with written_directory(out, "bundle") as folder:
         plans = target.backend == "tensorrt"
-        for name in source.files:
-            if not name.startswith(("model.onnx", LIBRARY) if plans else LIBRARY):
-                shutil.copyfile(export / name, folder / name)
-        record = write_engines(export, source, target, folder, choices) if plans else None
+        left_out = ("model.onnx", LIBRARY) if plans else (LIBRARY,)
+        copy_checked(export, source, folder, [name for name in source.files if not name.startswith(left_out)])
+        record: EngineRecord | None = None
+        if plans:
+            record, self_test = write_engines(export, source, target, folder, choices)
+        else:
+            self_test = cpu_self_test(folder, source)
         manifest = manifest_for(
             folder,
             source,
@@ -88,9 +93,17 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
             backend=target.backend,
             producer=f"quamba-export {version('quamba-export')}",
             engine=record,
+            self_test=self_test,
         )
         write_manifest(manifest, folder)
     return _built(out, target, manifest)
+
+
+def cpu_self_test(folder: Path, source: Manifest) -> SelfTest:
+    """What the copied graph gives in ONNX Runtime on this machine."""
+    from quamba_export.runtime.engine_ort import OrtEngine
+
+    return self_test_of(OrtEngine(folder / "model.onnx", source.states, source.vocab_size))
 
 
 def _check_choices(choices: EngineChoices, target: Target, elsewhere: bool) -> None:
@@ -125,6 +138,18 @@ def _check_kernels(source: Manifest, target: Target) -> None:
         )
 
 
+def _check_no_study(export: Path, target: Target) -> None:
+    """Refuse (exit 5) what `export --ssm-input` wrote: its ops have no kernels, and will have none."""
+    if target.backend == "tensorrt" and (mode := recorded_scan_input(export)) != "int8":
+        raise QuambaError(
+            f"{target.name} does not run studies of the scan's input",
+            found=f"an export made with --ssm-input {mode}",
+            allowed="int8",
+            fix="use --target cpu, or export without --ssm-input",
+            code=ExitCode.INCOMPATIBLE,
+        )
+
+
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -136,7 +161,7 @@ def _built(out: Path, target: Target, manifest: Manifest) -> Build:
 
 def write_engines(
     export: Path, source: Manifest, target: Target, folder: Path, choices: EngineChoices
-) -> EngineRecord:
+) -> tuple[EngineRecord, SelfTest]:
     """Weights, both engines and the plugins into `folder`; the engines have passed the gate.
 
     source: export/'s manifest. Raises QuambaError: exit 5 on another GPU, 9 for engines that compute
@@ -166,9 +191,9 @@ def write_engines(
     options = BuildOptions(library, choices.timing_cache, choices.version_compatible)
     record = engines_from_export(export, folder, profiles, options)
     before, _ = cuda.memory()
-    engine = load_engine(folder, record, source.states, source.vocab_size, cuda)
+    engine = load_engine(folder.joinpath, record, source.states, source.vocab_size, cuda)
     check_engine(engine, export, source, record.max_batch)
     states = engine.zero_states(record.max_batch)
     taken = max(0, before - cuda.memory()[0])  # another program may have ended meanwhile
     say(f"memory: took {taken / 2**30:.2f} GiB, with states for {states.batch} sequences")
-    return replace(record, device_bytes=taken)
+    return replace(record, device_bytes=taken), self_test_of(engine)

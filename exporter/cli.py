@@ -24,7 +24,10 @@ from quamba_export.exporter.commands.inspect import inspect
 from quamba_export.exporter.commands.report import report
 from quamba_export.exporter.commands.run import run
 from quamba_export.exporter.commands.scale_drift import scale_drift
+from quamba_export.exporter.commands.serve import serve
+from quamba_export.exporter.commands.sign import sign
 from quamba_export.exporter.commands.targets import targets
+from quamba_export.exporter.commands.verify import verify
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 EXTRA_OF_MODULE = {
@@ -36,8 +39,14 @@ EXTRA_OF_MODULE = {
     "numpy": "runtime",
     "polygraphy": "compare",
     "jinja2": "compare",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
     "huggingface_hub": "hub",
     "datasets": "hub",
+    "cryptography": "verify",
+    "model_signing": "sign",
+    "OpenSSL": "sign",
 }
 EXTRA_OF_COMMAND = {"export": "export", "build": "export", "compare": "compare", "report": "compare"}
 OUT_OF_MEMORY_TEXTS = (
@@ -66,12 +75,15 @@ for name, command in (
     ("export", export),
     ("build", build),
     ("run", run),
+    ("serve", serve),
     ("eval", evaluate),
     ("compare", compare),
     ("inspect", inspect),
     ("scale-drift", scale_drift),
     ("bench", bench),
     ("report", report),
+    ("sign", sign),
+    ("verify", verify),
     ("targets", targets),
     ("doctor", doctor),
 ):

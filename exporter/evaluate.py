@@ -26,7 +26,7 @@ MAX_BATCH = {"prefill": 1024, "decode": 64}  # windows a call
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The `--json` object of `eval`; the last four keys are there with --against only."""
+    """The `--json` object of `eval`; the keys from `against` on are there only where they were asked for."""
 
     path: str
     kind: str
@@ -40,12 +40,17 @@ class Evaluation:
     perplexity: float  # infinite (null in JSON) where no float holds it
     nats_per_token: float
     bits_per_byte: float | None  # bits of the scored tokens over the UTF-8 bytes of their text, if it has any
+    ssm_input: str  # int8 but in studies (calib/scan_input.py)
     seconds: float  # of this model's calls
     tokens_per_second: float
     against: str | None = None
     against_perplexity: float | None = None
     kl: float | None = None  # KL(against || path), nats a token
     top1_agreement: float | None = None  # share of tokens
+    cloze_passages: int | None = None
+    cloze_accuracy: float | None = None  # share of passages (exporter/cloze.py)
+    cloze_standard_error: float | None = None  # of that share
+    against_cloze_accuracy: float | None = None
 
     def present_fields(self) -> dict[str, Any]:
         """The fields that are set, for JSON."""
@@ -124,7 +129,7 @@ def evaluate(
         advance(batch.size)
     nats, bits = mean_nats(model, tally.nats, tally.tokens), tally.nats / math.log(2)
     text_bytes = scored_bytes(model, stream, window)
-    scores = {
+    scores: dict[str, Any] = {
         "perplexity": perplexity(nats),
         "nats_per_token": nats,
         "seconds": tally.seconds,
@@ -139,6 +144,7 @@ def evaluate(
         engine=model.engine,
         qformat=model.qformat,
         ssm_state_dtype=model.ssm_state_dtype,
+        ssm_input=model.ssm_input,
         mode=mode,
         window=window,
         input_tokens=len(stream),

@@ -19,10 +19,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from quamba_export.plugins.common.contract import OpSpec, Size
+from quamba_export.plugins.common.int4 import CHUNK, GROUP
 from quamba_export.plugins.common.registry import get_op
 from quamba_export.plugins.common.torch_op import dtype_name
 from quamba_export.runtime.errors import QuambaError
 
+NIBBLE = {"nibble": 15, "sign_of_nibble": 8, "values_of_nibble": 16}
 OPSET, IR_VERSION = 19, 9  # the newest that TensorRT 10.3 parses is opset 20, IR 10
 ELEMENT = {
     "int8": TensorProto.INT8,
@@ -86,6 +88,20 @@ class OnnxBackend:
             "Gather", (table, input_ids), table.dtype, (*input_ids.shape, table.shape[1]), axis=0
         )
         return self._cast(rows)
+
+    def embed_codes(self, codes: Value, scale: Value, input_ids: Value, bits: int) -> Value:
+        batch, columns = input_ids.shape, int(codes.shape[1])
+        rows = self._one("Gather", (codes, input_ids), codes.dtype, (*batch, columns), axis=0)
+        scales = self._one("Gather", (scale, input_ids), scale.dtype, (*batch, *scale.shape[1:]), axis=0)
+        if bits == 8:
+            column = self._one(
+                "Unsqueeze", (scales, self._int64("axis_last", [-1])), scale.dtype, (*batch, 1)
+            )
+            return self._one("Mul", (self._cast(rows), column), "float32", rows.shape)
+        group = self._int32("group_of_column", [k // GROUP for k in range(2 * columns)])
+        wide = self._one("Gather", (self._cast(scales), group), "float32", (*batch, 2 * columns), axis=2)
+        unpacked = self._cast(self._unpack_int4(rows))
+        return self._one("Mul", (unpacked, wide), "float32", unpacked.shape)
 
     def split(self, x: Value, sizes: Sequence[int]) -> tuple[Value, ...]:
         parts = self._int64(f"split_{'_'.join(map(str, sizes))}", sizes)
@@ -190,12 +206,35 @@ class OnnxBackend:
     ) -> Value:
         return self._node(op_type, inputs, [(dtype, shape)], attrs=attrs)[0]
 
-    def _cast(self, x: Value) -> Value:
-        return self._one("Cast", (x,), "float32", x.shape, to=ELEMENT["float32"])
+    def _unpack_int4(self, packed: Value) -> Value:
+        """(B, L, K/2) int8 -> codes (B, L, K) int32, as plugins/common/int4.py unpacks them."""
+        batch, length, size = packed.shape[0], packed.shape[1], 2 * int(packed.shape[2])
+        chunks = (batch, length, size // CHUNK, CHUNK // 2)
+        wide = self._cast(packed, "int32")
+        target = self._int64("shape_of_chunks", [0, 0, *chunks[2:]])
+        rows = self._one("Reshape", (wide, target), "int32", chunks)
+        nibble, sign, step = (self._int32(name, value) for name, value in NIBBLE.items())
+        low = self._one("BitwiseAnd", (rows, nibble), "int32", chunks)
+        above = self._one("Sub", (rows, low), "int32", chunks)
+        flipped = self._one("BitwiseXor", (low, sign), "int32", chunks)
+        parts = [
+            self._one("Sub", (flipped, sign), "int32", chunks),
+            self._one("Div", (above, step), "int32", chunks),
+        ]
+        both = self._one("Concat", parts, "int32", (*chunks[:3], CHUNK), axis=3)
+        return self.reshape_last(both, [size])
+
+    def _cast(self, x: Value, dtype: str = "float32") -> Value:
+        return x if x.dtype == dtype else self._one("Cast", (x,), dtype, x.shape, to=ELEMENT[dtype])
 
     def _int64(self, name: str, values: Sequence[int]) -> Value:
         self._initializers.setdefault(name, numpy_helper.from_array(np.array(values, np.int64), name))
         return Value(name, "int64", (len(values),))
+
+    def _int32(self, name: str, value: int | Sequence[int]) -> Value:
+        array = np.array(value, np.int32)
+        self._initializers.setdefault(name, numpy_helper.from_array(array, name))
+        return Value(name, "int32", array.shape)
 
     def _float(self, name: str, value: float) -> Value:
         self._initializers.setdefault(name, numpy_helper.from_array(np.array(value, np.float32), name))

@@ -24,9 +24,12 @@ MODEL, DATA = "model.onnx", "model.onnx.data"
 
 
 def export_onnx(
-    model: QuantizedModel, checkpoint: Checkpoint, calibration: Calibration, out_dir: Path
+    model: QuantizedModel, checkpoint: Checkpoint, calibration: Calibration | None, out_dir: Path
 ) -> Path:
-    """Write export/ atomically: an existing export is replaced only by a whole one."""
+    """Write export/ atomically: an existing export is replaced only by a whole one.
+
+    calibration: the one that `model` was made with, or None.
+    """
     with written_directory(out_dir, "export") as work:
         write_model(onnx_from_model(model), work)
         _write_configs(model, checkpoint, work)
@@ -41,7 +44,7 @@ def onnx_from_model(model: QuantizedModel) -> onnx.ModelProto:
     count = Value("num_logits_to_keep", "int64", ())
     layers = range(config.n_layer)
     conv = [
-        Value(f"past_conv_states.{i}", model.widths.conv_state_dtype, ("batch", *config.conv_state_shape))
+        Value(f"past_conv_states.{i}", model.block(i).conv_state_dtype, ("batch", *config.conv_state_shape))
         for i in layers
     ]
     ssm = [
@@ -60,21 +63,20 @@ def onnx_from_model(model: QuantizedModel) -> onnx.ModelProto:
 def state_table(model: QuantizedModel) -> list[dict[str, Any]]:
     """Every state of the graph: input and output name, dtype and shape without the batch."""
     config = model.config
-    table = []
-    for kind, dtype, shape in (
-        ("conv", model.widths.conv_state_dtype, config.conv_state_shape),
-        ("ssm", model.ssm_state_dtype, config.ssm_state_shape),
-    ):
-        table += [
-            {
-                "past": f"past_{kind}_states.{i}",
-                "present": f"present_{kind}_states.{i}",
-                "dtype": dtype,
-                "shape": list(shape),
-            }
-            for i in range(config.n_layer)
-        ]
-    return table
+    kinds = {
+        "conv": ([block.conv_state_dtype for block in model.blocks], config.conv_state_shape),
+        "ssm": ([model.ssm_state_dtype] * config.n_layer, config.ssm_state_shape),
+    }
+    return [
+        {
+            "past": f"past_{kind}_states.{i}",
+            "present": f"present_{kind}_states.{i}",
+            "dtype": dtype,
+            "shape": list(shape),
+        }
+        for kind, (dtypes, shape) in kinds.items()
+        for i, dtype in enumerate(dtypes)
+    ]
 
 
 def write_model(model: onnx.ModelProto, directory: Path) -> None:
@@ -96,6 +98,8 @@ def _write_configs(model: QuantizedModel, checkpoint: Checkpoint, directory: Pat
         "qformat": model.qformat,
         "ssm_state_dtype": model.ssm_state_dtype,
     }
+    if model.ssm_input.mode != "int8":
+        config["quantization_config"]["ssm_input"] = model.ssm_input.mode
     _write_json(directory / "config.json", config)
     _write_json(directory / "generation_config.json", {"eos_token_id": checkpoint.eos_token_id})
     if checkpoint.tokenizer_path is not None:
@@ -103,14 +107,14 @@ def _write_configs(model: QuantizedModel, checkpoint: Checkpoint, directory: Pat
 
 
 def _export_record(
-    model: QuantizedModel, checkpoint: Checkpoint, calibration: Calibration, directory: Path
+    model: QuantizedModel, checkpoint: Checkpoint, calibration: Calibration | None, directory: Path
 ) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "export",
         "producer": f"quamba-export {version('quamba-export')}",
         "checkpoint_digest": checkpoint.digest,
-        "calibration_digest": calibration.digest,
+        "calibration_digest": None if calibration is None else calibration.digest,
         "qformat": model.qformat,
         "config": config_to_json(model.config),
         "eos_token_id": checkpoint.eos_token_id,

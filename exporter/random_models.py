@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.qformat import QFormat, qformat_named
+from quamba_export.calib.qformat import BlockWidths, qformat_named
 from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
 from quamba_export.exporter.model_sizes import CONFIGS
 from quamba_export.plugins.common.int4 import group_sizes
@@ -38,7 +38,8 @@ def random_model(
     qformat: one with int8 activations. Raises QuambaError (exit 2) for an unknown name or width.
     """
     widths = qformat_named(qformat)
-    if widths.activation_bits != 8:
+    block = widths.block
+    if block is None or block.activation_bits != 8 or widths.name != block.name:
         raise QuambaError(
             "no random models of these widths", found=qformat, allowed="w8a8, w4a8", code=ExitCode.USAGE
         )
@@ -47,19 +48,22 @@ def random_model(
             "unknown model size", found=name, allowed=", ".join(sorted(CONFIGS)), code=ExitCode.USAGE
         )
     config = replace(CONFIGS[name], n_layer=n_layer or CONFIGS[name].n_layer)
-    draw = _Draw(config, widths, np.random.default_rng(seed))
+    draw = _Draw(config, block, np.random.default_rng(seed))
     for i in range(config.n_layer):
         draw.layer(i)
     draw.tensors["embedding.weight"] = draw.normal(config.vocab_size, config.d_model).half()
     head = draw.normal(config.vocab_size, config.d_model) / math.sqrt(config.d_model)
     draw.tensors["lm_head.weight"] = head.half()
-    return QuantizedModel(config, draw.tensors, draw.scales, qformat, ssm_state_dtype, out_hadamard=True)
+    blocks = (block,) * config.n_layer
+    return QuantizedModel(
+        config, draw.tensors, draw.scales, widths, blocks, ssm_state_dtype, out_hadamard=True
+    )
 
 
 class _Draw:
     """Draws the constants of one layer after the other, by the names calib/network.py asks for."""
 
-    def __init__(self, config: MambaConfig, widths: QFormat, random: np.random.Generator) -> None:
+    def __init__(self, config: MambaConfig, widths: BlockWidths, random: np.random.Generator) -> None:
         self.config, self.widths, self.random = config, widths, random
         self.tensors: dict[str, Tensor] = {}
         self.scales: dict[str, float] = {}

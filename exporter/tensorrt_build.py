@@ -59,7 +59,8 @@ class BuildOptions:
     """How engines are built.
 
     timing_cache: a file instead of the one in the user's cache folder. version_compatible: for later
-    TensorRTs of this major version too, and their lean runtimes; a plan may be slower.
+    TensorRTs of this major version too, and their lean runtimes: a plan holds a copy of this version's lean
+    runtime, which has to be installed beside the builder, and may be slower.
     """
 
     plugins: Path
@@ -126,7 +127,11 @@ def engine_from_graph(
         say(f"timing cache {cache.path} is not used: {messages.take_errors() or 'TensorRT refuses it'}")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise _refused(f"build the {profile.name} engine", messages.take_errors())
+        raise _refused(
+            f"build the {profile.name} engine",
+            messages.take_errors(),
+            "install libnvinfer_lean of this version beside it" if options.version_compatible else None,
+        )
     cache.write(bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
 
@@ -158,8 +163,9 @@ def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.clear_flag(trt.BuilderFlag.TF32)  # the head's products in fp32, as the graph says
     if options.version_compatible:
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)  # a plan holds no code for the host
+        config.set_flag(
+            trt.BuilderFlag.VERSION_COMPATIBLE
+        )  # the plan takes this version's lean runtime along
     if options.verbose:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     return config
@@ -177,11 +183,11 @@ def _shapes(builder: Any, network: Any, profile: Profile) -> Any:
     return shapes
 
 
-def _refused(what: str, reasons: str) -> QuambaError:
+def _refused(what: str, reasons: str, fix: str | None = None) -> QuambaError:
     return QuambaError(
         f"TensorRT {import_builder().__version__} cannot {what}",
         found=reasons[-4000:] or "no reason given",
         allowed="a graph that `quamba-export export` of this release wrote",
-        fix="TensorRT 10.3 or later; or --target cpu",
+        fix=fix or "TensorRT 10.3 or later; or --target cpu",
         code=ExitCode.INCOMPATIBLE,
     )

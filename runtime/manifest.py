@@ -1,14 +1,15 @@
 """`manifest.json` of a bundle and `export.json` of an export: read, verified, written.
 
-`read_manifest` is the only way into such a directory: it takes the current schema only, checks every field,
-then every file's kind, size and sha256 (folder_check.py); only then may a model or a tokenizer be parsed.
+`open_folder` is the only way into such a directory: it takes the current schema only, checks every field,
+then every file's kind, size and sha256 (held_files.py); only then may a model or a tokenizer be parsed.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,16 +20,17 @@ from quamba_export.runtime.fields import Fields
 from quamba_export.runtime.folder_check import (
     MANIFEST_NAMES,
     MAX_BYTES,
-    MAX_MANIFEST_BYTES,
+    SIGNATURE,
     WEIGHTS,
     FileEntry,
-    check_files,
     check_names,
     entry_of,
     find_manifest,
     integrity_error,
-    open_plain,
 )
+from quamba_export.runtime.held_files import HeldFiles
+from quamba_export.runtime.self_test import SelfTest, parse_self_test
+from quamba_export.runtime.signature import check_signed, signed_digests
 
 SCHEMA_VERSION = 1
 Kind = Literal["bundle", "export"]
@@ -80,6 +82,7 @@ class Manifest:
     sources: Mapping[str, str | None]  # sha256 by "checkpoint", "calibration" (null for float), "export"
     engine: EngineRecord | None = None  # of a bundle whose backend is "tensorrt"
     prepared: PreparedRecord | None = None  # of an export that holds a plugin library
+    self_test: SelfTest | None = None  # of a bundle; those of earlier releases have none
     digest: str = ""  # sha256 of the manifest file itself; identifies everything above
 
     @property
@@ -95,19 +98,36 @@ class Manifest:
         return cast(int, self.config["vocab_size"])
 
 
-def read_manifest(folder: Path | str) -> Manifest:
-    """Read and verify a bundle/ or export/ directory.
+def read_manifest(folder: Path | str, require_signature: Path | None = None) -> Manifest:
+    """Read and verify a bundle/ or export/ directory; see open_folder."""
+    with open_folder(folder, require_signature) as (manifest, _):
+        return manifest
 
-    Raises QuambaError: exit 3 for a directory that is neither, or of another schema; exit 4 where a file was
-    added, removed, changed or replaced by something that is no plain file.
+
+@contextmanager
+def open_folder(
+    folder: Path | str, require_signature: Path | None = None
+) -> Iterator[tuple[Manifest, HeldFiles]]:
+    """Read and verify a bundle/ or export/ directory, and hold its files to load them from.
+
+    require_signature: a public key or certificate, PEM, by which model.sig must have signed every file; then
+    nothing is parsed before its digest was found in there. Raises QuambaError: exit 3 for a directory that is
+    neither, or of another schema; exit 4 where a file was added, removed, changed or replaced by something
+    that is no plain file, or is not what was signed.
     """
     folder = Path(folder)
     name = find_manifest(folder)
-    with open_plain(folder / name, MAX_MANIFEST_BYTES) as (file, _):
-        content = file.read(MAX_MANIFEST_BYTES)
-    manifest = parse_manifest(content, folder / name)
-    check_files(folder, name, manifest.files)
-    return manifest
+    with HeldFiles(folder) as files:
+        signed = None if require_signature is None else signed_digests(files, require_signature)
+        content = files.content(name)
+        present = {name: sha256(content).hexdigest()}
+        if signed is not None:
+            check_signed(folder, {name: signed.get(name, "")}, present)
+        manifest = parse_manifest(content, folder / name)
+        files.check(name, manifest.files)
+        if signed is not None:
+            check_signed(folder, signed, present | {n: entry.sha256 for n, entry in manifest.files.items()})
+        yield manifest, files
 
 
 def parse_manifest(content: bytes, path: Path) -> Manifest:
@@ -139,6 +159,8 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
         manifest = replace(manifest, engine=parse_engine(fields.object("engine"), size))
     if not bundle and "libquamba_plugins.so" in manifest.files:
         manifest = replace(manifest, prepared=parse_prepared(fields.object("prepared")))
+    if bundle and "self_test" in fields.values:
+        manifest = replace(manifest, self_test=parse_self_test(fields.object("self_test"), vocab_size))
     fields.end()
     return manifest
 
@@ -200,7 +222,7 @@ def files_of(folder: Path | str) -> dict[str, dict[str, Any]]:
     Raises QuambaError (exit 4) for what a reader would refuse: a name not allowed, a link, a directory.
     """
     folder = Path(folder)
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.name not in MANIFEST_NAMES)
+    names = sorted(set(os.listdir(folder)) - {*MANIFEST_NAMES, SIGNATURE})
     if odd := [name for name in names if name not in MAX_BYTES]:
         raise integrity_error(
             f"{folder} holds a file that may not be there", found=odd[0], allowed=", ".join(MAX_BYTES)
@@ -216,11 +238,12 @@ def manifest_for(
     backend: str,
     producer: str,
     engine: EngineRecord | None = None,
+    self_test: SelfTest | None = None,
 ) -> Manifest:
     """The manifest of a bundle whose files stand in `folder`, made from a verified export.
 
     target: the name of a target; backend: one of BACKENDS; producer: program and version that wrote the
-    bundle; engine: of a "tensorrt" one.
+    bundle; engine: of a "tensorrt" one; self_test: what the bundle's own model gave.
     """
     return Manifest(
         kind="bundle",
@@ -234,6 +257,7 @@ def manifest_for(
         files={name: FileEntry(**entry) for name, entry in files_of(folder).items()},
         sources={**export.sources, "export": export.export_digest},
         engine=engine,
+        self_test=self_test,
     )
 
 
@@ -242,10 +266,11 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
     path = Path(folder) / "manifest.json"
     record = {"schema_version": SCHEMA_VERSION, **asdict(manifest)}
     del record["digest"], record["prepared"]
-    if manifest.engine is None:
-        del record["engine"]
+    for optional in ("engine", "self_test"):
+        if record[optional] is None:
+            del record[optional]
     content = (json.dumps(record, indent=2) + "\n").encode()
-    check_names(path.parent, path.name, parse_manifest(content, path).files)
+    check_names(path.parent, path.name, parse_manifest(content, path).files, set(os.listdir(folder)))
     partial = path.with_name(".manifest.json.partial")
     partial.write_bytes(content)
     partial.replace(path)

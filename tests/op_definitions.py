@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from op_cases import Case
 from op_cases.drawing import Array
+from op_convolutions import causal_conv, float_conv, half_conv, scan_input_conv
 from op_formulas import (
     Attrs,
     dense_hadamard,
@@ -18,7 +19,9 @@ from op_formulas import (
     exp,
     f32,
     floats,
+    grouped_sum,
     half,
+    int4_codes,
     quantize,
     recurrence,
     rms_norm,
@@ -30,6 +33,10 @@ from op_formulas import (
 
 def rms_norm_quantize(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(rms_norm(i["x"], a["epsilon"]), a["out_scale"])]
+
+
+def float_rms_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [rms_norm(i["x"], a["epsilon"])]
 
 
 def half_rms_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -45,6 +52,10 @@ def hadamard_quantize(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(rotated(i["x"], a), a["out_scale"])]
 
 
+def float_hadamard(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [rotated(i["x"], a)]
+
+
 def half_hadamard(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [half(rotated(i["x"], a))]
 
@@ -57,6 +68,10 @@ def gated_norm(i: Mapping[str, Array], z: Array, a: Attrs) -> Array:
 
 def gated_norm_quantize(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(gated_norm(i, dequantize(i["z"], a["z_scale"]), a), a["out_scale"])]
+
+
+def float_gated_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [gated_norm(i, i["z"], a)]
 
 
 def half_gated_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -76,34 +91,17 @@ def requantized_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(product(i, a), i["out_scale"])]
 
 
-def causal_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    """numpy.convolve, a channel at a time; its kernel runs backwards."""
-    window = np.concatenate([i["state"].swapaxes(1, 2), i["x"]], axis=1).astype(np.int64)  # (B, W-1+L, C)
-    total = np.empty(i["x"].shape, np.int64)
-    for b, c in np.ndindex(window.shape[0], window.shape[2]):
-        total[b, :, c] = np.convolve(window[b, :, c], i["weight"][c, ::-1].astype(np.int64), mode="valid")
-    value = total.astype(f32) * (i["x_scale"] * i["weight_scale"]) + i["bias"]
-    past = window[:, i["x"].shape[1] :].swapaxes(1, 2).astype(np.int8)
-    return [quantize(silu(value), i["out_scale"]), past]
-
-
-def half_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    """fp32 products, one token after the other, the oldest input first."""
-    window = np.concatenate([i["state"].swapaxes(1, 2), i["x"]], axis=1)  # (B, W-1+L, C)
-    length, width = i["x"].shape[1], i["weight"].shape[1]
-    value = np.empty(i["x"].shape, f32)
-    for t in range(length):
-        products = window[:, t : t + width].astype(f32) * i["weight"].T  # (B, W, C)
-        value[:, t] = np.add.accumulate(products, axis=1)[:, -1] + i["bias"]
-    return [half(silu(value)), window[:, length:].swapaxes(1, 2)]
-
-
 SELECTIVE_OPERANDS = ("x", "dt", "A_log", "B", "C", "D", "z", "dt_bias")
 
 
 def quantized_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     widened = {name: dequantize(i[name], a[f"{name}_scale"]) for name in SELECTIVE_OPERANDS}
     return selective_scan({**widened, "state": i["state"]}, a["state_scale"])
+
+
+def float_input_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    widened = {name: dequantize(i[name], a[f"{name}_scale"]) for name in SELECTIVE_OPERANDS[1:]}
+    return selective_scan({**i, **widened}, a["state_scale"])
 
 
 def half_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -126,8 +124,12 @@ def selective_scan(i: Mapping[str, Array], state_scale: float) -> list[Array]:
 
 
 def quantized_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    x = dequantize(i["x"], i["x_scale"][i["scale_index"]])  # (B, L, H, P)
+    return float_input_ssd_scan({**i, "x": x}, a)
+
+
+def float_input_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     widened = {
-        "x": dequantize(i["x"], i["x_scale"][i["scale_index"]]),  # (B, L, H, P)
         "B": dequantize(i["B"], i["B_scale"][:, None]),
         "C": dequantize(i["C"], i["C_scale"][:, None]),
         "dt": dequantize(i["dt"], a["dt_scale"]),
@@ -179,25 +181,14 @@ def rms_norm_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [(normed @ i["weight"].astype(wide).T).astype(f32)]
 
 
-def int4_codes(packed: Array) -> NDArray[np.int64]:
-    """(M, K/2) -> (M, K): nibble after nibble, where plugins/Int4RequantizedLinear/README.md puts it."""
-    codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.int64)
-    for j in range(packed.shape[1]):
-        column = j // 16 * 32 + j % 16
-        for shift, place in ((0, column), (4, column + 16)):
-            nibble = packed[:, j].astype(np.uint8) >> shift & 15
-            codes[:, place] = np.where(nibble > 7, nibble.astype(np.int64) - 16, nibble)
-    return codes
+def rms_norm_int8_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return rms_norm_linear({**i, "weight": i["weight"].astype(wide) * i["weight_scale"][:, None]}, a)
 
 
-def grouped_sum(i: Mapping[str, Array]) -> Array:
-    """Integers and fp16 numbers alike: 64 bits of a longdouble hold every sum of a group."""
-    weight, x, scale = (part.astype(wide) for part in (int4_codes(i["weight"]), i["x"], i["weight_scale"]))
-    total = np.zeros((*x.shape[:2], len(weight)), f32)
-    for g in range(scale.shape[1]):
-        columns = slice(128 * g, 128 * g + 128)
-        total = total + (x[..., columns] @ weight[:, columns].T).astype(f32) * scale[:, g].astype(f32)
-    return total
+def rms_norm_int4_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    codes = int4_codes(i["weight"])
+    scale = np.repeat(i["weight_scale"].astype(wide), 128, axis=1)[:, : codes.shape[1]]
+    return rms_norm_linear({**i, "weight": codes * scale}, a)
 
 
 def grouped_product(i: Mapping[str, Array], a: Attrs) -> Array:
@@ -220,12 +211,30 @@ def half_int4_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [half(grouped_sum(i) + i["bias"])]
 
 
-def half_int8_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+def float_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     total = (i["x"].astype(wide) @ i["weight"].astype(wide).T).astype(f32)
-    return [half(total * i["weight_scale"] + i["bias"])]
+    return [total * i.get("weight_scale", f32(1)) + i["bias"]]
+
+
+def half_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [half(y) for y in float_projection(i, a)]
+
+
+def float_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [i["residual"] + y for y in float_projection(i, a)]
 
 
 DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
+    "FloatCausalConv1d": float_conv,
+    "FloatGatedRMSNormHadamard": float_gated_norm,
+    "FloatHadamard": float_hadamard,
+    "FloatLinear": float_linear,
+    "FloatProjection": float_projection,
+    "FloatRMSNorm": float_rms_norm,
+    "FloatSSDScan": half_ssd_scan,
+    "FloatSelectiveScan": half_selective_scan,
+    "FloatInputSSDScan": float_input_ssd_scan,
+    "FloatInputSelectiveScan": float_input_selective_scan,
     "GatedRMSNormHadamardQuantize": gated_norm_quantize,
     "HadamardQuantize": hadamard_quantize,
     "HalfCausalConv1d": half_conv,
@@ -233,7 +242,10 @@ DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "HalfHadamard": half_hadamard,
     "HalfInt4Linear": half_int4_linear,
     "HalfInt4Projection": half_int4_projection,
-    "HalfInt8Projection": half_int8_projection,
+    "HalfInt8Linear": float_linear,
+    "HalfInt8Projection": half_projection,
+    "HalfLinear": float_linear,
+    "HalfProjection": half_projection,
     "HalfRMSNorm": half_rms_norm,
     "HalfSSDScan": half_ssd_scan,
     "HalfSelectiveScan": half_selective_scan,
@@ -245,9 +257,12 @@ DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "QuantizedLinear": linear,
     "QuantizedSSDScan": quantized_ssd_scan,
     "QuantizedSelectiveScan": quantized_selective_scan,
+    "RMSNormInt4Linear": rms_norm_int4_linear,
+    "RMSNormInt8Linear": rms_norm_int8_linear,
     "RMSNormLinear": rms_norm_linear,
     "RMSNormQuantize": rms_norm_quantize,
     "RequantizedLinear": requantized_linear,
+    "ScanInputCausalConv1d": scan_input_conv,
 }
 
 

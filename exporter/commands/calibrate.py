@@ -61,6 +61,9 @@ def calibrate(
     weight_bits: Annotated[
         int | None, typer.Option(help="gptq: 4 (for --qformat w4a8, w4a16; the default) or 8 (w8a8).")
     ] = None,
+    lm_head_bits: Annotated[
+        int | None, typer.Option(help="gptq: round lm_head too, to 4 or 8 (for export --lm-head-bits).")
+    ] = None,
     damping: Annotated[
         float | None, typer.Option(help="gptq: share of the Hessian's mean diagonal added to it, 0.01.")
     ] = None,
@@ -80,9 +83,12 @@ def calibrate(
     """Observe the float model on text and choose a scale for every site; with --rounding gptq, round weights.
 
     Example: quamba-export calibrate CHECKPOINT --data calibration.txt -o calibration/ --calib-size 128
+
+    On several hosts: torchrun --nnodes 2 --nproc-per-node 4 ... --no-python quamba-export calibrate ...
     """
     from quamba_export.calib.calibrate import calibrate
     from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.ranks import rank
     from quamba_export.calib.recipe import default_recipe, load_recipe
 
     if group_heads and recipe not in (None, "quamba2"):
@@ -90,7 +96,7 @@ def calibrate(
         raise QuambaError("two recipes", found=found, allowed="one of them", code=ExitCode.USAGE)
     recipe = "quamba2" if group_heads else recipe
     sources = weighted(data, data_weight or [1.0] * len(data))
-    weights = rounding_options(rounding, weight_bits, damping, act_order, clip_weights)
+    weights = rounding_options(rounding, weight_bits, lm_head_bits, damping, act_order, clip_weights)
     with progress(f"calibrate {checkpoint}", unit="samples") as bar, resumable():
         source = load_checkpoint(checkpoint)
         chosen = load_recipe(recipe) if recipe else default_recipe(source.config)
@@ -107,6 +113,8 @@ def calibrate(
             resume=resume,
             progress=lambda stage: bar.show(stage.done, stage.total),
         )
+    if rank() > 0:
+        return
     facts = {"calibration": str(out), "digest": result.digest, "recipe": result.recipe.name, **result.run}
     facts |= {"warnings": warnings}
     emit(facts | {"sites": len(result.scales)}, as_json, lambda console: show(facts, console))
@@ -146,12 +154,14 @@ def check_data(recipe: Recipe, config: MambaConfig, size: int, seqlen: int, *, r
 def rounding_options(
     kind: str | None,
     bits: int | None,
+    head_bits: int | None,
     damping: float | None,
     act_order: bool | None,
     clip: bool | None,
 ) -> dict[str, Any]:
     """The recipe's table `weights` that the flags amount to, without what was not given."""
-    table = {"kind": kind, "bits": bits, "damping": damping, "act_order": act_order, "clip": clip}
+    table: dict[str, Any] = {"kind": kind, "bits": bits, "head_bits": head_bits}
+    table |= {"damping": damping, "act_order": act_order, "clip": clip}
     return {name: value for name, value in table.items() if value is not None}
 
 

@@ -11,10 +11,17 @@ from quamba_export.exporter.console import emit, progress
 from quamba_export.exporter.options import (
     CalibrationPath,
     Data,
+    FloatSimAsicInt8,
+    FloatSimAsicResearchSe,
+    Fp32SsmInput,
     Json,
     MaxTokens,
     ProviderOption,
+    ScaleFactor,
+    SsmInput,
+    W4a5Se,
     Window,
+    chosen_scan_input,
 )
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -35,37 +42,66 @@ def evaluate(
     against: Annotated[
         str | None, typer.Option(help="Another model: adds KL(against || PATH) and top-1 agreement.")
     ] = None,
-    calibration: CalibrationPath = None,
-    qformat: Annotated[str | None, typer.Option(help="With --calibration, as in export.")] = None,
-    ssm_state_dtype: Annotated[
-        Literal["float16", "float32", "int8"] | None, typer.Option(help="With --calibration, as in export.")
+    cloze: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Adds the share of the text's first N passages whose last word the model finds.",
+        ),
     ] = None,
+    calibration: CalibrationPath = None,
+    qformat: Annotated[
+        str | None, typer.Option(help="As in export: the quantized reference of a checkpoint.")
+    ] = None,
+    ssm_state_dtype: Annotated[
+        Literal["float16", "float32", "int8"] | None, typer.Option(help="As in export, as --qformat.")
+    ] = None,
+    ssm_input: SsmInput = None,
+    scale_factor: ScaleFactor = None,
+    fp32_ssm_input: Fp32SsmInput = False,
+    float_sim_asic_int8: FloatSimAsicInt8 = False,
+    float_sim_asic_research_se: FloatSimAsicResearchSe = False,
+    w4a5_se: W4a5Se = False,
     provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
-    """Perplexity and bits a byte; with --against, KL divergence and top-1 agreement.
+    """Perplexity and bits a byte; with --against, KL divergence and top-1 agreement; with --cloze last words.
 
-    With --calibration, a CHECKPOINT is scored as the quantized PyTorch reference.
+    With --calibration or --qformat, a CHECKPOINT is scored as the quantized PyTorch reference.
 
     Example: quamba-export eval bundle/ --data validation.txt --mode decode --against CHECKPOINT
     """
     from quamba_export.calib.data import token_stream
+    from quamba_export.exporter.cloze import read_passages, with_cloze
     from quamba_export.exporter.evaluate import evaluate
     from quamba_export.exporter.language_models import open_language_model
 
-    flags = {"--calibration": calibration, "--qformat": qformat, "--ssm-state-dtype": ssm_state_dtype}
+    aliases = fp32_ssm_input, float_sim_asic_int8, float_sim_asic_research_se, w4a5_se
+    study = chosen_scan_input(ssm_input, scale_factor, *aliases)
+    flags = {
+        "--calibration": calibration,
+        "--qformat": qformat,
+        "--ssm-state-dtype": ssm_state_dtype,
+        "--ssm-input": study,
+    }
     check_reference_flags(path, [flag for flag, value in flags.items() if value is not None])
     model = open_language_model(
         path,
         calibration=calibration,
-        qformat=qformat or "w8a8",
-        ssm_state_dtype=ssm_state_dtype or "float16",
+        qformat=qformat,
+        ssm_state_dtype=ssm_state_dtype,
+        ssm_input=study,
         provider=provider,
     )
     other = open_language_model(against) if against else None
     stream = token_stream(data, model.tokenizer_path, model.eos_token_id, limit=max_tokens)
+    passages = read_passages(data, cloze) if cloze else []
     with progress(f"{mode} {path}", len(stream)) as bar:
         result = evaluate(model, stream, window=window, mode=mode, against=other, advance=bar.advance)
+    if passages:
+        with progress(f"cloze {path}", len(passages), unit="passages") as bar:
+            result = with_cloze(result, model, other, passages, bar.advance)
     emit(result.present_fields(), as_json, lambda console: show(result, console))
 
 
@@ -74,11 +110,11 @@ def check_reference_flags(path: str, given: list[str]) -> None:
     from quamba_export.exporter.artefacts import artefact_kind
 
     kind = artefact_kind(Path(path))
-    if given and (kind != "checkpoint" or "--calibration" not in given):
+    if given and (kind != "checkpoint" or not {"--calibration", "--qformat"} & {*given}):
         raise QuambaError(
             f"{given[0]} does not belong to {path}",
-            found=f"{kind}/" if kind != "checkpoint" else "no --calibration",
-            allowed="with a checkpoint and --calibration, which make its quantized reference",
+            found=f"{kind}/" if kind != "checkpoint" else "no --calibration or --qformat",
+            allowed="with a checkpoint and --calibration or --qformat, which make its quantized reference",
             code=ExitCode.USAGE,
         )
 
@@ -87,6 +123,7 @@ def show(result: Evaluation, console: Console) -> None:
     details = (
         f"{result.kind}, {result.engine}, {result.qformat}, {result.ssm_state_dtype} state, {result.mode}"
     )
+    details += f", scan input {result.ssm_input}" if result.ssm_input != "int8" else ""
     console.print(f"[bold]{result.path}[/] ({details})")
     console.print(f"  perplexity      {result.perplexity:.4f}   ({result.nats_per_token:.5f} nats a token)")
     if result.bits_per_byte is not None:
@@ -101,3 +138,8 @@ def show(result: Evaluation, console: Console) -> None:
         console.print(
             f"  KL, top-1       {result.kl:.6f} nats a token, {result.top1_agreement:.2%} agreement"
         )
+    if result.cloze_accuracy is not None:
+        other = result.against_cloze_accuracy
+        beside = f", against {other:.2%}" if other is not None else ""
+        share = f"{result.cloze_accuracy:.2%} +- {result.cloze_standard_error:.2%}"
+        console.print(f"  last words      {share} of {result.cloze_passages} passages{beside}")

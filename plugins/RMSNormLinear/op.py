@@ -25,20 +25,31 @@ SPEC = OpSpec(
 
 def reference(x: T, weight: T, *, epsilon: float) -> T:
     """(x / sqrt(mean(x^2) + epsilon)) @ weight^T with everything in fp32, sums in torch's order."""
-    root = torch.sqrt(x.square().mean(-1, keepdim=True) + epsilon)
-    return (x / root) @ weight.T.float()  # (B, L, V)
+    return normed(x, epsilon) @ weight.T.float()  # (B, L, V)
+
+
+def normed(x: T, epsilon: float) -> T:
+    """RMSNorm without a weight in fp32, its sum in torch's order."""
+    return x / torch.sqrt(x.square().mean(-1, keepdim=True) + epsilon)
+
+
+def normed_lines(source: str, target: str) -> str:
+    """`target` = normed(`source`) with the attribute epsilon."""
+    return f"""
+        epsilon = Constant <value_float: float = @epsilon> ()
+        last_axis = Constant <value_ints = [-1]> ()
+        square = Mul ({source}, {source})
+        mean = ReduceMean <keepdims = 1> (square, last_axis)
+        shifted = Add (mean, epsilon)
+        root = Sqrt (shifted)
+        {target} = Div ({source}, root)
+    """
 
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
     """The standard ops that an export holds in its place (exporter/onnx_backend.py, norm_linear)."""
     return f"""
-        epsilon = Constant <value_float: float = @epsilon> ()
-        last_axis = Constant <value_ints = [-1]> ()
-        square = Mul (x, x)
-        mean = ReduceMean <keepdims = 1> (square, last_axis)
-        shifted = Add (mean, epsilon)
-        root = Sqrt (shifted)
-        normed = Div (x, root)
+        {normed_lines("x", "normed")}
         columns = Transpose <perm = [1, 0]> (weight)
         widened = Cast <to = {FLOAT}> (columns)
         logits = MatMul (normed, widened)

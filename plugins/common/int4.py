@@ -35,6 +35,12 @@ def unpack_int4(packed: Tensor) -> Tensor:
     return torch.stack([part.unflatten(1, (-1, CHUNK // 2)) for part in (low, high)], dim=2).flatten(1)
 
 
+def dequantize_int4(packed: Tensor, scale: Tensor) -> Tensor:
+    """Packed codes (M, K/2) int8 on scales (M, K/128) fp16 -> (M, K) fp32, one fp32 product each."""
+    codes = unpack_int4(packed).float()
+    return codes * scale.float().repeat_interleave(GROUP, dim=1)[:, : codes.shape[1]]
+
+
 def grouped_matmul(x: Tensor, weight: Tensor, weight_scale: Tensor) -> Tensor:
     """x @ weight.T, exact inside a group; groups are scaled and added in fp32, from the first to the last.
 
@@ -71,6 +77,19 @@ def unpack_int4_lines(packed: str, target: str, rows: int, columns: int) -> str:
         {target}_high = Div ({target}_above, {target}_step)
         {target}_both = Concat <axis = 2> ({target}_low, {target}_high)
         {target} = Reshape ({target}_both, {target}_whole)
+    """
+
+
+def dequantize_int4_lines(packed: str, scale: str, target: str, rows: int, columns: int) -> str:
+    """`target` = dequantize_int4(`packed`, `scale`)."""
+    groups = [column // GROUP for column in range(columns)]
+    return f"""
+        {unpack_int4_lines(packed, f"{target}_codes", rows, columns)}
+        {target}_floats = Cast <to = {FLOAT}> ({target}_codes)
+        {target}_groups = Constant <value_ints = {groups}> ()
+        {target}_scale_wide = Cast <to = {FLOAT}> ({scale})
+        {target}_scales = Gather <axis = 1> ({target}_scale_wide, {target}_groups)
+        {target} = Mul ({target}_floats, {target}_scales)
     """
 
 

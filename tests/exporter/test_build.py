@@ -6,14 +6,23 @@ import pytest
 from fake_export import FILES, write_fake_export
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.qformat import QFORMATS
+from quamba_export.calib.qformat import BLOCKS
+from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.exporter.build import WITH_KERNELS, build_bundle
 from quamba_export.exporter.onnx_export import onnx_from_model
 from quamba_export.plugins.common.registry import kernel_names
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import read_manifest
-from tests.exported_graph import quantized
+from tests.exported_graph import calibrated
 from tests.random_checkpoints import MAMBA1, MAMBA2
+
+pytestmark = pytest.mark.usefixtures("no_self_test")
+
+
+@pytest.fixture
+def no_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exports here hold no model that could run."""
+    monkeypatch.setattr("quamba_export.exporter.build.cpu_self_test", lambda folder, source: None)
 
 
 @pytest.fixture
@@ -71,18 +80,32 @@ def test_a_folder_with_other_things_in_it_is_not_overwritten(export: Path, tmp_p
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"meow"
 
 
+@pytest.mark.parametrize("qformat", ["w4a16", "w8a8-embedding8", "w4a8-head4"])
 @pytest.mark.parametrize("target", ["h200", "orin"])
-def test_widths_without_kernels_are_refused_for_a_gpu(tmp_path: Path, target: str) -> None:
-    export = write_fake_export(tmp_path / "export", qformat="w4a16")
-    with pytest.raises(QuambaError, match="no kernels for w4a16 yet: they are planned") as caught:
+def test_widths_without_kernels_are_refused_for_a_gpu(tmp_path: Path, target: str, qformat: str) -> None:
+    export = write_fake_export(tmp_path / "export", qformat=qformat)
+    with pytest.raises(QuambaError, match=f"no kernels for {qformat} yet: they are planned") as caught:
         build_bundle(export, target, tmp_path / "bundle")
     assert (caught.value.allowed, caught.value.code) == ("w8a8, w4a8", ExitCode.INCOMPATIBLE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]
     build_bundle(export, "cpu", tmp_path / "bundle")
 
 
+def test_a_study_of_the_scan_input_is_refused_for_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = b'{"quantization_config": {"ssm_input": "dual-scale"}}'
+    monkeypatch.setitem(FILES, "config.json", config)
+    export = write_fake_export(tmp_path / "export")
+    with pytest.raises(QuambaError, match="does not run studies") as caught:
+        build_bundle(export, "h200", tmp_path / "bundle")
+    assert caught.value.found == "an export made with --ssm-input dual-scale"
+
+
 @pytest.mark.parametrize("config", [MAMBA1, MAMBA2], ids=lambda config: config.kind)
-@pytest.mark.parametrize("qformat", QFORMATS)
+@pytest.mark.parametrize("qformat", [*BLOCKS, "w8a8-head8", "w8a8-head4"])
 def test_every_op_of_a_width_with_kernels_has_one(config: MambaConfig, qformat: str) -> None:
-    ops = {function.name for function in onnx_from_model(quantized(config, qformat=qformat)).functions}
+    checkpoint, calibration = calibrated(config)
+    model = quantize_model(checkpoint, calibration if qformat.startswith("w") else None, qformat)
+    ops = {function.name for function in onnx_from_model(model).functions}
     assert (ops <= set(kernel_names())) == (qformat in WITH_KERNELS)

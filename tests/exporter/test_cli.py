@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fake_export import write_fake_export
+from tiny_recurrent import write_tiny_export
 
 from quamba_export.exporter import cli
 from quamba_export.exporter.commands.calibrate import resumable
@@ -61,7 +61,7 @@ def test_every_command_has_help_with_an_example(quamba_export: Command, command:
 
 
 def test_json_is_the_only_thing_on_stdout(quamba_export: Command, tmp_path: Path) -> None:
-    export = write_fake_export(tmp_path / "export")
+    export = write_tiny_export(tmp_path / "export")
     result = quamba_export("build", export, "--target", "cpu", "-o", tmp_path / "bundle", "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["target"] == "cpu"

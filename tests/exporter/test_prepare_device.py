@@ -26,6 +26,7 @@ from quamba_export.exporter.prepare_device import driver_cuda
 from quamba_export.runtime.engine_record import EngineRecord, PreparedRecord, WeightTensor
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import Manifest, read_manifest
+from quamba_export.runtime.self_test import SelfTest
 from quamba_export.targets.target_file import Target
 
 LIBRARY = "libquamba_plugins.so"
@@ -68,14 +69,15 @@ def test_a_build_on_the_device_takes_that_library(
 ) -> None:
     def write_engines(
         export: Path, source: Manifest, target: Target, folder: Path, choices: EngineChoices
-    ) -> EngineRecord:
+    ) -> tuple[EngineRecord, SelfTest]:
         assert choices.plugins is not None
         for name in ("decode.engine", "prefill.engine"):
             (folder / name).touch()
         (folder / "weights.bin").write_bytes(b"12345678")
         (folder / LIBRARY).write_bytes(choices.plugins.read_bytes())
         weights = (WeightTensor("head.weight", "int8", (2, 4), 0),)
-        return EngineRecord("10.3.0", False, target.sm, "c0ffee", 1, 1, weights, device_bytes=0)
+        record = EngineRecord("10.3.0", False, target.sm, "c0ffee", 1, 1, weights, device_bytes=0)
+        return record, SelfTest((1,), (2,), "a" * 64)
 
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     monkeypatch.setattr("quamba_export.exporter.build.write_engines", write_engines)
@@ -84,10 +86,14 @@ def test_a_build_on_the_device_takes_that_library(
     manifest = read_manifest(tmp_path / "bundle")
     assert (tmp_path / "bundle" / LIBRARY).read_bytes() == AARCH64
     assert (manifest.target, manifest.prepared) == ("orin-nano", None)
+    assert manifest.self_test == SelfTest((1,), (2,), "a" * 64)
     assert manifest.sources["export"] == read_manifest(export).digest  # what it computes is that export's
 
 
-def test_the_cpu_bundle_of_it_is_that_of_the_export(prepared: Path, tmp_path: Path) -> None:
+def test_the_cpu_bundle_of_it_is_that_of_the_export(
+    monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("quamba_export.exporter.build.cpu_self_test", lambda folder, source: None)
     build_bundle(prepared, "cpu", tmp_path / "bundle")
     assert set(read_manifest(tmp_path / "bundle").files) == set(FILES)
 

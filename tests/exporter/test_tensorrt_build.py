@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fake_cuda import FakeCuda
 from fake_export import write_fake_export
-from fake_tensorrt import FakeTensorRT
+from fake_tensorrt import FakeBuilder, FakeTensorRT
 from refusals import refused
 from tiny_flow import Flow
 
@@ -164,15 +164,25 @@ def test_both_plans_take_the_weights_of_one_file(flow: Flow, tensorrt: FakeTenso
     assert (tmp_path / "bundle/weights.bin").stat().st_size == record.weights[-1].end
 
 
-def test_version_compatible_plans_hold_no_lean_runtime(
+def test_version_compatible_plans_are_marked_and_cached_apart(
     flow: Flow, tensorrt: FakeTensorRT, tmp_path: Path
 ) -> None:
     record = build(flow, tmp_path / "bundle", version_compatible=True)
     assert record.version_compatible
     plan = json.loads((tmp_path / "bundle/decode.engine").read_bytes())
-    assert plan["flags"] == ["EXCLUDE_LEAN_RUNTIME", "VERSION_COMPATIBLE"]
+    assert plan["flags"] == ["VERSION_COMPATIBLE"]
     build(flow, tmp_path / "other")
     assert len(list((tmp_path / "cache/quamba-export/timing").iterdir())) == 2
+
+
+def test_a_builder_without_its_lean_runtime_says_what_to_install(
+    flow: Flow, tensorrt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeBuilder, "build_serialized_network", lambda *_: None)
+    with refused("build the decode engine", "libnvinfer_lean of this version", code=5):
+        build(flow, tmp_path / "bundle", version_compatible=True)
+    with refused("build the decode engine", "--target cpu", code=5):
+        build(flow, tmp_path / "other")
 
 
 def test_tactics_are_kept_for_the_next_plan_and_build(

@@ -45,7 +45,20 @@ def _weight_s_range() -> Case:
     return case_of("weight_s_range", letters(B=1, L=2, D=48, V=5), weight=weight)
 
 
+INT4_SHAPES = {
+    "decode": letters(B=3, L=1, D=64, V=48),
+    "short_group": letters(B=2, L=3, D=288, V=13),
+}
+
 CASES = [
+    *(
+        draw("RMSNormInt8Linear", name, sizes)
+        for name, sizes in SHAPES.items()
+        if name in ("decode", "D_257")
+    ),
+    draw("RMSNormInt8Linear", "strided", SHAPES["odd_sizes"], strided=True),
+    *(draw("RMSNormInt4Linear", name, sizes) for name, sizes in INT4_SHAPES.items()),
+    draw("RMSNormInt4Linear", "strided", INT4_SHAPES["short_group"], strided=True),
     *(case_of(name, sizes) for name, sizes in SHAPES.items()),
     draw(OP, "strided", SHAPES["odd_sizes"], strided=True),
     _of_one_sign(),
