@@ -73,44 +73,29 @@ __device__ __forceinline__ uint32_t address_of_tokens(const char *tokens, int la
     return shared_address(tokens + chunk_offset(token_row(lane), token_chunk(lane)));
 }
 
-// The sums of a warp, and the totals of its latest group, which are added while the next one is multiplied.
+// One group: the warp's tokens from row 0 of `tokens` by its rows of weight from row 0 of `weight`. scales: of those
+// rows, divided by sixteen.
 template <class Tile>
-struct WarpSums {
-    static constexpr int TOKENS = Tile::WT / 16, ROWS = Tile::WM / 8;
-    float sums[TOKENS][ROWS][4];
-    int32_t totals[TOKENS][ROWS][4];
-    float2 scale[ROWS];
-
-    __device__ __forceinline__ WarpSums() : sums{}, totals{}, scale{} {}
-
-    __device__ __forceinline__ void add_totals(int i) {
+__device__ __forceinline__ void add_group(float (&sums)[Tile::WT / 16][Tile::WM / 8][4], const char *tokens,
+                                          const char *weight, const float *scales, int lane) {
+    const GroupCodes<Tile::WM> codes(weight, lane);
+    const uint32_t first = address_of_tokens(tokens, lane);
+    float2 scale[Tile::WM / 8];
 #pragma unroll
-        for (int j = 0; j < ROWS; j++) {
+    for (int j = 0; j < Tile::WM / 8; j++)
+        scale[j] = reinterpret_cast<const float2 *>(scales)[lane % 4 * (Tile::WM / 8) + j];
+#pragma unroll
+    for (int i = 0; i < Tile::WT / 16; i++) {
+        int32_t totals[Tile::WM / 8][4];
+        codes.multiply(totals, first + 16 * i * GEMM_COLUMNS);
+#pragma unroll
+        for (int j = 0; j < Tile::WM / 8; j++) {
 #pragma unroll
             for (int k = 0; k < 4; k++)
-                sums[i][j][k] += biased_group_part(totals[i][j][k], k % 2 ? scale[j].y : scale[j].x);
+                sums[i][j][k] += biased_group_part(totals[j][k], k % 2 ? scale[j].y : scale[j].x);
         }
     }
-
-    // One group: the warp's tokens from row 0 of `tokens` by its rows of weight from row 0 of `weight`. scales: of those
-    // rows, divided by sixteen.
-    __device__ __forceinline__ void add_group(const char *tokens, const char *weight, const float *scales, int lane) {
-        const GroupCodes<Tile::WM> codes(weight, lane);
-        const uint32_t first = address_of_tokens(tokens, lane);
-#pragma unroll
-        for (int i = 0; i < TOKENS; i++) {
-            add_totals(i);
-            codes.multiply(totals[i], first + 16 * i * GEMM_COLUMNS);
-        }
-#pragma unroll
-        for (int j = 0; j < ROWS; j++) scale[j] = reinterpret_cast<const float2 *>(scales)[lane % 4 * ROWS + j];
-    }
-
-    __device__ __forceinline__ void finish() {
-#pragma unroll
-        for (int i = 0; i < TOKENS; i++) add_totals(i);
-    }
-};
+}
 
 // Of row m and a group, for biased_group_part().
 __device__ __forceinline__ float sixteenth_of_scale(const Int4Product &p, int m, int group) {
@@ -171,7 +156,7 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
         end_copy_group();
     }
 
-    WarpSums<Tile> own;
+    float sums[Tile::WT / 16][Tile::WM / 8][4] = {};
     for (int group = 0; group < groups; group++) {
         wait_copy_groups<Tile::STAGES - 2>();
         __syncthreads();
@@ -179,14 +164,13 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
         if (next < groups) load_weight(next), load_x(next);
         end_copy_group();
         scales.advance();
-        own.add_group(stage(group) + warp_t * GEMM_COLUMNS,
-                      stage(group) + Tile::TOKENS_BYTES + warp_m * GROUP_BYTES,
-                      scale_pairs + group % 2 * Tile::BM + warp_m, lane);
+        add_group<Tile>(sums, stage(group) + warp_t * GEMM_COLUMNS,
+                        stage(group) + Tile::TOKENS_BYTES + warp_m * GROUP_BYTES,
+                        scale_pairs + group % 2 * Tile::BM + warp_m, lane);
     }
-    own.finish();
     __syncthreads();  // the ring becomes the tile of sums
     float *tile = reinterpret_cast<float *>(shared);
-    store_sums<Tile>(tile, own.sums, warp_t, warp_m, lane);
+    store_sums<Tile>(tile, sums, warp_t, warp_m, lane);
     __syncthreads();
     end_tile<Tile>(tile, p.T, p.M, end, first_t, first_m, 0, 1,
                    [](const float *four) { return *reinterpret_cast<const float4 *>(four); });
