@@ -123,7 +123,8 @@ QUAMBA_HOST_DEVICE double with_sign(double value, uint32_t sign) {
 #endif
 }
 
-// base_rows() of any quarter in a loop, for a block that comes by once and would wait for every line of instructions.
+// base_rows() of any quarter in a loop, for a block that comes by once: it would wait for every line of instructions, and
+// the quarters' own code is four times as many.
 template <int ORDER, int... ROWS>
 QUAMBA_HOST_DEVICE void looped_base_rows(double (&sums)[ORDER / 4], const double *entries, int power, int q, int quarter,
                                          std::integer_sequence<int, ROWS...>) {

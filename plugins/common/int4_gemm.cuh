@@ -16,10 +16,10 @@
 
 namespace quamba {
 
-constexpr int GROUP_BYTES = GEMM_COLUMNS / 2;          // of a row of weight
-constexpr int GROUP_CHUNKS = GROUP_BYTES / 16;         // of which each meets 32 columns, two chunks of a token
+constexpr int GROUP_BYTES = GEMM_COLUMNS / 2;   // of a row of weight
+constexpr int GROUP_CHUNKS = GROUP_BYTES / 16;  // of which each meets 32 columns, two chunks of a token
 
-// A stage holds 4 words a lane of 8 rows of weight: row and chunk whose address a lane gives.
+// Row and chunk whose address a lane gives to load 8 rows of weight by a group, four words of codes.
 QUAMBA_HOST_DEVICE constexpr int codes_row(int lane) { return lane % 8; }
 QUAMBA_HOST_DEVICE constexpr int codes_chunk(int lane) { return lane / 8; }
 

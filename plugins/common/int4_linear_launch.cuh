@@ -29,7 +29,8 @@ using Int4Low = GemmTile<64, 32, 2, 2, 6, 3, GROUP_BYTES>;
 using Int4Square = GemmTile<64, 64, 1, 4, 4, 3, GROUP_BYTES>;
 using Int4Many = GemmTile<64, 64, 2, 2, 4, 3, GROUP_BYTES>;
 
-// As measured on an H200 (docs/gpu-results.md): groups are shared out while there are fewer tiles than multiprocessors.
+// As measured on an H200 (docs/gpu-results.md): warps share groups out while there are fewer tiles than multiprocessors.
+// All fit into the 99 KiB of a block on sm_86 and sm_89.
 template <class End>
 cudaError_t launch_int4_tiles(const Int4Product &p, const End &end, const Gpu &gpu, cudaStream_t stream) {
     if (p.T <= 32 || (p.T <= 64 && tiles_each<Int4Low>(p, gpu) < 2))

@@ -15,6 +15,17 @@ uint32_t word_at(const int8_t *bytes) {
     return word;
 }
 
+int32_t dot_of_four(uint32_t a, uint32_t b, int32_t sum) {
+    for (int i = 0; i < 4; i++) sum += int32_t(int8_t(a >> 8 * i)) * int32_t(int8_t(b >> 8 * i));
+    return sum;
+}
+
+// Four bytes of codes, of columns j and j + 16: sixteen times the sum of their products, as mma.sync gets them.
+int32_t product_of_codes(uint32_t codes, uint32_t low, uint32_t high, int32_t sum) {
+    sum = dot_of_four(codes << 4 & 0xf0f0f0f0u, low, sum);
+    return dot_of_four(codes & 0xf0f0f0f0u, high, sum);
+}
+
 int32_t chunk_total(const int8_t *codes, const int8_t *x) {
     int32_t total = 0;
     for (int i = 0; i < 16; i += 4)
