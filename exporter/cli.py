@@ -17,6 +17,7 @@ from quamba_export.exporter.commands.bench import bench
 from quamba_export.exporter.commands.build import build
 from quamba_export.exporter.commands.calibrate import calibrate
 from quamba_export.exporter.commands.compare import compare
+from quamba_export.exporter.commands.cost import cost
 from quamba_export.exporter.commands.doctor import doctor
 from quamba_export.exporter.commands.eval import evaluate
 from quamba_export.exporter.commands.export import export
@@ -24,6 +25,7 @@ from quamba_export.exporter.commands.inspect import inspect
 from quamba_export.exporter.commands.report import report
 from quamba_export.exporter.commands.run import run
 from quamba_export.exporter.commands.scale_drift import scale_drift
+from quamba_export.exporter.commands.sweep import sweep
 from quamba_export.exporter.commands.targets import targets
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -39,7 +41,13 @@ EXTRA_OF_MODULE = {
     "huggingface_hub": "hub",
     "datasets": "hub",
 }
-EXTRA_OF_COMMAND = {"export": "export", "build": "export", "compare": "compare", "report": "compare"}
+EXTRA_OF_COMMAND = {
+    "export": "export",
+    "build": "export",
+    "compare": "compare",
+    "report": "compare",
+    "sweep": "compare",
+}
 OUT_OF_MEMORY_TEXTS = (
     "not enough memory",
     "can't allocate memory",
@@ -70,6 +78,8 @@ for name, command in (
     ("compare", compare),
     ("inspect", inspect),
     ("scale-drift", scale_drift),
+    ("sweep", sweep),
+    ("cost", cost),
     ("bench", bench),
     ("report", report),
     ("targets", targets),
