@@ -16,7 +16,7 @@ from quamba_export.calib.observer_kinds import OBSERVERS
 from quamba_export.calib.observers import refuse_unknown
 from quamba_export.calib.qformat import qformat_named
 from quamba_export.calib.quantized_model import SsmStateDtype
-from quamba_export.calib.recipe import Recipe, load_recipe, recipe_from_table
+from quamba_export.calib.recipe import Recipe, default_recipe, load_recipe, recipe_from_table
 from quamba_export.calib.rounding_kinds import ROUNDINGS
 from quamba_export.calib.scan_input import MODES, SCALED, STUDY_FACTOR, InputMode, ScanInput, scan_input_named
 from quamba_export.calib.sites import SITES
@@ -121,7 +121,8 @@ def _variant(values: dict[str, str], base: Recipe, config: MambaConfig, samples:
     table["name"] = values.get("recipe", base.name)
     recipe = recipe_from_table(table)
     recipe.check_fits(config)
-    check_enough(recipe, config, samples, length)
+    if recipe.as_table() != default_recipe(config).as_table():  # which calibrate does not refuse either
+        check_enough(recipe, config, samples, length)
     widths = qformat_named(values.get("qformat", "w8a8")).name
     state = _state_dtype(values.get("ssm-state-dtype", "float16"))
     mode = scan_input_named(values.get("ssm-input", "int8"), _factor(values))

@@ -1,4 +1,4 @@
-"""`sweep`: which variants fields make, what is refused before any work, what a second run takes from the first."""
+"""`sweep`: the variants that fields make, what is refused before any work, what a second run takes over."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_groups_bring_their_reorder() -> None:
         ("alpha", "names no values"),
         ("alpha=0.9,0.9", "twice"),
         ("alpha=1.5", "out of range"),
-        ("alpha=0.99999999", "too short"),
+        ("alpha=0.9999999999", "too short"),
         ("hadamard=maybe", "is a flag"),
         ("groups=4", "is a number"),
         ("qformat=w3a3", "unknown --qformat"),
@@ -118,8 +118,7 @@ def test_a_sweep_goes_on_and_shares_what_it_can(
     monkeypatch.setattr(engine, "_calibrate", no_work)
     monkeypatch.setattr(engine, "_score", no_work)
     assert run_json(*command, *vary, "--mode", "both")["variants"] == first["variants"]
-    with pytest.raises(AssertionError):
-        run_json(*command, "--vary", "alpha=0.9", exit_code=70)
+    run_json(*command, "--vary", "alpha=0.9", exit_code=70)  # no_work's AssertionError
 
 
 def test_ssm_input_has_every_mode_and_its_control_groups(flow: Flow, tmp_path: Path) -> None:
