@@ -25,8 +25,11 @@ from quamba_export.exporter.commands.inspect import inspect
 from quamba_export.exporter.commands.report import report
 from quamba_export.exporter.commands.run import run
 from quamba_export.exporter.commands.scale_drift import scale_drift
+from quamba_export.exporter.commands.serve import serve
+from quamba_export.exporter.commands.sign import sign
 from quamba_export.exporter.commands.sweep import sweep
 from quamba_export.exporter.commands.targets import targets
+from quamba_export.exporter.commands.verify import verify
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 EXTRA_OF_MODULE = {
@@ -38,8 +41,14 @@ EXTRA_OF_MODULE = {
     "numpy": "runtime",
     "polygraphy": "compare",
     "jinja2": "compare",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
     "huggingface_hub": "hub",
     "datasets": "hub",
+    "cryptography": "verify",
+    "model_signing": "sign",
+    "OpenSSL": "sign",
 }
 EXTRA_OF_COMMAND = {
     "export": "export",
@@ -74,6 +83,7 @@ for name, command in (
     ("export", export),
     ("build", build),
     ("run", run),
+    ("serve", serve),
     ("eval", evaluate),
     ("compare", compare),
     ("inspect", inspect),
@@ -82,6 +92,8 @@ for name, command in (
     ("cost", cost),
     ("bench", bench),
     ("report", report),
+    ("sign", sign),
+    ("verify", verify),
     ("targets", targets),
     ("doctor", doctor),
 ):
