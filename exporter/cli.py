@@ -46,6 +46,7 @@ EXTRA_OF_MODULE = {
     "prometheus_client": "serve",
     "huggingface_hub": "hub",
     "datasets": "hub",
+    "lm_eval": "tasks",
     "cryptography": "verify",
     "model_signing": "sign",
     "OpenSSL": "sign",
