@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import typer
 
+from quamba_export.exporter.commands.accuracy import accuracy
 from quamba_export.exporter.commands.bench import bench
 from quamba_export.exporter.commands.build import build
 from quamba_export.exporter.commands.calibrate import calibrate
@@ -90,6 +91,7 @@ for name, command in (
     ("inspect", inspect),
     ("scale-drift", scale_drift),
     ("sweep", sweep),
+    ("accuracy", accuracy),
     ("cost", cost),
     ("bench", bench),
     ("report", report),
