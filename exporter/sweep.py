@@ -27,6 +27,7 @@ from quamba_export.calib.data import data_digest, token_stream
 from quamba_export.calib.mixed_data import Source, mixed_windows
 from quamba_export.calib.recipe import Recipe
 from quamba_export.calib.workers import one_thread
+from quamba_export.exporter.cloze import read_passages
 from quamba_export.exporter.evaluate import Mode
 from quamba_export.exporter.variants import Variant
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -67,7 +68,8 @@ class Keys:
         reading = checkpoint.tokenizer_path, checkpoint.eos_token_id
         samples = mixed_windows(study.sources, *reading, count=study.calib_size, size=study.calib_seqlen)
         stream = token_stream(study.score, *reading, limit=study.max_tokens)
-        how = [study.window, list(study.modes), study.cloze, study.score if study.cloze else ""]
+        passages = read_passages(study.score, study.cloze) if study.cloze else []
+        how = [study.window, list(study.modes), [asdict(passage) for passage in passages]]
         return cls(checkpoint.digest, data_digest(samples), data_digest(stream[None]) + json.dumps(how))
 
     def calibration(self, recipe: Recipe) -> str:
