@@ -24,6 +24,7 @@ from quamba_export.exporter.commands.inspect import inspect
 from quamba_export.exporter.commands.report import report
 from quamba_export.exporter.commands.run import run
 from quamba_export.exporter.commands.scale_drift import scale_drift
+from quamba_export.exporter.commands.search import search
 from quamba_export.exporter.commands.serve import serve
 from quamba_export.exporter.commands.sign import sign
 from quamba_export.exporter.commands.targets import targets
@@ -80,6 +81,7 @@ for name, command in (
     ("compare", compare),
     ("inspect", inspect),
     ("scale-drift", scale_drift),
+    ("search", search),
     ("bench", bench),
     ("report", report),
     ("sign", sign),
