@@ -15,7 +15,7 @@ from quamba_export.calib.float_model import FloatMamba
 from quamba_export.calib.qformat import MIXED, qformat_named
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.calib.quantized_model import QuantizedModel
-from quamba_export.exporter.evaluate import Distance, batches, log_softmax
+from quamba_export.exporter.evaluate import Distance, batches, log_softmax, windows_a_call
 from quamba_export.exporter.language_models import Ids
 from quamba_export.exporter.search import Assignment, Budget, blocks_of
 from quamba_export.exporter.size_formula import SizeFormula, size_formula
@@ -69,7 +69,9 @@ class KlScore:
         window: int,
         scored: Callable[[], None] = lambda: None,
     ) -> None:
-        self._models, self._scored, self._batches = models, scored, list(batches(stream, window, 1))
+        at_once = windows_a_call("prefill", window * checkpoint.config.vocab_size)
+        self._models, self._scored = models, scored
+        self._batches = list(batches(stream, window, at_once))
         exact = FloatMamba.from_checkpoint(checkpoint)
         self._expected = [log_softmax(_logits(exact, batch)) for batch in self._batches]
 
@@ -83,7 +85,7 @@ class KlScore:
 
 @torch.inference_mode()
 def _logits(model: FloatMamba | QuantizedModel, batch: Ids) -> np.ndarray:
-    """(1, L) -> (1, L - 1, V) fp32: those of the tokens that are scored."""
+    """(B, L) -> (B, L - 1, V) fp32: those of the tokens that are scored."""
     logits, _ = model(torch.from_numpy(np.ascontiguousarray(batch[:, :-1])))
     return np.asarray(logits.numpy())
 
