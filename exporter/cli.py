@@ -26,6 +26,7 @@ from quamba_export.exporter.commands.inspect import inspect
 from quamba_export.exporter.commands.report import report
 from quamba_export.exporter.commands.run import run
 from quamba_export.exporter.commands.scale_drift import scale_drift
+from quamba_export.exporter.commands.search import search
 from quamba_export.exporter.commands.serve import serve
 from quamba_export.exporter.commands.sign import sign
 from quamba_export.exporter.commands.sweep import sweep
@@ -93,6 +94,7 @@ for name, command in (
     ("sweep", sweep),
     ("accuracy", accuracy),
     ("cost", cost),
+    ("search", search),
     ("bench", bench),
     ("report", report),
     ("sign", sign),
