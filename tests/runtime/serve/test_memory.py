@@ -1,0 +1,43 @@
+"""A server that lives long: nothing of a request stays behind.
+
+tests/serve_flatness.py is the long run, in megabytes of a process of its own; here the interpreter's blocks
+are counted, of which every Python object is one at least.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+import pytest
+from serve_traffic import traffic
+from served import Served, serving
+
+from quamba_export.runtime.serve.meter import Meter
+
+
+def blocks_a_request(served: Served, requests: int) -> float:
+    """Blocks more in use a request, after a third of them that fill caches and sessions."""
+    counts = []
+    for _ in traffic(served.port, requests, each=requests // 3):
+        gc.collect()
+        counts.append(sys.getallocatedblocks())
+    return (counts[2] - counts[0]) / (requests * 2 / 3)
+
+
+def test_many_requests_leave_nothing_behind() -> None:
+    with serving(max_sessions=16) as served:
+        assert blocks_a_request(served, 1200) < 0.2
+
+
+def test_a_leak_of_one_object_a_request_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[object] = []
+    answered = Meter.answered
+
+    def leaking(self: Meter, path: str, status: int) -> None:
+        kept.append((path, status))
+        answered(self, path, status)
+
+    monkeypatch.setattr(Meter, "answered", leaking)
+    with serving(max_sessions=16) as served:
+        assert blocks_a_request(served, 300) > 0.5
