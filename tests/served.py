@@ -16,10 +16,10 @@ from typing import Any
 from tiny_recurrent import EOS, ArrayStates, NumpyEngine, V, byte_level_tokenizer, state_table
 
 from quamba_export.runtime.bundle import Bundle
+from quamba_export.runtime.chat_text import ChatText, PlainChat
 from quamba_export.runtime.engine import Ids, Logits, States
 from quamba_export.runtime.manifest import Manifest
 from quamba_export.runtime.serve.answering import Answering
-from quamba_export.runtime.serve.chat_text import ChatText, PlainChat
 from quamba_export.runtime.serve.server import listening_socket, server_of
 from quamba_export.runtime.serve.settings import Settings
 

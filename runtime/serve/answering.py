@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from quamba_export.runtime.bundle import Bundle
+from quamba_export.runtime.chat_text import ChatText
 from quamba_export.runtime.serve.asked import Asked, Prompt
-from quamba_export.runtime.serve.chat_text import ChatText
 from quamba_export.runtime.serve.job import End, Event, Failed, Job
 from quamba_export.runtime.serve.meter import Meter
 from quamba_export.runtime.serve.replies import ApiError, Choice
