@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,12 @@ def artefact_kind(path: Path) -> Kind:
     """Which of the four folders `path` is, by its manifest; anything else may be a checkpoint or a hub id."""
     found = (kind for kind, manifest in MANIFESTS.items() if (path / manifest).is_file())
     return next(found, "checkpoint")
+
+
+def recorded_scan_input(path: Path) -> str:
+    """What config.json says that the scan gets for x; int8 where it says nothing: an export of no study."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("quantization_config", {}).get("ssm_input", "int8"))
 
 
 def copy_checked(source: Path, manifest: Manifest, folder: Path, names: Iterable[str]) -> None:

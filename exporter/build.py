@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from quamba_export.calib.output_directory import written_directory
-from quamba_export.exporter.artefacts import artefact_kind, copy_checked
+from quamba_export.exporter.artefacts import artefact_kind, copy_checked, recorded_scan_input
 from quamba_export.exporter.console import say
 from quamba_export.exporter.prepare_device import LIBRARY, prepare_for_device, prepared_library
 from quamba_export.runtime.cuda import Cuda
@@ -72,6 +72,7 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
     _check_choices(choices, target, elsewhere)
     source = read_manifest(export)
     _check_kernels(source, target)
+    _check_no_study(export, target)
     if elsewhere:
         release = choices.jetpack or target.jetpack
         return _built(out, target, prepare_for_device(export, target, release, out, choices.plugins))
@@ -133,6 +134,18 @@ def _check_kernels(source: Manifest, target: Target) -> None:
             found=f"an export made with --qformat {source.qformat}",
             allowed=", ".join(WITH_KERNELS),
             fix=f"use --target cpu, or export with --qformat {WITH_KERNELS[-1]}",
+            code=ExitCode.INCOMPATIBLE,
+        )
+
+
+def _check_no_study(export: Path, target: Target) -> None:
+    """Refuse (exit 5) what `export --ssm-input` wrote: its ops have no kernels, and will have none."""
+    if target.backend == "tensorrt" and (mode := recorded_scan_input(export)) != "int8":
+        raise QuambaError(
+            f"{target.name} does not run studies of the scan's input",
+            found=f"an export made with --ssm-input {mode}",
+            allowed="int8",
+            fix="use --target cpu, or export without --ssm-input",
             code=ExitCode.INCOMPATIBLE,
         )
 
