@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from quamba_export.runtime.bundle import Bundle
@@ -32,6 +33,8 @@ class Answering:
 
     def __init__(self, bundle: Bundle, settings: Settings, chat: ChatText) -> None:
         self.bundle, self.settings, self.chat, self.meter = bundle, settings, chat, Meter()
+        # one thread: tokenizers keeps the words it has seen for each, up to 3 MB of them
+        self._encoding = ThreadPoolExecutor(1, "tokenizer")
         self.sessions = Sessions(settings.max_sessions, settings.session_seconds)
         self.scheduler = Scheduler(
             bundle.engine,
@@ -96,12 +99,21 @@ class Answering:
         session = self.sessions.find(asked.session) if asked.session else None
         rest = session.rest_of(prompt) if session and asked.sampling.repetition_penalty == 1.0 else None
         if session is None or rest is None:
-            job.ids = await asyncio.to_thread(self.bundle.encode, prompt)
+            job.ids = await self._encode(prompt)
             return job
         tokens, text = rest
-        job.ids = [*tokens, *(await asyncio.to_thread(self.bundle.encode, text) if text else [])]
+        job.ids = [*tokens, *(await self._encode(text) if text else [])]
         job.before = session.states
         return job
+
+    async def _encode(self, text: str) -> list[int]:
+        """Beside the event loop: a long text takes a while."""
+        return await asyncio.get_running_loop().run_in_executor(self._encoding, self.bundle.encode, text)
+
+    def close(self) -> None:
+        """End what is left, and the threads."""
+        self.scheduler.close()
+        self._encoding.shutdown()
 
     def _keep(self, asked: Asked, prompt: Prompt, job: Job, end: End) -> None:
         if asked.session is None or end.states is None or isinstance(prompt, list):
