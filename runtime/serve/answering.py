@@ -15,8 +15,9 @@ from quamba_export.runtime.serve.job import End, Event, Failed, Job
 from quamba_export.runtime.serve.meter import Meter
 from quamba_export.runtime.serve.replies import ApiError, Choice
 from quamba_export.runtime.serve.scheduler import QueueFull, Scheduler
-from quamba_export.runtime.serve.sessions import Sessions, session_after
+from quamba_export.runtime.serve.sessions import Sessions
 from quamba_export.runtime.serve.settings import Settings
+from quamba_export.runtime.text_states import states_after
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Answering:
     def _keep(self, asked: Asked, prompt: Prompt, job: Job, end: End) -> None:
         if asked.session is None or end.states is None or isinstance(prompt, list):
             return
-        session = session_after(self.bundle.tokenizer, prompt, job.ids, end.generation, end.states)
+        session = states_after(self.bundle.tokenizer, prompt, job.ids, end.generation, end.states)
         self.sessions.keep(asked.session, session)
         self.meter.sessions(len(self.sessions), self.sessions.nbytes)
 
