@@ -157,7 +157,8 @@ def run_batch(
     """
     inbox: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
     waiting = [index for index in range(len(prompts)) if index not in results.done][::-1]
-    scheduler = Scheduler(bundle.engine, bundle.tokenizer, max_batch=max_batch, queue=max_batch)
+    # of those that have ended, some may not have left the batch yet: they need room too
+    scheduler = Scheduler(bundle.engine, bundle.tokenizer, max_batch=max_batch, queue=2 * max_batch)
     try:
         running = 0
         while waiting or running:
