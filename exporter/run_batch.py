@@ -23,12 +23,13 @@ def continue_file(
     out: Path,
     limits: Limits,
     sampling: Sampling,
-    max_batch: int,
+    max_batch: int | None,
     *,
     as_json: bool,
 ) -> None:
     """Continue every prompt of a file; what an earlier run of the same command has done is kept."""
     from quamba_export.runtime.batch_file import ResultFile, read_prompts, run_batch
+    from quamba_export.runtime.serve.places import places_for
 
     texts = read_prompts(prompts)
     settings = {**asdict(sampling), **asdict(limits), "model": opened.manifest.export_digest}
@@ -43,7 +44,7 @@ def continue_file(
             results,
             limits,
             sampling,
-            max_batch=max_batch,
+            max_batch=places_for(opened.manifest, max_batch),
             advance=lambda done: bar.show(done, len(texts)),
         )
         seconds = time.perf_counter() - started

@@ -76,7 +76,9 @@ def run(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="With --prompts: the .jsonl file of the results.")
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, max=256, help="With --prompts: sequences at a time.")] = 4,
+    max_batch: Annotated[
+        int | None, typer.Option(help="With --prompts: sequences at a time; 4, or what the bundle takes.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: one a physical core.")] = 0,
     provider: ProviderOption = None,
     as_json: Json = False,
