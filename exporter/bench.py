@@ -73,7 +73,8 @@ def bench_bundle(
     if against is not None:
         from quamba_export.exporter.bench_models import torch_contestants
 
-        calibration = calibration or path.parent / "calibration"
+        if manifest.sources["calibration"] is not None:
+            calibration = calibration or path.parent / "calibration"
         contestants += torch_contestants(against, calibration, manifest.qformat, threads)
     energy = find_energy(gpu=gpu is not None or in_cuda)
     turns = Turns(manifest.vocab_size, prompt_tokens, new_tokens, rounds)
