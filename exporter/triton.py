@@ -29,8 +29,8 @@ Made by {producer} of a bundle for {target} (GPU sm_{sm}, TensorRT {tensorrt}, {
 
 The server's TensorRT must be {tensorrt}{later}, its GPU sm_{sm}: NVIDIA's support matrix names the release of
 Triton. The plan holds the plugin library, which is code; `version-compatible=true` is Triton's leave to run
-code from a plan. A server that loads plugins into TensorRT's registry itself takes `plugins/libquamba_plugins.so`;
-LD_PRELOAD or `plugins=` of the backend alone register nothing.
+code from a plan. A server that loads plugins into TensorRT's registry itself takes
+`plugins/libquamba_plugins.so`; LD_PRELOAD or `plugins=` of the backend alone register nothing.
 
 A request carries `input_ids`, INT64 (1, L) with L up to {longest}, and a sequence id; the first one has
 sequence_start, the last one sequence_end. Longer prompts go in pieces of the same sequence. `logits`, FP32

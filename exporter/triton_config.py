@@ -1,7 +1,7 @@
 """config.pbtxt of a bundle's model for Triton Inference Server.
 
 Triton keeps the states: its sequence batcher gives every sequence the states that the model returned for it
-last ("implicit state"), zeros at its start. The schema is triton-inference-server/common's model_config.proto.
+last ("implicit state"), zeros at its start. The schema is model_config.proto of Triton's "common" repository.
 """
 
 from __future__ import annotations
