@@ -22,6 +22,7 @@ from quamba_export.exporter.commands.cost import cost
 from quamba_export.exporter.commands.doctor import doctor
 from quamba_export.exporter.commands.eval import evaluate
 from quamba_export.exporter.commands.export import export
+from quamba_export.exporter.commands.export_triton import export_triton
 from quamba_export.exporter.commands.inspect import inspect
 from quamba_export.exporter.commands.report import report
 from quamba_export.exporter.commands.run import run
@@ -97,6 +98,7 @@ for name, command in (
     ("search", search),
     ("bench", bench),
     ("report", report),
+    ("export-triton", export_triton),
     ("sign", sign),
     ("verify", verify),
     ("targets", targets),
