@@ -17,6 +17,7 @@ from quamba_export.exporter.commands.bench import bench
 from quamba_export.exporter.commands.build import build
 from quamba_export.exporter.commands.calibrate import calibrate
 from quamba_export.exporter.commands.compare import compare
+from quamba_export.exporter.commands.deploy import deploy
 from quamba_export.exporter.commands.doctor import doctor
 from quamba_export.exporter.commands.eval import evaluate
 from quamba_export.exporter.commands.export import export
@@ -72,6 +73,7 @@ for name, command in (
     ("scale-drift", scale_drift),
     ("bench", bench),
     ("report", report),
+    ("deploy", deploy),
     ("targets", targets),
     ("doctor", doctor),
 ):
