@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from quamba_export.calib import half_network, tables
 from quamba_export.calib.backend import Backend, V
+from quamba_export.calib.scan_input import scan_input_conv
 
 if TYPE_CHECKING:
     from quamba_export.calib.quantized_model import QuantizedModel
@@ -51,10 +52,10 @@ def mamba1_block(
     u = _norm(net, model, site, hidden)
     x, z = net.split(_project(net, model, f"{site}.in_proj", u, f"{site}.norm_out"), [config.d_inner] * 2)
     net.tap(f"{site}.z", z)
-    x, conv_state = _conv(net, site, net.tap(f"{site}.conv_in", x), conv_state)
+    codes, x, conv_state = _conv(net, model, site, net.tap(f"{site}.conv_in", x), conv_state)
     net.tap(f"{site}.x", x)
     dt_low, B, C = net.split(
-        _project(net, model, f"{site}.x_proj", x, f"{site}.x"),
+        _project(net, model, f"{site}.x_proj", codes, f"{site}.x"),
         [config.dt_rank, config.d_state, config.d_state],
     )
     net.tap(f"{site}.B", B)
@@ -62,8 +63,9 @@ def mamba1_block(
     dt = _project(net, model, f"{site}.dt_proj", net.tap(f"{site}.dt_low", dt_low), f"{site}.dt_low")
     net.tap(f"{site}.dt", dt)
     constants = {name: net.weight(f"{site}.{name}") for name in ("A_log", "D", "dt_bias")}
+    x_scale = {} if model.ssm_input.is_float else {"x_scale": model.scan_x_scale(site)}
     y, ssm_state = net.op(
-        "QuantizedSelectiveScan",
+        "FloatInputSelectiveScan" if model.ssm_input.is_float else "QuantizedSelectiveScan",
         x,
         dt,
         constants["A_log"],
@@ -73,7 +75,7 @@ def mamba1_block(
         z,
         constants["dt_bias"],
         ssm_state,
-        x_scale=model.scale(f"{site}.x"),
+        **x_scale,
         dt_scale=model.scale(f"{site}.dt"),
         A_log_scale=model.scale(f"{site}.A_log"),
         B_scale=model.scale(f"{site}.B"),
@@ -105,19 +107,21 @@ def mamba2_block(
     )
     net.tap(f"{site}.z", z)
     net.tap(f"{site}.dt", dt)
-    conv_out, conv_state = _conv(net, site, net.tap(f"{site}.conv_in", conv_in), conv_state)
+    codes, values, conv_state = _conv(net, model, site, net.tap(f"{site}.conv_in", conv_in), conv_state)
     shared = config.n_groups * config.d_state
-    x, B, C = net.split(conv_out, [config.d_inner, shared, shared])
+    x, B, C = net.split(codes, parts := [config.d_inner, shared, shared])
+    constants = ["D", "dt_bias", "x_scale", "B_scale", "C_scale", "state_scale", "scale_index"]
+    if model.ssm_input.is_float:
+        x, *_ = net.split(values, parts)
+        constants.remove("x_scale")
     y, ssm_state = net.op(
-        "QuantizedSSDScan",
+        "FloatInputSSDScan" if model.ssm_input.is_float else "QuantizedSSDScan",
         net.tap(f"{site}.x", net.reshape_last(x, [config.n_heads, config.headdim])),
         dt,
         net.weight(f"{site}.A_log"),
         net.tap(f"{site}.B", net.reshape_last(B, [config.n_groups, config.d_state])),
         net.tap(f"{site}.C", net.reshape_last(C, [config.n_groups, config.d_state])),
-        *(net.weight(f"{site}.{name}") for name in ("D", "dt_bias", "x_scale", "B_scale", "C_scale")),
-        net.weight(f"{site}.state_scale"),
-        net.weight(f"{site}.scale_index"),
+        *(net.weight(f"{site}.{name}") for name in constants),
         ssm_state,
         dt_scale=model.scale(f"{site}.dt"),
         dt_min=config.time_step_limit[0],
@@ -152,12 +156,15 @@ def _project(net: Backend[V], model: QuantizedModel, name: str, x: V, x_site: st
     return y
 
 
-def _conv(net: Backend[V], site: str, x: V, state: V) -> tuple[V, V]:
+def _conv(net: Backend[V], model: QuantizedModel, site: str, x: V, state: V) -> tuple[V, V, V]:
+    """Codes, what a scan gets for them (the codes again but in studies), next state."""
+    if model.ssm_input.is_float:
+        return scan_input_conv(net, site, model.ssm_input, x, state)
     parts = ("weight", "x_scale", "weight_scale", "bias", "out_scale")
     y, state = net.op(
         "QuantizedCausalConv1d", x, state, *(net.weight(f"{site}.conv1d.{part}") for part in parts)
     )
-    return y, state
+    return y, y, state
 
 
 def _project_out(net: Backend[V], model: QuantizedModel, site: str, hidden: V, x: V) -> V:

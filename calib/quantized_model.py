@@ -6,7 +6,7 @@ In PyTorch it is made of the ops' references and is the ground truth for the ONN
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.network import forward
 from quamba_export.calib.qformat import BlockWidths, QFormat
+from quamba_export.calib.scan_input import ScanInput
 from quamba_export.calib.states import States
 from quamba_export.calib.torch_backend import TorchBackend
 from quamba_export.runtime.errors import QuambaError
@@ -42,6 +43,7 @@ class QuantizedModel:
     blocks: tuple[BlockWidths, ...]
     ssm_state_dtype: SsmStateDtype
     out_hadamard: bool
+    ssm_input: ScanInput = field(default_factory=ScanInput)
 
     @property
     def qformat(self) -> str:
@@ -66,6 +68,10 @@ class QuantizedModel:
             )
         return self.scales[name]
 
+    def scan_x_scale(self, site: str) -> float:
+        """Scale that Mamba-1's scan takes x by: x's own, or that of a study (calib/scan_input.py)."""
+        return self.scales.get(f"{site}.scan_x") or self.scale(f"{site}.x")
+
     def site_scale(self, site: str) -> Tensor:
         """fp32 scale that dequantizes the tensor tapped at `site`; broadcasts against it, 1 for a float
         tensor.
@@ -74,6 +80,7 @@ class QuantizedModel:
         if (
             self.block(layer_of(site)).activation_bits != 8
             or name in ("y", "hidden")
+            or (name == "x" and self.ssm_input.is_float)
             or (name == "ssm_state" and self.ssm_state_dtype != "int8")
         ):
             return torch.tensor(1.0)

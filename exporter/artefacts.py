@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from quamba_export.calib.output_directory import MANIFESTS, Artefact
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.folder_check import entry_of, integrity_error
 from quamba_export.runtime.manifest import Manifest
 
 Kind = Artefact | Literal["checkpoint"]
@@ -16,6 +20,20 @@ def artefact_kind(path: Path) -> Kind:
     """Which of the four folders `path` is, by its manifest; anything else may be a checkpoint or a hub id."""
     found = (kind for kind, manifest in MANIFESTS.items() if (path / manifest).is_file())
     return next(found, "checkpoint")
+
+
+def recorded_scan_input(path: Path) -> str:
+    """What config.json says that the scan gets for x; int8 where it says nothing: an export of no study."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("quantization_config", {}).get("ssm_input", "int8"))
+
+
+def copy_checked(source: Path, manifest: Manifest, folder: Path, names: Iterable[str]) -> None:
+    """Copy files of a verified directory; raise QuambaError (exit 4) where one is not what was verified."""
+    for name in names:
+        shutil.copyfile(source / name, folder / name)
+        if entry_of(folder / name) != manifest.files[name]:
+            raise integrity_error(f"{source / name} has changed", found="other content while it was copied")
 
 
 def require_graph(path: Path, manifest: Manifest) -> Path:

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from quamba_export.calib.output_directory import written_directory
-from quamba_export.exporter.artefacts import artefact_kind
+from quamba_export.exporter.artefacts import artefact_kind, copy_checked, recorded_scan_input
 from quamba_export.exporter.console import say
 from quamba_export.exporter.prepare_device import LIBRARY, prepare_for_device, prepared_library
 from quamba_export.runtime.cuda import Cuda
@@ -72,15 +72,15 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
     _check_choices(choices, target, elsewhere)
     source = read_manifest(export)
     _check_kernels(source, target)
+    _check_no_study(export, target)
     if elsewhere:
         release = choices.jetpack or target.jetpack
         return _built(out, target, prepare_for_device(export, target, release, out, choices.plugins))
     choices = replace(choices, plugins=choices.plugins or prepared_library(export, source, target))
     with written_directory(out, "bundle") as folder:
         plans = target.backend == "tensorrt"
-        for name in source.files:
-            if not name.startswith(("model.onnx", LIBRARY) if plans else LIBRARY):
-                shutil.copyfile(export / name, folder / name)
+        left_out = ("model.onnx", LIBRARY) if plans else (LIBRARY,)
+        copy_checked(export, source, folder, [name for name in source.files if not name.startswith(left_out)])
         record: EngineRecord | None = None
         if plans:
             record, self_test = write_engines(export, source, target, folder, choices)
@@ -138,6 +138,18 @@ def _check_kernels(source: Manifest, target: Target) -> None:
         )
 
 
+def _check_no_study(export: Path, target: Target) -> None:
+    """Refuse (exit 5) what `export --ssm-input` wrote: its ops have no kernels, and will have none."""
+    if target.backend == "tensorrt" and (mode := recorded_scan_input(export)) != "int8":
+        raise QuambaError(
+            f"{target.name} does not run studies of the scan's input",
+            found=f"an export made with --ssm-input {mode}",
+            allowed="int8",
+            fix="use --target cpu, or export without --ssm-input",
+            code=ExitCode.INCOMPATIBLE,
+        )
+
+
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -179,7 +191,7 @@ def write_engines(
     options = BuildOptions(library, choices.timing_cache, choices.version_compatible)
     record = engines_from_export(export, folder, profiles, options)
     before, _ = cuda.memory()
-    engine = load_engine(folder, record, source.states, source.vocab_size, cuda)
+    engine = load_engine(folder.joinpath, record, source.states, source.vocab_size, cuda)
     check_engine(engine, export, source, record.max_batch)
     states = engine.zero_states(record.max_batch)
     taken = max(0, before - cuda.memory()[0])  # another program may have ended meanwhile

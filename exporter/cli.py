@@ -25,6 +25,7 @@ from quamba_export.exporter.commands.inspect import inspect
 from quamba_export.exporter.commands.report import report
 from quamba_export.exporter.commands.run import run
 from quamba_export.exporter.commands.scale_drift import scale_drift
+from quamba_export.exporter.commands.serve import serve
 from quamba_export.exporter.commands.targets import targets
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -37,6 +38,9 @@ EXTRA_OF_MODULE = {
     "numpy": "runtime",
     "polygraphy": "compare",
     "jinja2": "compare",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
     "huggingface_hub": "hub",
     "datasets": "hub",
 }
@@ -67,6 +71,7 @@ for name, command in (
     ("export", export),
     ("build", build),
     ("run", run),
+    ("serve", serve),
     ("eval", evaluate),
     ("compare", compare),
     ("inspect", inspect),

@@ -56,7 +56,9 @@ def probe_ids(export: Path, manifest: Manifest) -> Ids:
     """Ids (n,) for the largest batch: PROBE in the export's tokenizer, then random ones where it is short."""
     wanted = max((batch - 1) * SHIFT + prompt + steps for batch, prompt, steps in FEEDS)
     read = "tokenizer.json" in manifest.files
-    text = open_tokenizer(export, manifest).encode(PROBE, add_special_tokens=False).ids if read else []
+    text = (
+        open_tokenizer(export.joinpath, manifest).encode(PROBE, add_special_tokens=False).ids if read else []
+    )
     drawn = np.random.default_rng(0).integers(0, manifest.vocab_size, wanted)
     return np.concatenate([np.array(text, np.int64), drawn])[:wanted]
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quamba_export.exporter.artefacts import artefact_kind, engine_name
+from quamba_export.exporter.artefacts import artefact_kind, engine_name, recorded_scan_input
 from quamba_export.runtime.engine import Engine
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.ort_session import Provider
+
+if TYPE_CHECKING:
+    from quamba_export.calib.scan_input import ScanInput
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -43,6 +46,7 @@ class LanguageModel:
     tokenizer_path: Path
     engine: str
     forward: Forward
+    ssm_input: str = "int8"  # what the scan gets for x (calib/scan_input.py)
 
 
 def open_language_model(
@@ -51,6 +55,7 @@ def open_language_model(
     calibration: Path | None = None,
     qformat: str = "w8a8",
     ssm_state_dtype: SsmStateDtype = "float16",
+    ssm_input: ScanInput | None = None,
     provider: Provider | None = None,
 ) -> LanguageModel:
     """Open `source`; with `calibration`, a checkpoint becomes its quantized PyTorch reference.
@@ -77,7 +82,7 @@ def open_language_model(
         )
     if calibration is None:
         return open_checkpoint(source)
-    return open_reference(source, calibration, qformat, ssm_state_dtype)
+    return open_reference(source, calibration, qformat, ssm_state_dtype, ssm_input)
 
 
 def open_checkpoint(source: str) -> LanguageModel:
@@ -100,17 +105,21 @@ def open_checkpoint(source: str) -> LanguageModel:
 
 
 def open_reference(
-    source: str, calibration: Path, qformat: str, ssm_state_dtype: SsmStateDtype
+    source: str,
+    calibration: Path,
+    qformat: str,
+    ssm_state_dtype: SsmStateDtype,
+    ssm_input: ScanInput | None = None,
 ) -> LanguageModel:
     """The quantized PyTorch model, the ground truth of the exported graph."""
     from quamba_export.calib.calibration import read_calibration
     from quamba_export.calib.checkpoint import load_checkpoint
     from quamba_export.calib.quantize_model import quantize_model
+    from quamba_export.calib.scan_input import ScanInput, with_scan_input
 
-    checkpoint = load_checkpoint(source)
-    model = quantize_model(
-        checkpoint, read_calibration(calibration), qformat=qformat, ssm_state_dtype=ssm_state_dtype
-    )
+    checkpoint, scales = load_checkpoint(source), read_calibration(calibration)
+    model = quantize_model(checkpoint, scales, qformat=qformat, ssm_state_dtype=ssm_state_dtype)
+    model = with_scan_input(model, scales, ssm_input or ScanInput())
     return LanguageModel(
         path=source,
         kind="reference",
@@ -121,6 +130,7 @@ def open_reference(
         tokenizer_path=require_tokenizer(checkpoint.tokenizer_path, source),
         engine="PyTorch",
         forward=torch_forward(model),
+        ssm_input=model.ssm_input.mode,
     )
 
 
@@ -140,6 +150,7 @@ def open_graph(path: Path, kind: ModelKind, provider: Provider | None = None) ->
         tokenizer_path=require_tokenizer(path / "tokenizer.json", str(path)),
         engine=engine_name(manifest, provider),
         forward=engine_forward(engine),
+        ssm_input=recorded_scan_input(path),
     )
 
 

@@ -95,6 +95,8 @@ def _write_configs(model: QuantizedModel, checkpoint: Checkpoint, directory: Pat
         "qformat": model.qformat,
         "ssm_state_dtype": model.ssm_state_dtype,
     }
+    if model.ssm_input.mode != "int8":
+        config["quantization_config"]["ssm_input"] = model.ssm_input.mode
     _write_json(directory / "config.json", config)
     _write_json(directory / "generation_config.json", {"eos_token_id": checkpoint.eos_token_id})
     if checkpoint.tokenizer_path is not None:

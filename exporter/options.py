@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from quamba_export.runtime.errors import ExitCode, QuambaError
+
+if TYPE_CHECKING:
+    from quamba_export.calib.scan_input import ScanInput
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Data = Annotated[
@@ -46,3 +51,40 @@ ProviderOption = Annotated[
         help="ONNX Runtime's execution provider, cpu where none is named; cuda needs onnxruntime-gpu.",
     ),
 ]
+SsmInput = Annotated[
+    str | None,
+    typer.Option(
+        "--ssm-input",
+        metavar="MODE",
+        help="A study of the scan's input: int8, fp32, simulated-int8, dual-scale, uniform-scale, w4a5-se.",
+    ),
+]
+ScaleFactor = Annotated[
+    str | None,
+    typer.Option("--scale-factor", metavar="NUMBER|auto", help="Between the two scales of --ssm-input."),
+]
+# the published code's names for modes of --ssm-input
+Fp32SsmInput = Annotated[bool, typer.Option("--fp32-ssm-input", hidden=True)]
+FloatSimAsicInt8 = Annotated[bool, typer.Option("--float-sim-asic-int8", hidden=True)]
+FloatSimAsicResearchSe = Annotated[bool, typer.Option("--float-sim-asic-research-se", hidden=True)]
+W4a5Se = Annotated[bool, typer.Option("--w4a5-se", hidden=True)]
+
+
+def chosen_scan_input(
+    mode: str | None, factor: str | None, fp32: bool, simulated: bool, dual: bool, w4a5: bool
+) -> ScanInput | None:
+    """The mode that flags amount to, None where there are none. Raises QuambaError (exit 2) for two."""
+    from quamba_export.calib.scan_input import scan_input_named
+
+    named = {"fp32": fp32, "simulated-int8": simulated, "dual-scale": dual, "w4a5-se": w4a5}
+    modes = [name for name, given in named.items() if given] + ([mode] if mode else [])
+    if len(modes) > 1:
+        raise QuambaError(
+            "two modes of the scan's input",
+            found=", ".join(modes),
+            allowed="one of them",
+            code=ExitCode.USAGE,
+        )
+    if not modes and factor is None:
+        return None
+    return scan_input_named(modes[0] if modes else "int8", factor)

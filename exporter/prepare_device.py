@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from quamba_export.calib.output_directory import written_directory
+from quamba_export.exporter.artefacts import copy_checked
 from quamba_export.exporter.console import say
 from quamba_export.exporter.cross_build import JETPACKS, cross_library
 from quamba_export.exporter.elf_header import AARCH64_LIBRARY, elf_kind
@@ -35,8 +36,7 @@ def prepare_for_device(
         say(f"plugins: compiling for sm_{target.sm}, JetPack {jetpack}; half a minute the first time")
         library = cross_library(jetpack, [target.sm])
     with written_directory(out, "export") as folder:
-        for name in source.files:
-            shutil.copyfile(export / name, folder / name)
+        copy_checked(export, source, folder, source.files)
         shutil.copyfile(library, folder / LIBRARY)
         record = json.loads((export / "export.json").read_bytes())
         record["prepared"] = asdict(PreparedRecord(target.name, target.sm, jetpack, source.export_digest))

@@ -67,7 +67,7 @@ def main(
     """Build, compare, time."""
     manifest, report = read_manifest(export), Report()
     if bundle is not None:
-        engine = open_engine(bundle, read_manifest(bundle))
+        engine = open_engine(bundle.joinpath, read_manifest(bundle))
     else:
         options = BuildOptions(plugins or plugin_library([Cuda().sm]))
         engine = built_engine(export, manifest.states, manifest.vocab_size, options, MAX_BATCH)
@@ -90,13 +90,13 @@ def built_engine(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         record = engines_from_export(export, folder, profiles_for(max_batch, CHUNK), options)
-        return load_engine(folder, record, states, vocab_size, Cuda())
+        return load_engine(folder.joinpath, record, states, vocab_size, Cuda())
 
 
 def read_tokens(export: Path, manifest: Manifest, text: Path) -> Ids:
     """At least 1,024 ids of the text."""
     content = text.read_text(encoding="utf-8")[:20000]
-    ids = open_tokenizer(export, manifest).encode(content, add_special_tokens=False).ids
+    ids = open_tokenizer(export.joinpath, manifest).encode(content, add_special_tokens=False).ids
     return np.array(ids, np.int64)
 
 

@@ -72,7 +72,7 @@ def measure(model: QuantizedModel, size: str, options: BuildOptions, contexts: l
             record = engines_from_export(Path(export), Path(folder), profiles, options)
             gc.collect()  # nothing of the last pair may be given back while this one is measured
             free, _ = cuda.memory()
-            engine = load_engine(Path(folder), record, states, model.config.vocab_size, Cuda())
+            engine = load_engine(Path(folder).joinpath, record, states, model.config.vocab_size, Cuda())
             if 1 in batches:
                 ttft = {str(length): first_token_ms(engine, length) for length in PROMPTS}
                 after = {str(length): next_token_ms(engine, 1, length) for length in contexts}

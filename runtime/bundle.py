@@ -12,7 +12,8 @@ from quamba_export.runtime.engine import Engine
 from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.generate import Generation, Limits, Piece, generate, stream
-from quamba_export.runtime.manifest import Manifest, read_manifest
+from quamba_export.runtime.held_files import Locate, shown
+from quamba_export.runtime.manifest import Manifest, open_folder
 from quamba_export.runtime.ort_session import Provider
 from quamba_export.runtime.sampling import Sampling
 from quamba_export.runtime.vnni_probe import probe_int8_products
@@ -69,49 +70,64 @@ def open_bundle(path: Path | str, *, threads: int = 0, provider: Provider | None
     one that the manifest names, 5 for one that this machine cannot run.
     """
     path = Path(path)
-    manifest, engine = open_model(path, threads=threads, provider=provider)
+    with open_folder(path) as (manifest, files):
+        engine = open_engine(manifest, files.location, threads=threads, provider=provider)
+        tokenizer = open_tokenizer(files.location, manifest)
+        files.check_unchanged()
     warning = probe_int8_products().warning if manifest.backend == "onnxruntime" else None
-    return Bundle(path, manifest, engine, open_tokenizer(path, manifest), (warning,) if warning else ())
+    return Bundle(path, manifest, engine, tokenizer, (warning,) if warning else ())
 
 
 def open_model(path: Path, *, threads: int = 0, provider: Provider | None = None) -> tuple[Manifest, Engine]:
     """The engine that the manifest names, the directory verified before; see open_bundle."""
-    manifest = read_manifest(path)
+    with open_folder(path) as (manifest, files):
+        engine = open_engine(manifest, files.location, threads=threads, provider=provider)
+        files.check_unchanged()
+    return manifest, engine
+
+
+def open_engine(
+    manifest: Manifest, locate: Locate, *, threads: int = 0, provider: Provider | None = None
+) -> Engine:
+    """The engine that the manifest of a verified directory names; see open_bundle."""
     if manifest.backend == "tensorrt":
         if provider is not None:
             raise QuambaError(
-                f"{path} does not run in ONNX Runtime, so it has no provider to choose",
+                "TensorRT engines do not run in ONNX Runtime, so there is no provider to choose",
                 found=f"--provider {provider} for a bundle with TensorRT engines",
                 allowed="an export/, or a bundle/ made with `build --target cpu`",
                 code=ExitCode.USAGE,
             )
-        from quamba_export.runtime.engine_tensorrt import open_engine
+        from quamba_export.runtime import engine_tensorrt
 
-        return manifest, open_engine(path, manifest)
-    model, states, vocab_size = path / "model.onnx", manifest.states, manifest.vocab_size
-    return manifest, OrtEngine(model, states, vocab_size, threads=threads, provider=provider or "cpu")
+        return engine_tensorrt.open_engine(locate, manifest)
+    model, states, vocab_size = locate("model.onnx"), manifest.states, manifest.vocab_size
+    return OrtEngine(model, states, vocab_size, threads=threads, provider=provider or "cpu")
 
 
-def open_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:
+def open_tokenizer(locate: Locate, manifest: Manifest) -> Tokenizer:
     """The tokenizer of a verified directory. Raises QuambaError if it is missing or another model's."""
     from tokenizers import Tokenizer
 
-    file = path / "tokenizer.json"
-    if file.name not in manifest.files:
+    name = "tokenizer.json"
+    if name not in manifest.files:
         fix = "export a checkpoint directory that holds tokenizer.json"
         raise QuambaError(
-            f"{path} has no tokenizer, so no text can be given to it", found=f"no {file.name}", fix=fix
+            "this model has no tokenizer, so no text can be given to it", found=f"no {name}", fix=fix
         )
+    file = locate(name)
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises nothing narrower
-        raise QuambaError(f"{file} is no tokenizer", found=str(error), allowed="tokenizers' JSON") from error
+        raise QuambaError(
+            f"{shown(file)} is no tokenizer", found=str(error), allowed="tokenizers' JSON"
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if largest >= manifest.vocab_size:
         raise QuambaError(
-            f"{file} belongs to another model",
+            f"{shown(file)} belongs to another model",
             found=f"token id {largest}",
             allowed=f"0 to {manifest.vocab_size - 1}",
         )

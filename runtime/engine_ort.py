@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from quamba_export.runtime.engine import Engine, Ids, Logits, States, batch_of_states, checked_batch
 from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.held_files import shown
 from quamba_export.runtime.manifest import StateTensor
 from quamba_export.runtime.ort_session import (
     Provider,
@@ -96,7 +97,7 @@ def open_session(model_path: Path, threads: int, provider: Provider, profile: Pa
         )
     except refusals as error:
         raise QuambaError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {model_path}",
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {shown(model_path)}",
             found=str(error).splitlines()[0],
             fix="make it anew with `quamba-export export`, or install a newer onnxruntime",
         ) from error

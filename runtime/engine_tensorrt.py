@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from quamba_export.runtime.engine_checks import check_contracts, check_machine, 
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import WEIGHTS
+from quamba_export.runtime.held_files import Locate
 from quamba_export.runtime.manifest import Manifest, StateTensor
 from quamba_export.runtime.sampling import likeliest
 from quamba_export.runtime.state_memory import StateMemory, Step
@@ -205,8 +205,8 @@ def taken(states: States, input_ids: Ids) -> StateMemory:
     return states.take()
 
 
-def open_engine(folder: Path, manifest: Manifest) -> TrtEngine:
-    """The engine of a verified bundle, on the current GPU.
+def open_engine(locate: Locate, manifest: Manifest) -> TrtEngine:
+    """The engine of a verified bundle, on the current GPU; locate: where its files are read from.
 
     Raises QuambaError (exit 5) where the plans were built for another TensorRT, GPU or plugin library.
     """
@@ -215,24 +215,24 @@ def open_engine(folder: Path, manifest: Manifest) -> TrtEngine:
     record, cuda = manifest.engine, Cuda()
     trt = import_tensorrt()
     check_machine(record, trt.__version__, cuda.sm, lean=is_lean(trt))
-    check_contracts(record, load_plugins(folder / PLUGINS))
-    return load_engine(folder, record, manifest.states, manifest.vocab_size, cuda)
+    check_contracts(record, load_plugins(locate(PLUGINS)))
+    return load_engine(locate, record, manifest.states, manifest.vocab_size, cuda)
 
 
 def load_engine(
-    folder: Path, record: EngineRecord, states: tuple[StateTensor, ...], vocab_size: int, cuda: Cuda
+    locate: Locate, record: EngineRecord, states: tuple[StateTensor, ...], vocab_size: int, cuda: Cuda
 ) -> TrtEngine:
-    """The engine of the plans and weights in `folder`, whose plugins are loaded.
+    """The engine of plans and weights whose plugins are loaded; locate: where they are read from.
 
     Raises QuambaError (exit 4) where a plan has other inputs or outputs than record, states and vocab_size
     say, or takes fewer sequences or tokens.
     """
     decode, prefill = (
-        Plan(folder / name, cuda, version_compatible=record.version_compatible) for name in (DECODE, PREFILL)
+        Plan(locate(name), cuda, version_compatible=record.version_compatible) for name in (DECODE, PREFILL)
     )
     for plan, longest in ((decode, 1), (prefill, record.prefill_length)):
         plan.check(tensors_of(record, states, vocab_size))
         plan.check_calls(record.max_batch, longest)
-    weights = DeviceWeights(folder / WEIGHTS, record.weights, cuda)
+    weights = DeviceWeights(locate(WEIGHTS), record.weights, cuda)
     argmax = argmax_of(plugin_functions(), cuda)
     return TrtEngine(decode, prefill, weights, cuda, record, states, vocab_size, argmax)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from quamba_export.runtime.errors import QuambaError
 
 MAX_TEXT = 4096
+MAX_DEPTH = 8  # of objects and lists in one another; a manifest has 5
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -24,11 +27,15 @@ class Fields:
 
     @classmethod
     def from_json(cls, content: bytes, where: str, fix: str) -> Fields:
-        """Parse strict UTF-8 JSON; a key that occurs twice in one object is refused."""
+        """Parse strict UTF-8 JSON: no key twice in an object, no NaN or infinity, at most MAX_DEPTH deep."""
         try:
             value = json.loads(
-                content.decode("utf-8"), object_pairs_hook=unique_keys, parse_constant=no_constant
+                content.decode("utf-8"),
+                object_pairs_hook=unique_keys,
+                parse_constant=no_constant,
+                parse_float=finite,
             )
+            check_depth(value)
         except (ValueError, RecursionError) as error:
             raise QuambaError(
                 f"{where} is not valid JSON", found=str(error), allowed="UTF-8 JSON", fix=fix
@@ -122,6 +129,28 @@ class Fields:
 def no_constant(name: str) -> None:
     """NaN and the infinities, which Python's parser takes and JSON does not have."""
     raise ValueError(f"{name} is no JSON number")
+
+
+def finite(text: str) -> float:
+    """A number with a fraction or exponent; 1e999 is none."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
+
+
+def check_depth(value: Any) -> None:
+    """Raise ValueError for more nesting than any file of ours has."""
+    layer, depth = [value], 0
+    while layer := [inner for outer in layer for inner in members(outer) if isinstance(inner, dict | list)]:
+        depth += 1
+        if depth >= MAX_DEPTH:
+            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+
+
+def members(value: Any) -> Iterable[Any]:
+    """Of an object or a list."""
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The files of a bundle or export directory against their manifest, before any of them is parsed.
 
-Hashes prove that the files are those the manifest names, not who wrote the manifest. Whoever can write to the
-directory while it is being loaded can still swap a file after its check: keep a bundle where only its owner
-writes.
+The rules, and how a writer lists what it has written. A reader opens the files once and checks those very
+descriptors: held_files.py. Hashes prove that the files are those the manifest names, not who wrote the
+manifest: signature.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 MIB = 1 << 20
 MANIFEST_NAMES = ("manifest.json", "export.json")
 MAX_MANIFEST_BYTES = 4 * MIB
+SIGNATURE = "model.sig"  # signs the manifest and every file that it lists, so it is in no manifest itself
 WEIGHTS = "weights.bin"  # of a TensorRT bundle, for both of its plans
 # What a directory may hold besides its manifest, and the largest size of each in bytes.
 MAX_BYTES = {
@@ -55,6 +56,11 @@ def integrity_error(message: str, *, found: str, allowed: str = "") -> QuambaErr
     return QuambaError(message, found=found, allowed=allowed, fix=fix, code=ExitCode.INTEGRITY)
 
 
+def no_plain_file(path: Path, found: str) -> QuambaError:
+    """The refusal (exit 4) of what cannot be opened, or is no regular file."""
+    return integrity_error(f"{path} cannot be used", found=found, allowed="a regular file")
+
+
 @contextmanager
 def open_plain(path: Path, max_bytes: int) -> Iterator[tuple[BinaryIO, int]]:
     """Open a regular file that has one name and at most `max_bytes`; yields the file and its size in bytes.
@@ -65,7 +71,7 @@ def open_plain(path: Path, max_bytes: int) -> Iterator[tuple[BinaryIO, int]]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         found = "a symbolic link" if path.is_symlink() else error.strerror or str(error)
-        raise integrity_error(f"{path} cannot be used", found=found, allowed="a regular file") from error
+        raise no_plain_file(path, found) from error
     try:
         size = plain_size(path, os.fstat(descriptor), max_bytes)
     except QuambaError:
@@ -78,7 +84,7 @@ def open_plain(path: Path, max_bytes: int) -> Iterator[tuple[BinaryIO, int]]:
 def plain_size(path: Path, status: os.stat_result, max_bytes: int) -> int:
     """Bytes of a regular file that has one name and keeps to its limit. Raises QuambaError (exit 4)."""
     if not stat.S_ISREG(status.st_mode):
-        raise integrity_error(f"{path} cannot be used", found=kind_of(status), allowed="a regular file")
+        raise no_plain_file(path, kind_of(status))
     if status.st_nlink != 1:
         raise integrity_error(
             f"{path} has other names", found=f"{status.st_nlink} hard links", allowed="1: no hard links"
@@ -108,46 +114,30 @@ def entry_of(path: Path) -> FileEntry:
     return FileEntry(sha256=digest.hexdigest(), size=read)
 
 
-def check_names(folder: Path, manifest_name: str, listed: Mapping[str, object]) -> None:
-    """Refuse a listed name that is not allowed, an unlisted entry and a missing file; opens nothing."""
+def check_names(folder: Path, manifest_name: str, listed: Mapping[str, object], names: set[str]) -> None:
+    """Refuse a listed name that is not allowed, an unlisted entry and a missing file (exit 4).
+
+    names: what `folder` holds.
+    """
     for name in listed:
         if "/" in name or "\\" in name or name in (".", ".."):
-            raise integrity_error(f"the manifest of {folder} leaves its directory", found=repr(name))
+            raise integrity_error(f"the manifest of {folder} leaves its directory", found=ascii(name))
         if name not in MAX_BYTES:
             raise integrity_error(
                 f"the manifest of {folder} lists a file that may not be there",
-                found=repr(name),
+                found=ascii(name),  # a letter of another script looks the same
                 allowed=", ".join(MAX_BYTES),
             )
     models = MODEL_FILES[any(name.endswith(".engine") for name in listed)]
     if missing := [name for name in (*models, "config.json") if name not in listed]:
         raise integrity_error(f"the manifest of {folder} does not list {missing[0]}", found=", ".join(listed))
-    present = {entry.name for entry in os.scandir(folder)} - {manifest_name}
+    present = names - {manifest_name, SIGNATURE}
     if extra := sorted(present - set(listed)):
         raise integrity_error(
-            f"{folder} holds a file that its manifest does not list", found=", ".join(map(repr, extra))
+            f"{folder} holds a file that its manifest does not list", found=", ".join(map(ascii, extra))
         )
     if missing := sorted(set(listed) - present):
         raise integrity_error(f"{folder} lacks a file that its manifest lists", found=f"no {missing[0]}")
-
-
-def check_files(folder: Path, manifest_name: str, files: Mapping[str, FileEntry]) -> None:
-    """Compare every file with its entry, all of them before any is used. Raises QuambaError (exit 4)."""
-    check_names(folder, manifest_name, files)
-    for name, entry in files.items():
-        with open_plain(folder / name, MAX_BYTES[name]) as (_, size):
-            if size != entry.size:
-                raise integrity_error(
-                    f"{folder / name} has changed", found=f"{size} bytes", allowed=f"{entry.size} bytes"
-                )
-    for name, entry in files.items():
-        found = entry_of(folder / name)
-        if found != entry:
-            raise integrity_error(
-                f"{folder / name} has changed",
-                found=f"sha256 {found.sha256}",
-                allowed=f"sha256 {entry.sha256}",
-            )
 
 
 def find_manifest(folder: Path) -> str:

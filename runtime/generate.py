@@ -119,12 +119,23 @@ class Row:
         )  # a tokenizer need not call it special: it is never shown
         text = self._stop.feed("" if ends_text else self._detokenizer.add(token))
         reason = self._reason(token)
-        if reason in ("eos", "length"):  # show what was held back: no more can come
-            text += self._stop.feed(self._detokenizer.flush())
-            reason, text = ("stop", text) if self._stop.found else (reason, text + self._stop.flush())
+        if reason in ("eos", "length"):
+            text += self._held_back()
+            reason = "stop" if self._stop.found else reason
         self.ended = reason is not None
         self._texts.append(text)
         return text, reason
+
+    def cut(self) -> str:
+        """End the sequence from outside; the text that may still be shown."""
+        text, self.ended = self._held_back(), True
+        self._texts.append(text)
+        return text
+
+    def _held_back(self) -> str:
+        """What was not shown yet because it could have become something else: no more can come."""
+        text = self._stop.feed(self._detokenizer.flush())
+        return text if self._stop.found else text + self._stop.flush()
 
     def _reason(self, token: int) -> FinishReason | None:
         if self._stop.found:

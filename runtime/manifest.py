@@ -1,14 +1,15 @@
 """`manifest.json` of a bundle and `export.json` of an export: read, verified, written.
 
-`read_manifest` is the only way into such a directory: it takes the current schema only, checks every field,
-then every file's kind, size and sha256 (folder_check.py); only then may a model or a tokenizer be parsed.
+`open_folder` is the only way into such a directory: it takes the current schema only, checks every field,
+then every file's kind, size and sha256 (held_files.py); only then may a model or a tokenizer be parsed.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,16 +20,15 @@ from quamba_export.runtime.fields import Fields
 from quamba_export.runtime.folder_check import (
     MANIFEST_NAMES,
     MAX_BYTES,
-    MAX_MANIFEST_BYTES,
+    SIGNATURE,
     WEIGHTS,
     FileEntry,
-    check_files,
     check_names,
     entry_of,
     find_manifest,
     integrity_error,
-    open_plain,
 )
+from quamba_export.runtime.held_files import HeldFiles
 from quamba_export.runtime.self_test import SelfTest, parse_self_test
 
 SCHEMA_VERSION = 1
@@ -98,18 +98,24 @@ class Manifest:
 
 
 def read_manifest(folder: Path | str) -> Manifest:
-    """Read and verify a bundle/ or export/ directory.
+    """Read and verify a bundle/ or export/ directory; errors: open_folder."""
+    with open_folder(folder) as (manifest, _):
+        return manifest
+
+
+@contextmanager
+def open_folder(folder: Path | str) -> Iterator[tuple[Manifest, HeldFiles]]:
+    """Read and verify a bundle/ or export/ directory, and hold its files to load them from.
 
     Raises QuambaError: exit 3 for a directory that is neither, or of another schema; exit 4 where a file was
     added, removed, changed or replaced by something that is no plain file.
     """
     folder = Path(folder)
     name = find_manifest(folder)
-    with open_plain(folder / name, MAX_MANIFEST_BYTES) as (file, _):
-        content = file.read(MAX_MANIFEST_BYTES)
-    manifest = parse_manifest(content, folder / name)
-    check_files(folder, name, manifest.files)
-    return manifest
+    with HeldFiles(folder) as files:
+        manifest = parse_manifest(files.content(name), folder / name)
+        files.check(name, manifest.files)
+        yield manifest, files
 
 
 def parse_manifest(content: bytes, path: Path) -> Manifest:
@@ -204,7 +210,7 @@ def files_of(folder: Path | str) -> dict[str, dict[str, Any]]:
     Raises QuambaError (exit 4) for what a reader would refuse: a name not allowed, a link, a directory.
     """
     folder = Path(folder)
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.name not in MANIFEST_NAMES)
+    names = sorted(set(os.listdir(folder)) - {*MANIFEST_NAMES, SIGNATURE})
     if odd := [name for name in names if name not in MAX_BYTES]:
         raise integrity_error(
             f"{folder} holds a file that may not be there", found=odd[0], allowed=", ".join(MAX_BYTES)
@@ -252,7 +258,7 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
         if record[optional] is None:
             del record[optional]
     content = (json.dumps(record, indent=2) + "\n").encode()
-    check_names(path.parent, path.name, parse_manifest(content, path).files)
+    check_names(path.parent, path.name, parse_manifest(content, path).files, set(os.listdir(folder)))
     partial = path.with_name(".manifest.json.partial")
     partial.write_bytes(content)
     partial.replace(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.held_files import shown
 
 # TensorRT itself, then the lean runtime, which builds nothing; *_bindings: the wheels of the bindings alone
 MODULES = ("tensorrt", "tensorrt_bindings", "tensorrt_lean", "tensorrt_lean_bindings")
@@ -112,12 +113,13 @@ def load_plugins(library: Path) -> str:
         return _loaded[digest].contracts
     if _loaded:
         raise _refused(library, "another build of the plugins is loaded in this process")
+    path = os.path.abspath(library)  # not resolved: behind /proc/self/fd/... may be no name
     try:
-        functions = ctypes.CDLL(str(library.resolve()))
+        functions = ctypes.CDLL(path)
         version = functions.quamba_plugins_version
     except (OSError, AttributeError) as error:
         raise _refused(library, str(error)) from error
-    if import_tensorrt().get_plugin_registry().load_library(str(library.resolve())) is None:
+    if import_tensorrt().get_plugin_registry().load_library(path) is None:
         raise _refused(library, "TensorRT's registry gives no reason")
     version.restype = ctypes.c_char_p
     _loaded[digest] = Plugins(bytes(version()).decode(), functions)
@@ -133,7 +135,7 @@ def plugin_functions() -> ctypes.CDLL:
 
 def _refused(library: Path, reason: str) -> QuambaError:
     return QuambaError(
-        f"{library} does not load",
+        f"{shown(library)} does not load",
         found=reason,
         allowed="a library made of this release's plugins/ for this machine",
         fix="make it anew: `quamba-export build`, and a driver of its CUDA family",

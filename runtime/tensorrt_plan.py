@@ -10,6 +10,7 @@ import numpy as np
 
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.held_files import shown
 from quamba_export.runtime.tensorrt_library import import_tensorrt, logger
 
 Signature = tuple[str, tuple[int, ...]]  # dtype and shape of a tensor, -1 for an open dimension
@@ -25,14 +26,14 @@ class Plan:
         """
         trt, (log, messages) = import_tensorrt(), logger()
         messages.take_errors()
-        self._path, self._cuda, self._messages = path, cuda, messages
+        self._name, self._cuda, self._messages = shown(path), cuda, messages
         self._runtime = trt.Runtime(log)
         self._runtime.engine_host_code_allowed = version_compatible
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         self._context: Any = None if self._engine is None else self._engine.create_execution_context()
         if self._context is None:
             raise QuambaError(
-                f"TensorRT {trt.__version__} does not load {path}",
+                f"TensorRT {trt.__version__} does not load {self._name}",
                 found=messages.take_errors() or "no reason given",
                 allowed="a plan built by this TensorRT for this GPU",
                 fix="build the bundle on this machine: `quamba-export build`",
@@ -53,7 +54,7 @@ class Plan:
         for name in (*tensors, *found):
             if not fits(tensors.get(name), found.get(name)):
                 raise QuambaError(
-                    f"'{name}' of the manifest does not fit {self._path}",
+                    f"'{name}' of the manifest does not fit {self._name}",
                     found=in_words(tensors.get(name)),
                     allowed=in_words(found.get(name)),
                     fix="build the bundle anew: `quamba-export build`",
@@ -65,7 +66,7 @@ class Plan:
         _, _, (most, longest) = self._engine.get_tensor_profile_shape("input_ids", 0)
         if batch > most or length > longest:
             raise QuambaError(
-                f"the manifest's max_batch or prefill_length does not fit {self._path}",
+                f"the manifest's max_batch or prefill_length does not fit {self._name}",
                 found=f"{batch} sequences of {length} tokens",
                 allowed=f"up to {most} of {longest}, which the plan was built for",
                 fix="build the bundle anew: `quamba-export build`",

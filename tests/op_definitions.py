@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from op_cases import Case
 from op_cases.drawing import Array
+from op_convolutions import causal_conv, half_conv, scan_input_conv
 from op_formulas import (
     Attrs,
     dense_hadamard,
@@ -76,34 +77,17 @@ def requantized_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(product(i, a), i["out_scale"])]
 
 
-def causal_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    """numpy.convolve, a channel at a time; its kernel runs backwards."""
-    window = np.concatenate([i["state"].swapaxes(1, 2), i["x"]], axis=1).astype(np.int64)  # (B, W-1+L, C)
-    total = np.empty(i["x"].shape, np.int64)
-    for b, c in np.ndindex(window.shape[0], window.shape[2]):
-        total[b, :, c] = np.convolve(window[b, :, c], i["weight"][c, ::-1].astype(np.int64), mode="valid")
-    value = total.astype(f32) * (i["x_scale"] * i["weight_scale"]) + i["bias"]
-    past = window[:, i["x"].shape[1] :].swapaxes(1, 2).astype(np.int8)
-    return [quantize(silu(value), i["out_scale"]), past]
-
-
-def half_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    """fp32 products, one token after the other, the oldest input first."""
-    window = np.concatenate([i["state"].swapaxes(1, 2), i["x"]], axis=1)  # (B, W-1+L, C)
-    length, width = i["x"].shape[1], i["weight"].shape[1]
-    value = np.empty(i["x"].shape, f32)
-    for t in range(length):
-        products = window[:, t : t + width].astype(f32) * i["weight"].T  # (B, W, C)
-        value[:, t] = np.add.accumulate(products, axis=1)[:, -1] + i["bias"]
-    return [half(silu(value)), window[:, length:].swapaxes(1, 2)]
-
-
 SELECTIVE_OPERANDS = ("x", "dt", "A_log", "B", "C", "D", "z", "dt_bias")
 
 
 def quantized_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     widened = {name: dequantize(i[name], a[f"{name}_scale"]) for name in SELECTIVE_OPERANDS}
     return selective_scan({**widened, "state": i["state"]}, a["state_scale"])
+
+
+def float_input_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    widened = {name: dequantize(i[name], a[f"{name}_scale"]) for name in SELECTIVE_OPERANDS[1:]}
+    return selective_scan({**i, **widened}, a["state_scale"])
 
 
 def half_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -126,8 +110,12 @@ def selective_scan(i: Mapping[str, Array], state_scale: float) -> list[Array]:
 
 
 def quantized_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    x = dequantize(i["x"], i["x_scale"][i["scale_index"]])  # (B, L, H, P)
+    return float_input_ssd_scan({**i, "x": x}, a)
+
+
+def float_input_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     widened = {
-        "x": dequantize(i["x"], i["x_scale"][i["scale_index"]]),  # (B, L, H, P)
         "B": dequantize(i["B"], i["B_scale"][:, None]),
         "C": dequantize(i["C"], i["C_scale"][:, None]),
         "dt": dequantize(i["dt"], a["dt_scale"]),
@@ -236,6 +224,8 @@ def half_int8_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
 
 
 DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
+    "FloatInputSSDScan": float_input_ssd_scan,
+    "FloatInputSelectiveScan": float_input_selective_scan,
     "GatedRMSNormHadamardQuantize": gated_norm_quantize,
     "HadamardQuantize": hadamard_quantize,
     "HalfCausalConv1d": half_conv,
@@ -260,6 +250,7 @@ DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "RMSNormLinear": rms_norm_linear,
     "RMSNormQuantize": rms_norm_quantize,
     "RequantizedLinear": requantized_linear,
+    "ScanInputCausalConv1d": scan_input_conv,
 }
 
 

@@ -11,10 +11,17 @@ from quamba_export.exporter.console import emit, progress
 from quamba_export.exporter.options import (
     CalibrationPath,
     Data,
+    FloatSimAsicInt8,
+    FloatSimAsicResearchSe,
+    Fp32SsmInput,
     Json,
     MaxTokens,
     ProviderOption,
+    ScaleFactor,
+    SsmInput,
+    W4a5Se,
     Window,
+    chosen_scan_input,
 )
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -48,6 +55,12 @@ def evaluate(
     ssm_state_dtype: Annotated[
         Literal["float16", "float32", "int8"] | None, typer.Option(help="With --calibration, as in export.")
     ] = None,
+    ssm_input: SsmInput = None,
+    scale_factor: ScaleFactor = None,
+    fp32_ssm_input: Fp32SsmInput = False,
+    float_sim_asic_int8: FloatSimAsicInt8 = False,
+    float_sim_asic_research_se: FloatSimAsicResearchSe = False,
+    w4a5_se: W4a5Se = False,
     provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
@@ -62,13 +75,21 @@ def evaluate(
     from quamba_export.exporter.evaluate import evaluate
     from quamba_export.exporter.language_models import open_language_model
 
-    flags = {"--calibration": calibration, "--qformat": qformat, "--ssm-state-dtype": ssm_state_dtype}
+    aliases = fp32_ssm_input, float_sim_asic_int8, float_sim_asic_research_se, w4a5_se
+    study = chosen_scan_input(ssm_input, scale_factor, *aliases)
+    flags = {
+        "--calibration": calibration,
+        "--qformat": qformat,
+        "--ssm-state-dtype": ssm_state_dtype,
+        "--ssm-input": study,
+    }
     check_reference_flags(path, [flag for flag, value in flags.items() if value is not None])
     model = open_language_model(
         path,
         calibration=calibration,
         qformat=qformat or "w8a8",
         ssm_state_dtype=ssm_state_dtype or "float16",
+        ssm_input=study,
         provider=provider,
     )
     other = open_language_model(against) if against else None
@@ -100,6 +121,7 @@ def show(result: Evaluation, console: Console) -> None:
     details = (
         f"{result.kind}, {result.engine}, {result.qformat}, {result.ssm_state_dtype} state, {result.mode}"
     )
+    details += f", scan input {result.ssm_input}" if result.ssm_input != "int8" else ""
     console.print(f"[bold]{result.path}[/] ({details})")
     console.print(f"  perplexity      {result.perplexity:.4f}   ({result.nats_per_token:.5f} nats a token)")
     if result.bits_per_byte is not None:

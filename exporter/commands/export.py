@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quamba_export.exporter.console import emit
-from quamba_export.exporter.options import EmbeddingBits, Json, LmHeadBits, Output, QFormat, SsmStateDtype
+from quamba_export.exporter.options import (
+    EmbeddingBits,
+    FloatSimAsicInt8,
+    FloatSimAsicResearchSe,
+    Fp32SsmInput,
+    Json,
+    LmHeadBits,
+    Output,
+    QFormat,
+    ScaleFactor,
+    SsmInput,
+    SsmStateDtype,
+    W4a5Se,
+    chosen_scan_input,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +38,12 @@ def export(
     embedding_bits: EmbeddingBits = None,
     lm_head_bits: LmHeadBits = None,
     ssm_state_dtype: SsmStateDtype = "float16",
+    ssm_input: SsmInput = None,
+    scale_factor: ScaleFactor = None,
+    fp32_ssm_input: Fp32SsmInput = False,
+    float_sim_asic_int8: FloatSimAsicInt8 = False,
+    float_sim_asic_research_se: FloatSimAsicResearchSe = False,
+    w4a5_se: W4a5Se = False,
     as_json: Json = False,
 ) -> None:
     """Quantize a checkpoint with the scales of its calibration and write it as ONNX, states in and out.
@@ -34,13 +54,16 @@ def export(
     from quamba_export.calib.checkpoint import load_checkpoint
     from quamba_export.calib.qformat import qformat_named
     from quamba_export.calib.quantize_model import quantize_model
+    from quamba_export.calib.scan_input import ScanInput, with_scan_input
     from quamba_export.exporter.inspect import inspect_manifest
     from quamba_export.exporter.onnx_export import export_onnx
 
+    aliases = fp32_ssm_input, float_sim_asic_int8, float_sim_asic_research_se, w4a5_se
+    study = chosen_scan_input(ssm_input, scale_factor, *aliases) or ScanInput()
     widths = qformat_named(qformat, embedding_bits=embedding_bits, head_bits=lm_head_bits)
     source, scales = load_checkpoint(checkpoint), read_calibration(calibration)
     model = quantize_model(source, scales, qformat=widths.name, ssm_state_dtype=ssm_state_dtype)
-    export_onnx(model, source, scales, out)
+    export_onnx(with_scan_input(model, scales, study), source, scales, out)
     facts = inspect_manifest(out)
     emit(facts, as_json, lambda console: show(facts, console))
 

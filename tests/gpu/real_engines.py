@@ -30,7 +30,9 @@ class Built:
     def check(self, cuda: Cuda) -> int:
         """Load the engines and put them through the gate; bytes of the GPU's memory that they took."""
         before, _ = cuda.memory()
-        engine = load_engine(self.folder, self.record, self.manifest.states, self.manifest.vocab_size, cuda)
+        engine = load_engine(
+            self.folder.joinpath, self.record, self.manifest.states, self.manifest.vocab_size, cuda
+        )
         check_engine(engine, self.folder, self.manifest, MAX_BATCH)
         return before - cuda.memory()[0]
 

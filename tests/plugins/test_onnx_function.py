@@ -22,6 +22,8 @@ from quamba_export.plugins.common.registry import get_op, op_names
 
 NEWEST_OPSET, NEWEST_IR = 20, 10  # what TensorRT 10.3 parses
 SMALL = {
+    "FloatInputSSDScan": "G_2_int8",
+    "FloatInputSelectiveScan": "odd_sizes_int8",
     "GatedRMSNormHadamardQuantize": "two_groups",
     "HadamardQuantize": "E_16",
     "HalfCausalConv1d": "shorter_than_the_window",
@@ -46,6 +48,7 @@ SMALL = {
     "RMSNormLinear": "odd_sizes",
     "RMSNormQuantize": "odd_width",
     "RequantizedLinear": "odd_sizes",
+    "ScanInputCausalConv1d": "two_scales",
 }
 NO_SCAN = "onnx.reference scans the first axis only, the function bodies the second"
 
@@ -122,6 +125,15 @@ def test_onnx_s_own_evaluator_gives_the_reference_s_bits(name: str) -> None:
 # The gates above, shown red: a fault planted in a function body
 
 FAULTS = [
+    ("FloatInputSSDScan", "odd_sizes_float16", "x_f = Identity (x)", "x_f = Neg (x)"),
+    ("FloatInputSelectiveScan", "odd_sizes_int8", "Mul (step, x_f)", "Identity (x_f)"),
+    (
+        "ScanInputCausalConv1d",
+        "two_scales",
+        "Mul (outlier_codes, outlier_scale)",
+        "Mul (inlier_codes, out_scale)",
+    ),
+    ("ScanInputCausalConv1d", "four_bits", "Equal (inlier_codes, inside)", "Equal (inside, inside)"),
     ("RequantizedLinear", "half_steps", " = Round (", " = Floor ("),
     ("RequantizedLinear", "odd_sizes", "Mul (x_scale, weight_scale)", "Mul (x_scale, out_scale)"),
     ("QuantizedCausalConv1d", "W_3", "(taps, from_1, tap_to_1", "(taps, from_0, tap_to_0"),

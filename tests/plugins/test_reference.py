@@ -26,6 +26,8 @@ STATEFUL = [
     case_named("HalfCausalConv1d", "L_65"),
     case_named("HalfSelectiveScan", "L_65_float16"),
     case_named("HalfSSDScan", "L_65_float16"),
+    case_named("FloatInputSSDScan", "L_65_int8"),
+    case_named("FloatInputSelectiveScan", "L_65_float16"),
 ]
 
 

@@ -7,6 +7,7 @@ an input whose reader sits elsewhere is copied when it is bound, so what changes
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,7 +143,8 @@ def test_cuda_gives_what_the_cpu_gives_though_inputs_are_copied_when_bound(
 def test_a_tensorrt_bundle_has_no_provider(export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from quamba_export.runtime import bundle
 
-    monkeypatch.setattr(bundle, "read_manifest", lambda path: SimpleNamespace(backend="tensorrt"))
+    opened = SimpleNamespace(backend="tensorrt"), SimpleNamespace(location=None)
+    monkeypatch.setattr(bundle, "open_folder", lambda path: nullcontext(opened))
     with pytest.raises(QuambaError, match="no provider to choose") as caught:
         open_model(export, provider="cuda")
     assert caught.value.code is ExitCode.USAGE

@@ -1,0 +1,1 @@
+"""The HTTP server over a bundle; needs the `serve` extra besides the runtime's own."""

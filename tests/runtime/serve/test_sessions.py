@@ -1,0 +1,126 @@
+"""Sessions: what they spare, what they never change, and what bounds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from served import Served, serving
+
+from quamba_export.runtime.serve.job import KeptStates
+from quamba_export.runtime.serve.sessions import Beginning, Session, Sessions
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with serving(max_sessions=2) as made:
+        yield made
+
+
+def cached(answer: dict[str, object]) -> int:
+    usage = answer["usage"]
+    assert isinstance(usage, dict)
+    tokens: int = usage["prompt_tokens_details"]["cached_tokens"]
+    return tokens
+
+
+def test_a_text_that_goes_on_is_not_fed_again(served: Served) -> None:
+    _, first = served.complete("the a", max_tokens=20, temperature=0, session="s")
+    text = "the a" + first["choices"][0]["text"]
+    del served.engine.calls[:]
+    _, second = served.complete(text, max_tokens=20, temperature=0, session="s")
+    fed = served.engine.calls[0][1]
+    _, whole = served.complete("the a", max_tokens=40, temperature=0)
+    assert first["choices"][0]["text"] + second["choices"][0]["text"] == whole["choices"][0]["text"]
+    assert fed == 1
+    assert cached(second) == second["usage"]["prompt_tokens"] - 1
+    assert cached(first) == cached(whole) == 0
+
+
+def test_a_chat_goes_on_after_the_line_that_the_model_began_for_the_user(served: Served) -> None:
+    """The plain format stops at a string that the model has mostly been fed by then."""
+    served.engine.script = ": hi\nUser:"
+    messages = [{"role": "user", "content": "the a"}]
+    body = {"model": "tiny", "max_tokens": 60, "temperature": 0, "session": "s"}
+    _, first, _ = served.send("POST", CHAT, body | {"messages": messages})
+    messages += [first["choices"][0]["message"], {"role": "user", "content": "and"}]
+    _, second, _ = served.send("POST", CHAT, body | {"messages": messages})
+    _, alone, _ = served.send("POST", CHAT, body | {"messages": messages, "session": "other"})
+    assert messages[1] == second["choices"][0]["message"] == {"role": "assistant", "content": "hi"}
+    assert cached(second) > 20 > cached(alone) == 0
+    assert second["usage"]["prompt_tokens"] == alone["usage"]["prompt_tokens"]
+    gone_on, anew = (served.answering.sessions.find(name) for name in ("s", "other"))
+    assert gone_on is not None
+    assert anew is not None
+    for name, array in gone_on.states.arrays.items():
+        np.testing.assert_array_equal(array, anew.states.arrays[name])
+
+
+def test_another_text_begins_anew_and_says_what_it_says_without_a_session(served: Served) -> None:
+    served.complete("the a", max_tokens=20, session="s")
+    _, other = served.complete("and the", max_tokens=20, seed=4, session="s")
+    _, alone = served.complete("and the", max_tokens=20, seed=4)
+    assert cached(other) == 0
+    assert other["choices"] == alone["choices"]
+
+
+def test_a_repetition_penalty_has_to_see_the_whole_text(served: Served) -> None:
+    _, first = served.complete("the a", max_tokens=20, session="s")
+    text = "the a" + first["choices"][0]["text"]
+    _, second = served.complete(text, max_tokens=20, session="s", repetition_penalty=1.2)
+    assert cached(second) == 0
+
+
+def test_the_oldest_goes_first_and_a_session_can_be_ended(served: Served) -> None:
+    for name in ("one", "two", "three"):
+        served.complete("the", max_tokens=2, session=name)
+    assert len(served.answering.sessions) == 2
+    assert served.send("DELETE", "/v1/sessions/one")[0] == 404
+    assert served.send("DELETE", "/v1/sessions/two")[0] == 204
+    assert len(served.answering.sessions) == 1
+
+
+def states(value: int) -> Session:
+    kept = KeptStates({"past_ssm_states.0": np.full((1, 4), value, np.float32)}, value)
+    return Session(kept, Beginning.of("a" * value), 7, Beginning.of("a" * value + "b"))
+
+
+def test_sessions_expire_when_unused_for_long() -> None:
+    now = [0.0]
+    sessions = Sessions(3, 10.0, clock=lambda: now[0])
+    sessions.keep("a", states(1))
+    now[0] = 8.0
+    sessions.keep("b", states(2))
+    assert sessions.find("a") is not None
+    now[0] = 18.5
+    assert sessions.find("b") is None
+    assert sessions.find("a") is None
+    assert (len(sessions), sessions.nbytes) == (0, 0)
+
+
+def test_use_counts_and_not_age() -> None:
+    sessions = Sessions(2, 10.0, clock=lambda: 0.0)
+    sessions.keep("a", states(1))
+    sessions.keep("b", states(2))
+    assert sessions.find("a") is not None
+    sessions.keep("c", states(3))
+    assert sessions.find("b") is None
+    assert sessions.nbytes == 32
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        ("aab", ([7], "")),
+        ("aab more", ([7], " more")),
+        ("aac", ([], "c")),
+        ("aa", None),
+        ("a", None),
+        ("bab", None),
+    ],
+)
+def test_what_is_left_to_be_fed(text: str, rest: object) -> None:
+    assert states(2).rest_of(text) == rest
