@@ -15,6 +15,26 @@ from pathlib import Path
 
 import pytest
 
+from quamba_export.exporter.deploy.preflight import Device
+
+GIB = 1 << 30
+ORIN = Device(
+    machine="aarch64",
+    python="3.10.12",
+    glibc="2.35",
+    user="nvidia",
+    rsync="/usr/bin/rsync",
+    l4t="36.4.3",
+    jetpack="6.2",
+    tensorrt="10.3.0.30",
+    cuda="12.6",
+    sm=87,
+    memory_bytes=8 * GIB,
+    memory_free_bytes=6 * GIB,
+    gpu_free_bytes=None,
+    disk_free_bytes=20 * GIB,
+    power_mode="15W",
+)
 SERVER = """\
 Port {port}
 ListenAddress {address}

@@ -23,7 +23,7 @@ from quamba_export.exporter.plugin_library import cache_folder, run_tool
 
 Packages = Literal["ship", "device"]
 STAGES = ("calib", "exporter", "plugins", "runtime", "targets")
-EXTRA = {"onnxruntime": "runtime", "tensorrt": "runtime-gpu"}
+EXTRAS = {"onnxruntime": ("runtime", "serve"), "tensorrt": ("runtime-gpu", "serve")}
 BACKPORTS = ("exceptiongroup", "typing-extensions")  # pip judges by its own Python which are needed
 OLDEST_MANYLINUX = 17  # glibc 2.17: manylinux2014
 
@@ -45,12 +45,12 @@ def site_folder(device: Device, backend: str, packages: Packages, wheels: Path |
 
 
 def requirements(backend: str, device: Device) -> list[str]:
-    """quamba-export's own, and those of the backend's extra, as its metadata says."""
-    extra, found = EXTRA[backend], []
+    """quamba-export's own, and those of the backend's extras, as its metadata says."""
+    found = []
     for line in distribution("quamba-export").requires or []:
         requirement, _, marker = line.partition(";")
         extras = re.findall(r"""extra == ['"]([\w-]+)""", marker)
-        if not extras or extra in extras:
+        if not extras or set(extras) & set(EXTRAS[backend]):
             found.append(requirement.strip())
     if backend == "tensorrt" and device.cuda:  # newer bindings want a newer driver
         found.append(f"cuda-python<{int(device.cuda.split('.')[0]) + 1}")

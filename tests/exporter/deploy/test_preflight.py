@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from refusals import refused
+from ssh_device import ORIN
 from tiny_recurrent import write_tiny_export
 
 from quamba_export.exporter.deploy.device import probe as probe_module
 from quamba_export.exporter.deploy.device.probe import probe
 from quamba_export.exporter.deploy.preflight import (
-    Device,
     check_device,
     check_disk,
     check_memory,
@@ -27,23 +27,6 @@ from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import Manifest, read_manifest
 
 GIB = 1 << 30
-ORIN = Device(
-    machine="aarch64",
-    python="3.10.12",
-    glibc="2.35",
-    user="nvidia",
-    rsync="/usr/bin/rsync",
-    l4t="36.4.3",
-    jetpack="6.2",
-    tensorrt="10.3.0.30",
-    cuda="12.6",
-    sm=87,
-    memory_bytes=8 * GIB,
-    memory_free_bytes=6 * GIB,
-    gpu_free_bytes=None,
-    disk_free_bytes=20 * GIB,
-    power_mode="15W",
-)
 ENGINE = EngineRecord("10.3.0", False, 87, "c0ffee", 4, 256, weights=(), device_bytes=2 * GIB)
 AARCH64 = b"\x7fELF\x02\x01\x01" + bytes(9) + (3).to_bytes(2, "little") + (183).to_bytes(2, "little")
 

@@ -37,7 +37,8 @@ def test_the_unit_is_one(current: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"), [("Restart=", "Restrat=", "Restrat"), ("current/bin", "elsewhere/bin", "not executable")]
+    ("old", "new", "said"),
+    [("Restart=", "Restrat=", "Restrat"), ("current/bin", "elsewhere/bin", "not executable")],
 )
 def test_a_fault_in_it_is_seen(current: Path, tmp_path: Path, old: str, new: str, said: str) -> None:
     unit = tmp_path / "quamba-export.service"
