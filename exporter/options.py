@@ -51,6 +51,14 @@ ProviderOption = Annotated[
         help="ONNX Runtime's execution provider, cpu where none is named; cuda needs onnxruntime-gpu.",
     ),
 ]
+RequireSignature = Annotated[
+    Path | None,
+    typer.Option(
+        "--require-signature",
+        metavar="PEM",
+        help="Load only what this public key, or this certificate's, has signed (`quamba-export sign`).",
+    ),
+]
 SsmInput = Annotated[
     str | None,
     typer.Option(
