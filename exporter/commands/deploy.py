@@ -29,6 +29,9 @@ def deploy(
     ] = False,
     status: Annotated[bool, typer.Option("--status", help="HOST...: what is there.")] = False,
     unit: Annotated[bool, typer.Option("--unit", help="Print the systemd unit, do nothing else.")] = False,
+    target: Annotated[
+        str | None, typer.Option(help="For an export/: what the device builds it for, with its own TensorRT.")
+    ] = None,
     systemd: Annotated[
         bool, typer.Option("--systemd", help="Also install and start the user's systemd unit.")
     ] = False,
@@ -52,9 +55,10 @@ def deploy(
 
     Example: quamba-export deploy bundle/ user@jetson
     """
-    from quamba_export.exporter.deploy.actions import deploy_to, plan_deployment, roll_back, status_of
+    from quamba_export.exporter.deploy.actions import deploy_to, roll_back, status_of
     from quamba_export.exporter.deploy.fleet import Action, on_hosts, require_all
     from quamba_export.exporter.deploy.host import SshOptions, checked_hosts
+    from quamba_export.exporter.deploy.plan import Choices, plan_deployment
     from quamba_export.exporter.deploy.rsync import check_rsync
     from quamba_export.exporter.deploy.unit import unit_text
 
@@ -71,7 +75,8 @@ def deploy(
     else:
         hosts = checked_hosts(words[1:])
         check_rsync()
-        plan = plan_deployment(Path(words[0]), packages, wheels, keep, serve_port if systemd else None)
+        choices = Choices(packages, wheels, keep, serve_port if systemd else None, target)
+        plan = plan_deployment(Path(words[0]), choices)
         action = partial(deploy_to, plan)
     results = on_hosts(hosts, options, action, quiet=as_json)
     emit({"hosts": results}, as_json, lambda console: show(results, console))

@@ -8,11 +8,11 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from quamba_export.exporter.deploy.packages import Packages, site_folder
+from quamba_export.exporter.deploy.packages import site_folder
+from quamba_export.exporter.deploy.plan import Plan
 from quamba_export.exporter.deploy.preflight import (
     Device,
     check_device,
@@ -24,22 +24,8 @@ from quamba_export.exporter.deploy.preflight import (
 from quamba_export.exporter.deploy.rsync import copy_folder
 from quamba_export.exporter.deploy.ssh import Session
 from quamba_export.exporter.deploy.unit import unit_text
-from quamba_export.runtime.errors import QuambaError
-from quamba_export.runtime.manifest import Manifest, read_manifest
 
 Report = Callable[[str], None]  # the step that begins
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One deployment, the same for every host."""
-
-    bundle: Path
-    manifest: Manifest
-    packages: Packages
-    wheels: Path | None
-    keep: int  # releases, the current one among them
-    port: int | None  # of the systemd unit that is to be installed
 
 
 @dataclass(frozen=True)
@@ -56,21 +42,6 @@ class Outcome:
     incoming: tuple[str, ...] = ()  # ids of interrupted copies, of a status
 
 
-def plan_deployment(
-    bundle: Path, packages: Packages, wheels: Path | None, keep: int, port: int | None
-) -> Plan:
-    """Verify the bundle. Raises QuambaError: exit 4 for a changed one, 3 for what no device can run."""
-    manifest = read_manifest(bundle)
-    if manifest.kind != "bundle" or manifest.self_test is None:
-        raise QuambaError(
-            f"{bundle} cannot be deployed",
-            found="an export" if manifest.kind == "export" else "a bundle without a self-test",
-            allowed="a bundle that `quamba-export build` of this release made",
-            fix="quamba-export build export/ --target ... -o bundle/",
-        )
-    return Plan(bundle, manifest, packages, wheels, keep, port)
-
-
 def deploy_to(plan: Plan, session: Session, report: Report) -> Outcome:
     """Preflight, copy, self-test, switch; what is done already is not done again.
 
@@ -79,27 +50,24 @@ def deploy_to(plan: Plan, session: Session, report: Report) -> Outcome:
     """
     report("preflight")
     device = device_from(session.call("probe"))
-    check_device(device, plan.manifest, plan.bundle)
-    check_memory(device, needs_of(plan.manifest))
+    check_device(device, plan.manifest, plan.source, plan.target)
+    check_memory(device, needs_of(plan.manifest, plan.backend))
     report("packages")
-    site = site_folder(device, plan.manifest.backend, plan.packages, plan.wheels)
-    name = release_id(plan.manifest, site)
+    choices = plan.choices
+    site = site_folder(device, plan.backend, choices.packages, choices.wheels, builds=plan.target is not None)
+    name = plan.release_id(site)
     owner = take_lock(session)
     place = session.call("stage", name=name)
     same_bits = None
     if place["state"] == "incoming":
-        check_disk(device, _size(site) + _size(plan.bundle), int(place["bytes"]))
-        _copy(session, plan.bundle, site, place, report)
-        report("self-test")
-        tested = session.call("install", name=name, digest=plan.manifest.digest, record=_record(plan, owner))
-        same_bits = bool(tested["same_bits"])
+        same_bits = _install(session, plan, site, place, _record(plan, owner, name), report)
     report("switch")
     switched: dict[str, Any] = {"before": name, "service": None}
     if place["state"] != "current":
-        switched = session.call("activate", name=name, keep=plan.keep)
+        switched = session.call("activate", name=name, keep=choices.keep)
     service = switched["service"]
-    if plan.port is not None:
-        service = session.call("write_unit", text=unit_text(plan.port, f"{place['root']}/current"))
+    if choices.port is not None:
+        service = session.call("write_unit", text=unit_text(choices.port, f"{place['root']}/current"))
     state = "unchanged" if place["state"] == "current" else "deployed"
     return Outcome(state, name, switched["before"], same_bits, service, device)
 
@@ -139,32 +107,38 @@ def take_lock(session: Session) -> str:
     return owner
 
 
-def release_id(manifest: Manifest, site: Path) -> str:
-    """The same bundle with the same packages is the same release."""
-    return sha256(f"{manifest.digest}\0{site.name}".encode()).hexdigest()[:16]
-
-
-def _copy(session: Session, bundle: Path, site: Path, place: dict[str, Any], report: Report) -> None:
-    """Packages may share their files with the current release; a bundle may not, its files have one name."""
-    links = [f"--link-dest={place['basis']}/site"] if place["basis"] else []
-    likes = [f"--copy-dest={place['basis']}/bundle"] if place["basis"] else []
-    for part, source, options in (("site", site, links), ("bundle", bundle, ["--checksum", *likes])):
-        target = f"{place['path']}/{part}"
-        copy_folder(session, source, target, _percent(report, part), options)
+def _install(
+    session: Session, plan: Plan, site: Path, place: dict[str, Any], record: dict[str, Any], report: Report
+) -> bool:
+    """Copy, build where it is to be built there, and test. Returns whether the logits have the same bits."""
+    check_disk(device_from(session.call("probe")), _size(site) + _size(plan.source), int(place["bytes"]))
+    path, basis = place["path"], place["basis"]
+    # packages may share their files with the current release; a bundle may not, each of its files has one name
+    links = [f"--link-dest={basis}/site"] if basis else []
+    copy_folder(session, site, f"{path}/site", _percent(report, "site"), links)
+    likes = ["--checksum", *([f"--copy-dest={basis}/{plan.part}"] if basis else [])]
+    copy_folder(session, plan.source, f"{path}/{plan.part}", _percent(report, plan.part), likes)
+    if plan.target:
+        report(f"build for {plan.target.name}")
+        session.call("build", name=record["id"], target=plan.target.name)
+    report("self-test")
+    tested = session.call(
+        "install", name=record["id"], wanted=plan.wanted(), expected=plan.expected, record=record
+    )
+    return bool(tested["same_bits"])
 
 
 def _percent(report: Report, part: str) -> Callable[[int], None]:
     return lambda percent: report(f"copy {part} {percent} %")
 
 
-def _record(plan: Plan, owner: str) -> dict[str, Any]:
+def _record(plan: Plan, owner: str, name: str) -> dict[str, Any]:
     """release.json, but for what the device adds."""
-    manifest = plan.manifest
     return {
-        "bundle_digest": manifest.digest,
-        "target": manifest.target,
-        "qformat": manifest.qformat,
-        "packages": plan.packages,
+        "id": name,
+        "target": plan.target.name if plan.target else plan.manifest.target,
+        "qformat": plan.manifest.qformat,
+        "packages": plan.choices.packages,
         "by": owner,
         "at": _now(),
     }

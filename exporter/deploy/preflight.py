@@ -12,6 +12,7 @@ from quamba_export.exporter.elf_header import elf_kind
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest
+from quamba_export.targets.target_file import Target
 
 MIB, GIB = 1 << 20, 1 << 30
 PYTHON = (3, 10)
@@ -74,12 +75,19 @@ def device_from(answer: Any) -> Device:
     return Device(**{name: answer[name] for name in Device.__annotations__})
 
 
-def check_device(device: Device, manifest: Manifest, bundle: Path) -> None:
-    """Refuse (exit 5) a device that cannot run the bundle, naming all that is wrong, or (8) has no rsync."""
-    wrong = [*_wrong_software(device), *_wrong_engine(device, manifest, bundle)]
+def check_device(device: Device, manifest: Manifest, bundle: Path, target: Target | None = None) -> None:
+    """Refuse (exit 5) a device that cannot run the bundle, naming all that is wrong, or (8) has no rsync.
+
+    target: what the device is to build for, of an export/ instead of a bundle.
+    """
+    wrong = [
+        *_wrong_software(device),
+        *_wrong_engine(device, manifest, bundle),
+        *_wrong_target(device, target),
+    ]
     if wrong:
         raise QuambaError(
-            f"a bundle for {manifest.target} cannot run on this device",
+            f"a bundle for {target.name if target else manifest.target} cannot run on this device",
             found="; ".join(found for found, _ in wrong),
             allowed="; ".join(allowed for _, allowed in wrong),
             fix="build the bundle for this device: quamba-export build export/ --target ... -o bundle/",
@@ -119,6 +127,16 @@ def _wrong_engine(device: Device, manifest: Manifest, bundle: Path) -> Iterable[
         yield f"a processor {device.machine}", f"{kind}: {LIBRARY} of the bundle"
 
 
+def _wrong_target(device: Device, target: Target | None) -> Iterable[tuple[str, str]]:
+    """The same of what a build of TensorRT engines wants."""
+    if target is None or target.backend != "tensorrt":
+        return
+    if device.sm != target.sm:
+        yield f"a GPU of sm_{device.sm}" if device.sm else "no GPU", f"sm_{target.sm}: {target.description}"
+    if device.tensorrt is None:
+        yield "no TensorRT", "TensorRT 10, of JetPack or apt"
+
+
 def _reads_plan(found: str | None, record: EngineRecord) -> bool:
     """Whether a TensorRT runs plans of the record's: the same release, or as version_compatible says."""
     have, built = _numbers(found or "0"), _numbers(record.tensorrt)
@@ -137,9 +155,12 @@ class Needs:
     gpu: int
 
 
-def needs_of(manifest: Manifest) -> Needs:
-    """An estimate. Of TensorRT what its build measured; of ONNX Runtime the weights CPU_COPIES times."""
-    process = PROCESS_BYTES[manifest.backend]
+def needs_of(manifest: Manifest, backend: str) -> Needs:
+    """An estimate. Of TensorRT what its build measured; of ONNX Runtime the weights CPU_COPIES times.
+
+    A device that builds engines compares them with ONNX Runtime, and estimates the GPU's memory itself.
+    """
+    process = PROCESS_BYTES[backend]
     if manifest.engine:
         return Needs(process, manifest.engine.device_bytes)
     model = sum(entry.size for name, entry in manifest.files.items() if name.startswith("model.onnx"))

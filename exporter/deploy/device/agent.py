@@ -42,13 +42,23 @@ class Agent:
     def stage(self, name: str) -> dict[str, Any]:
         return self.store.stage(name)
 
-    def install(self, name: str, digest: str, record: dict[str, Any]) -> dict[str, Any]:
+    def build(self, name: str, target: str) -> None:
+        """Build the bundle of what was staged."""
+        install.build_bundle(self.staged(name), target)
+
+    def install(
+        self, name: str, wanted: dict[str, str], expected: str, record: dict[str, Any]
+    ) -> dict[str, Any]:
         """Test what was staged, and make it a release. Returns the self-test's result."""
-        staged = self.store.incoming / self.store.release(name).name
+        staged = self.staged(name)
         install.write_launcher(staged)
-        result = install.run_self_test(staged, digest)
-        self.store.put_in_place(name, {**record, "id": name, "self_test": result})
+        result = install.run_self_test(staged, wanted, expected)
+        record = {**record, "bundle_digest": result["digest"], "self_test": result}
+        self.store.put_in_place(name, record)
         return result
+
+    def staged(self, name: str) -> Path:
+        return self.store.incoming / self.store.release(name).name
 
     def activate(self, name: str, keep: int) -> dict[str, Any]:
         """Switch to a release. Returns what was current, what was deleted, how a service took it."""
@@ -67,9 +77,8 @@ class Agent:
                 allowed="a device that was deployed to twice",
                 fix="deploy the bundle that you want",
             )
-        result = install.run_self_test(
-            self.store.release(before[-1]), str(self.store.record(before[-1])["bundle_digest"])
-        )
+        digest = self.store.record(before[-1])["bundle_digest"]
+        result = install.run_self_test(self.store.release(before[-1]), {"digest": digest})
         self.store.switch(before[-1])
         self.store.note(before)
         return {

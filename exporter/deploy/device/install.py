@@ -1,4 +1,4 @@
-"""A staged release made to run, and run: its launcher, its self-test, the service that uses it."""
+"""A staged release made to run, and run: its launcher, engines, self-test, and the service that uses it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ export PYTHONPATH="$release/site" PYTHONNOUSERSITE=1
 exec {python} -m quamba_export.exporter.cli "$@"
 """
 UNIT = "quamba-export.service"
-SELF_TEST_SECONDS = 900.0
+SELF_TEST_SECONDS, BUILD_SECONDS = 900.0, 3600.0
 
 
 def write_launcher(release: Path) -> Path:
@@ -33,32 +33,32 @@ def write_launcher(release: Path) -> Path:
     return launcher
 
 
-def run_self_test(release: Path, digest: str) -> dict[str, Any]:
-    """The bundle's self-test in a process of its own; digest: of the manifest that must have run.
+def build_bundle(release: Path, target: str) -> None:
+    """Build bundle/ of export/ with the release's own packages and the device's TensorRT.
 
-    Raises QuambaError: the bundle's own refusal, exit 6 where the kernel ended it for memory, 8 where it did
-    not start.
+    Raises QuambaError with the exit code of `quamba-export build`, and its words.
     """
-    command = [sys.executable, "-m", "quamba_export.runtime.self_test", str(release / "bundle")]
-    environment = {**os.environ, "PYTHONPATH": str(release / "site"), "PYTHONNOUSERSITE": "1"}
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=SELF_TEST_SECONDS,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise _failed(f"no answer within {SELF_TEST_SECONDS:.0f} s") from error
-    if done.returncode == -signal.SIGKILL:
+    module = ["-m", "quamba_export.exporter.cli", "build", str(release / "export")]
+    done = _run(release, [*module, "--target", target, "-o", str(release / "bundle")], BUILD_SECONDS)
+    if done.returncode != 0:
+        codes = {int(code): code for code in ExitCode}
         raise QuambaError(
-            "the self-test was killed on the device",
-            found="signal 9, as the kernel sends where memory is short",
-            fix="free memory on the device, or build with a smaller --max-batch or --prefill-length",
-            code=ExitCode.OUT_OF_SPACE,
+            f"the bundle for {target} could not be built on the device",
+            found=done.stderr.strip()[-1500:],
+            fix="mend what it says; `quamba-export doctor --for gpu-build` there says what a build needs",
+            code=codes.get(done.returncode, ExitCode.REMOTE),
         )
+
+
+def run_self_test(release: Path, wanted: dict[str, str], expected: str = "") -> dict[str, Any]:
+    """The bundle's self-test in a process of its own.
+
+    wanted: what the result must say, such as the digest of the manifest; expected: tokens as JSON, "" for the
+    manifest's. Raises QuambaError: the bundle's own refusal, exit 6 where the kernel ended it for memory, 8
+    where it did not start.
+    """
+    module = ["-m", "quamba_export.runtime.self_test", str(release / "bundle"), expected]
+    done = _run(release, module, SELF_TEST_SECONDS)
     try:
         result = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError) as error:
@@ -71,20 +71,44 @@ def run_self_test(release: Path, digest: str) -> dict[str, Any]:
             fix=result["fix"],
             code=ExitCode(result["code"]),
         )
-    if result["digest"] != digest:
+    if odd := [name for name in wanted if result[name] != wanted[name]]:
         raise QuambaError(
-            "another bundle arrived than was sent",
-            found=f"a manifest of sha256 {result['digest']}",
-            allowed=f"sha256 {digest}",
+            "something else arrived than was sent",
+            found=f"{odd[0]} {result[odd[0]]}",
+            allowed=wanted[odd[0]],
             fix="deploy again; do not change the bundle meanwhile",
             code=ExitCode.INTEGRITY,
         )
     return dict(result)
 
 
+def _run(release: Path, words: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    """This Python with the release's packages. Raises QuambaError: exit 6 where the kernel ended it."""
+    environment = {**os.environ, "PYTHONPATH": str(release / "site"), "PYTHONNOUSERSITE": "1"}
+    try:
+        done = subprocess.run(
+            [sys.executable, *words],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _failed(f"no answer within {seconds:.0f} s") from error
+    if done.returncode == -signal.SIGKILL:
+        raise QuambaError(
+            f"{words[1]} was killed on the device",
+            found="signal 9, as the kernel sends where memory is short",
+            fix="free memory on the device, or build with a smaller --max-batch or --prefill-length",
+            code=ExitCode.OUT_OF_SPACE,
+        )
+    return done
+
+
 def _failed(found: str) -> QuambaError:
     return QuambaError(
-        "the self-test did not run on the device",
+        "the release does not run on the device",
         found=found,
         allowed="one JSON object",
         fix="log in and run `quamba-export doctor` there, or deploy with --packages ship",

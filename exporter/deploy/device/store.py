@@ -86,8 +86,7 @@ class Store:
         whole, path, current = self.release(name), self.incoming / name, self.current()
         if whole.is_dir():
             return {"state": "current" if name == current else "whole", "root": str(self.folder)}
-        for part in ("bundle", "site"):
-            (path / part).mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True)
         there = sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
         basis = str(self.release(current)) if current else None
         root = str(self.folder)
@@ -96,6 +95,8 @@ class Store:
     def put_in_place(self, name: str, record: dict[str, Any]) -> None:
         """What was staged and tested becomes a release, in one step."""
         staged = self.incoming / name
+        if (staged / "export").is_dir():  # the bundle has been built of it
+            shutil.rmtree(staged / "export")
         (staged / "release.json").write_text(json.dumps(record, indent=2) + "\n")
         os.sync()  # a power cut after the rename finds the content too
         staged.rename(self.release(name))

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,16 @@ from quamba_export.exporter import cli
 from quamba_export.exporter.deploy import actions, preflight
 from quamba_export.exporter.deploy.actions import (
     Outcome,
-    Plan,
     deploy_to,
-    plan_deployment,
     roll_back,
     status_of,
 )
 from quamba_export.exporter.deploy.host import SshOptions
+from quamba_export.exporter.deploy.plan import Choices, Plan, plan_deployment
 from quamba_export.exporter.deploy.ssh import Session
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.manifest import read_manifest
+from quamba_export.targets.target import load_target
 
 Bundles = tuple[Path, Path, Path]
 LOST = ExitCode.INCOMPLETE
@@ -58,8 +60,8 @@ def options(device: SshDevice) -> SshOptions:
     return SshOptions(config=device.config)
 
 
-def plan(bundle: Path, keep: int = 3, port: int | None = None) -> Plan:
-    return plan_deployment(bundle, "device", None, keep, port)
+def plan(bundle: Path, **choices: Any) -> Plan:
+    return plan_deployment(bundle, Choices("device", **choices))
 
 
 def deployed(device: SshDevice, bundle: Path, host: str = "known", **choices: Any) -> Outcome:
@@ -287,3 +289,35 @@ def test_only_so_many_releases_stay(running: SshDevice, bundles: Bundles) -> Non
     last = deployed(running, bundles[1], keep=1).current
     assert releases(running) == {last}
     assert list((running.store / "incoming").iterdir()) == []
+
+
+def test_an_export_is_built_on_the_device(device: SshDevice, bundles: Bundles) -> None:
+    export = bundles[0].with_name("export-float32")
+    with refused("is an export", "no --target", code=ExitCode.USAGE):
+        plan(export)
+    with refused("is a bundle", "--target cpu", code=ExitCode.USAGE):
+        plan(bundles[0], target="cpu")
+    with refused("cannot be built on a device", "build --portable", code=ExitCode.INCOMPATIBLE):
+        plan(export, target="orin-nano")
+    made = deployed(device, export, target="cpu")
+    assert (made.state, made.same_bits) == ("deployed", True)
+    assert {path.name for path in (device.store / "current/").iterdir()} == {
+        "bin",
+        "bundle",
+        "release.json",
+        "site",
+    }
+    assert read_manifest(device.store / "current/bundle").export_digest == read_manifest(export).digest
+    assert deployed(device, export, target="cpu").state == "unchanged"
+
+
+def test_a_build_that_fails_on_the_device_is_told(
+    device: SshDevice, bundles: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = replace(plan(bundles[0].with_name("export-float32"), target="cpu"), target=load_target("h200"))
+    monkeypatch.setattr(actions, "check_device", lambda *arguments: None)
+    with (
+        Session("known", options(device)) as session,
+        refused("h200 could not be built on the device", "fix") as _,
+    ):
+        deploy_to(broken, session, lambda step: None)

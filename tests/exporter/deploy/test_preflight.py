@@ -87,7 +87,7 @@ def test_an_answer_that_makes_no_sense_is_refused(change: dict[str, Any]) -> Non
 
 def test_a_device_that_fits_is_taken(orin: Manifest, bundle: Path) -> None:
     check_device(ORIN, orin, bundle)
-    check_memory(ORIN, needs_of(orin))
+    check_memory(ORIN, needs_of(orin, "tensorrt"))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_rsync_is_wanted_there(cpu: Manifest, bundle: Path) -> None:
 
 
 def test_a_jetson_s_gpu_takes_the_same_memory(orin: Manifest) -> None:
-    needs = needs_of(orin)
+    needs = needs_of(orin, "tensorrt")
     assert (needs.gpu, needs.host) == (2 * GIB, 768 << 20)
     check_memory(replace(ORIN, memory_free_bytes=needs.gpu + needs.host), needs)
     with refused("device's memory", "2.75 GiB, and 2.00 GiB free", code=ExitCode.OUT_OF_SPACE):
