@@ -17,7 +17,7 @@ import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
 from quamba_export.exporter.console import say
-from quamba_export.exporter.tensorrt_graph import tensorrt_graph
+from quamba_export.exporter.portable import engine_graphs
 from quamba_export.exporter.tensorrt_memory import check_memory, estimate_memory
 from quamba_export.exporter.tensorrt_weights import weight_table, write_weights
 from quamba_export.exporter.timing_cache import TimingCache, cache_key, default_path
@@ -81,10 +81,7 @@ def engines_from_export(
     contracts, cuda = load_plugins(options.plugins), Cuda()
     _, prefill = profiles
     model = onnx.load(str(export / "model.onnx"), load_external_data=False)
-    graphs = {
-        profile.name: tensorrt_graph(model, weights_as_inputs=True, steps=profile.longest == 1)
-        for profile in profiles
-    }
+    graphs = engine_graphs(export)
     weights = weight_table(graphs["prefill"], model)
     estimate = estimate_memory(model, weights, prefill.max_batch, prefill.longest)
     say(f"memory: about {estimate}")
