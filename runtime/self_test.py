@@ -2,8 +2,8 @@
 
 `python -m quamba_export.runtime.self_test BUNDLE [JSON]` runs it on the device, before a deployment is
 switched on, and prints one JSON object; JSON is another expectation than the manifest's: of a bundle built
-there, what the export gave elsewhere. The tokens must be the same; the logits, floats, need not have the same bits on
-another processor, so their digest is reported and decides nothing.
+there, what the export gave elsewhere. The tokens must be the same; the logits, floats, need not have the
+same bits on another processor, so their digest is reported and decides nothing.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def self_test_of(
 def run_self_test(bundle: Path, expected: str = "") -> SelfTestResult:
     """Verify a bundle, run its self-test here and compare.
 
-    expected: JSON as in the manifest, "" for the manifest's own. Raises QuambaError: exit 3 for a bundle without one, 9 for other tokens; and what open_bundle raises.
+    expected: JSON as in the manifest, "" for the manifest's own. Raises QuambaError: exit 3 for a bundle
+    without one, 9 for other tokens; and what open_bundle raises.
     """
     from quamba_export.runtime.bundle import open_bundle
 

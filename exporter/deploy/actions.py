@@ -113,7 +113,7 @@ def _install(
     """Copy, build where it is to be built there, and test. Returns whether the logits have the same bits."""
     check_disk(device_from(session.call("probe")), _size(site) + _size(plan.source), int(place["bytes"]))
     path, basis = place["path"], place["basis"]
-    # packages may share their files with the current release; a bundle may not, each of its files has one name
+    # packages may share their files with the current release; a bundle may not: no hard links there
     links = [f"--link-dest={basis}/site"] if basis else []
     copy_folder(session, site, f"{path}/site", _percent(report, "site"), links)
     likes = ["--checksum", *([f"--copy-dest={basis}/{plan.part}"] if basis else [])]

@@ -35,8 +35,8 @@ def site_folder(
     """The folder for a device; made where the cache has none, which takes pip a minute.
 
     packages: "ship" for all that the runtime needs, "device" for quamba-export only, where the device's
-    Python has the rest. builds: whether it builds there, too. wheels: a folder of wheels to take instead of an index. Raises QuambaError (exit 5)
-    where pip finds no wheels for the device.
+    Python has the rest. builds: whether a bundle is built there, too. wheels: a folder of wheels to take
+    instead of an index. Raises QuambaError (exit 5) where pip finds no wheels for the device.
     """
     cache = cache_folder().parent / "device"
     wanted = requirements(backend, device, builds=builds) if packages == "ship" else []
