@@ -116,7 +116,7 @@ def _install(
     # packages may share their files with the current release; a bundle may not: no hard links there
     links = [f"--link-dest={basis}/site"] if basis else []
     copy_folder(session, site, f"{path}/site", _percent(report, "site"), links)
-    likes = ["--checksum", *([f"--copy-dest={basis}/{plan.part}"] if basis else [])]
+    likes = ["--checksum", *([f"--copy-dest={basis}/bundle"] if basis and not plan.target else [])]
     copy_folder(session, plan.source, f"{path}/{plan.part}", _percent(report, plan.part), likes)
     if plan.target:
         report(f"build for {plan.target.name}")

@@ -318,6 +318,6 @@ def test_a_build_that_fails_on_the_device_is_told(
     monkeypatch.setattr(actions, "check_device", lambda *arguments: None)
     with (
         Session("known", options(device)) as session,
-        refused("h200 could not be built on the device", "fix") as _,
+        refused("h200 could not be built on the device", "TensorRT", code=ExitCode.INCOMPATIBLE),
     ):
         deploy_to(broken, session, lambda step: None)

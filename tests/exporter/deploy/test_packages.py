@@ -50,6 +50,9 @@ def test_what_a_backend_and_a_python_want() -> None:
     assert not re.search("torch|cuda|onnx[^r]", names)
     assert "exceptiongroup" in names
     assert "exceptiongroup" not in requirements("onnxruntime", replace(CPU, python="3.12.3"))
+    building = " ".join(requirements("tensorrt", ORIN, builds=True))
+    assert "onnx>=" in building
+    assert not re.search("torch|quamba", building)
     jetson = requirements("tensorrt", ORIN)
     assert "cuda-python<13" in jetson  # of a driver for CUDA 12
     assert not any("onnxruntime" in name for name in jetson)

@@ -25,6 +25,7 @@ from quamba_export.exporter.deploy.preflight import (
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import Manifest, read_manifest
+from quamba_export.targets.target import load_target
 
 GIB = 1 << 30
 ENGINE = EngineRecord("10.3.0", False, 87, "c0ffee", 4, 256, weights=(), device_bytes=2 * GIB)
@@ -122,6 +123,15 @@ def test_version_compatible_plans_want_a_later_release_of_the_major_version(
     else:
         with refused(f"TensorRT {version}", code=ExitCode.INCOMPATIBLE):
             check_device(device, manifest, bundle)
+
+
+def test_engines_are_built_on_the_target_itself(cpu: Manifest, bundle: Path) -> None:
+    target = load_target("orin-nano")
+    check_device(ORIN, cpu, bundle, target)
+    with refused(
+        "for orin-nano cannot run", "a GPU of sm_90; no TensorRT", "sm_87", code=ExitCode.INCOMPATIBLE
+    ):
+        check_device(replace(ORIN, sm=90, tensorrt=None), cpu, bundle, target)
 
 
 def test_a_cpu_bundle_wants_neither_gpu_nor_tensorrt(cpu: Manifest, bundle: Path) -> None:
