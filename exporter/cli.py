@@ -19,6 +19,7 @@ from quamba_export.exporter.commands.build import build
 from quamba_export.exporter.commands.calibrate import calibrate
 from quamba_export.exporter.commands.compare import compare
 from quamba_export.exporter.commands.cost import cost
+from quamba_export.exporter.commands.deploy import deploy
 from quamba_export.exporter.commands.doctor import doctor
 from quamba_export.exporter.commands.eval import evaluate
 from quamba_export.exporter.commands.export import export
@@ -101,6 +102,7 @@ for name, command in (
     ("export-triton", export_triton),
     ("sign", sign),
     ("verify", verify),
+    ("deploy", deploy),
     ("targets", targets),
     ("doctor", doctor),
 ):
