@@ -25,7 +25,9 @@ from quamba_export.exporter.commands.report import report
 from quamba_export.exporter.commands.run import run
 from quamba_export.exporter.commands.scale_drift import scale_drift
 from quamba_export.exporter.commands.serve import serve
+from quamba_export.exporter.commands.sign import sign
 from quamba_export.exporter.commands.targets import targets
+from quamba_export.exporter.commands.verify import verify
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 EXTRA_OF_MODULE = {
@@ -42,6 +44,9 @@ EXTRA_OF_MODULE = {
     "prometheus_client": "serve",
     "huggingface_hub": "hub",
     "datasets": "hub",
+    "cryptography": "verify",
+    "model_signing": "sign",
+    "OpenSSL": "sign",
 }
 EXTRA_OF_COMMAND = {"export": "export", "build": "export", "compare": "compare", "report": "compare"}
 OUT_OF_MEMORY_TEXTS = (
@@ -77,6 +82,8 @@ for name, command in (
     ("scale-drift", scale_drift),
     ("bench", bench),
     ("report", report),
+    ("sign", sign),
+    ("verify", verify),
     ("targets", targets),
     ("doctor", doctor),
 ):

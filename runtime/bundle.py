@@ -63,16 +63,22 @@ class Bundle:
         return generate(HostDecoder(self.engine, sampling), self.tokenizer, ids, limits)
 
 
-def open_bundle(path: Path | str, *, threads: int = 0, provider: Provider | None = None) -> Bundle:
+def open_bundle(
+    path: Path | str,
+    *,
+    threads: int = 0,
+    provider: Provider | None = None,
+    require_signature: Path | None = None,
+) -> Bundle:
     """Open a bundle/ or export/ directory.
 
     threads: of ONNX Runtime on the CPU, 0 for one a physical core; provider: ONNX Runtime's, None for the
-    CPU's, and for a TensorRT bundle, which has none. Raises QuambaError: exit 2 for a provider that the
-    bundle has no use for, 3 for a directory that is neither or lacks a tokenizer, 4 where a file is not the
-    one that the manifest names, 5 for one that this machine cannot run.
+    CPU's, and for a TensorRT bundle, which has none; require_signature: see open_folder. Raises QuambaError:
+    exit 2 for a provider that the bundle has no use for, 3 for a directory that is neither or lacks a
+    tokenizer, 4 where a file is not the one that the manifest names, 5 for one that this machine cannot run.
     """
     path = Path(path)
-    with open_folder(path) as (manifest, files):
+    with open_folder(path, require_signature) as (manifest, files):
         engine = open_engine(manifest, files.location, threads=threads, provider=provider)
         tokenizer = open_tokenizer(files.location, manifest)
         chat = read_chat_template(files.location, manifest)

@@ -22,6 +22,7 @@ from quamba_export.runtime.folder_check import (
     HASH_CHUNK_BYTES,
     MAX_BYTES,
     MAX_MANIFEST_BYTES,
+    SIGNATURE,
     FileEntry,
     check_names,
     integrity_error,
@@ -75,7 +76,10 @@ class HeldFiles:
 
         Raises QuambaError (exit 4).
         """
-        check_names(self.folder, manifest_name, entries, self.names())
+        names = self.names()
+        check_names(self.folder, manifest_name, entries, names)
+        if SIGNATURE in names:  # read only where a signature is required
+            self._open(SIGNATURE, MAX_MANIFEST_BYTES)
         for name, entry in entries.items():
             descriptor = self._open(name, MAX_BYTES[name])
             if (size := os.fstat(descriptor).st_size) != entry.size:

@@ -30,6 +30,7 @@ from quamba_export.runtime.folder_check import (
 )
 from quamba_export.runtime.held_files import HeldFiles
 from quamba_export.runtime.self_test import SelfTest, parse_self_test
+from quamba_export.runtime.signature import check_signed, signed_digests
 
 SCHEMA_VERSION = 1
 Kind = Literal["bundle", "export"]
@@ -97,24 +98,35 @@ class Manifest:
         return cast(int, self.config["vocab_size"])
 
 
-def read_manifest(folder: Path | str) -> Manifest:
-    """Read and verify a bundle/ or export/ directory; errors: open_folder."""
-    with open_folder(folder) as (manifest, _):
+def read_manifest(folder: Path | str, require_signature: Path | None = None) -> Manifest:
+    """Read and verify a bundle/ or export/ directory; see open_folder."""
+    with open_folder(folder, require_signature) as (manifest, _):
         return manifest
 
 
 @contextmanager
-def open_folder(folder: Path | str) -> Iterator[tuple[Manifest, HeldFiles]]:
+def open_folder(
+    folder: Path | str, require_signature: Path | None = None
+) -> Iterator[tuple[Manifest, HeldFiles]]:
     """Read and verify a bundle/ or export/ directory, and hold its files to load them from.
 
-    Raises QuambaError: exit 3 for a directory that is neither, or of another schema; exit 4 where a file was
-    added, removed, changed or replaced by something that is no plain file.
+    require_signature: a public key or certificate, PEM, by which model.sig must have signed every file; then
+    nothing is parsed before its digest was found in there. Raises QuambaError: exit 3 for a directory that is
+    neither, or of another schema; exit 4 where a file was added, removed, changed or replaced by something
+    that is no plain file, or is not what was signed.
     """
     folder = Path(folder)
     name = find_manifest(folder)
     with HeldFiles(folder) as files:
-        manifest = parse_manifest(files.content(name), folder / name)
+        signed = None if require_signature is None else signed_digests(files, require_signature)
+        content = files.content(name)
+        present = {name: sha256(content).hexdigest()}
+        if signed is not None:
+            check_signed(folder, {name: signed.get(name, "")}, present)
+        manifest = parse_manifest(content, folder / name)
         files.check(name, manifest.files)
+        if signed is not None:
+            check_signed(folder, signed, present | {n: entry.sha256 for n, entry in manifest.files.items()})
         yield manifest, files
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quamba_export.exporter.console import emit
-from quamba_export.exporter.options import Json, ProviderOption
+from quamba_export.exporter.options import Json, ProviderOption, RequireSignature
 from quamba_export.exporter.run_batch import continue_file, peak_memory_mb
 from quamba_export.exporter.run_chat import talk
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -81,6 +81,7 @@ def run(
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: one a physical core.")] = 0,
     provider: ProviderOption = None,
+    require_signature: RequireSignature = None,
     as_json: Json = False,
 ) -> None:
     """Continue a prompt, token by token; what it cost goes to stderr.
@@ -100,7 +101,7 @@ def run(
     text = "" if no_prompt else read_prompt(prompt, prompt_file)
     check_state_flags(load_state, save_state, prefix_file, prompt_library)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-    opened = open_bundle(bundle, threads=threads, provider=provider)
+    opened = open_bundle(bundle, threads=threads, provider=provider, require_signature=require_signature)
     limits = Limits(max_new_tokens, tuple(stop or ()), opened.manifest.eos_token_id)
     for warning in opened.warnings:
         print(f"warning: {warning}", file=sys.stderr)

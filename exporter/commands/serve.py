@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from quamba_export.exporter.console import emit
-from quamba_export.exporter.options import Json, ProviderOption
+from quamba_export.exporter.options import Json, ProviderOption, RequireSignature
 
 TOKEN_VARIABLE = "QUAMBA_SERVE_TOKEN"
 
@@ -37,6 +37,7 @@ def serve(
     grace: Annotated[float, typer.Option(help="Seconds for requests in flight after SIGTERM.")] = 10,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: one a physical core.")] = 0,
     provider: ProviderOption = None,
+    require_signature: RequireSignature = None,
     as_json: Json = False,
 ) -> None:
     """Serve a bundle: OpenAI's completions and chat, a chat page, metrics; until SIGTERM or Ctrl-C.
@@ -60,7 +61,7 @@ def serve(
         timeout=timeout,
         grace=grace,
     )
-    opened = open_bundle(bundle, threads=threads, provider=provider)
+    opened = open_bundle(bundle, threads=threads, provider=provider, require_signature=require_signature)
     settings = replace(settings, max_batch=places_for(opened.manifest, max_batch))
     for warning in opened.warnings:
         print(f"warning: {warning}", file=sys.stderr)
