@@ -212,11 +212,12 @@ def _scales(
 
 def _weights(recipe: Recipe, model: FloatMamba, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Stage `weights`: rounded weights, and what each lost; both empty for a rounding without inputs."""
-    if recipe.weight_bits is None or rank() > 0:
+    bits = recipe.rounded_bits(model.config.n_layer)
+    if bits is None or rank() > 0:
         return {}, {}
     if isinstance(run.workers, Ranks):  # a layer's samples lie in files of this host: rank 0 goes on alone
         run = replace(run, workers=Workers(1, run.workers.scratch))
-    rounding = SequentialRounding(model, recipe.weights, recipe.grid(recipe.weight_bits), run)
+    rounding = SequentialRounding(model, recipe.weights, [recipe.grid(b) for b in bits], run)
     weights, errors = rounding.weights()
     return weights, {"rounding_errors": errors}
 

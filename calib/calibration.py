@@ -100,7 +100,7 @@ def read_calibration(path: str | Path) -> Calibration:
     recipe = recipe_from_table(description["recipe"])
     recipe.check_fits(config)
     files = description["files"]
-    names = [SCALES] if recipe.weight_bits is None else [SCALES, WEIGHTS]
+    names = [SCALES] if not recipe.weights.uses_inputs else [SCALES, WEIGHTS]
     check_file_table(files, names, directory / DESCRIPTION)
     tensors = read_tensors(directory / SCALES, files[SCALES])
     check_tensors(tensors, config, recipe, str(directory / SCALES))

@@ -21,7 +21,7 @@ from quamba_export.calib.json_fields import JsonFields
 from quamba_export.calib.observers import refuse_unknown
 from quamba_export.calib.recipe import Recipe
 from quamba_export.calib.sites import SITES, scale_shape, site_names
-from quamba_export.calib.stored_weight import stored_specs
+from quamba_export.calib.stored_weight import head_specs, stored_specs
 from quamba_export.plugins.common.quantization import SMALLEST_SCALE
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -169,8 +169,9 @@ def check_tensors(tensors: Mapping[str, Tensor], config: MambaConfig, recipe: Re
 
 def check_weights(weights: Mapping[str, Tensor], config: MambaConfig, recipe: Recipe, where: str) -> None:
     """Refuse rounded weights that the recipe does not lead to, or that are meaningless."""
-    bits = recipe.weight_bits
-    _check_specs(weights, {} if bits is None else stored_specs(config, bits), config, recipe, where)
+    bits = recipe.rounded_bits(config.n_layer)
+    expected = {} if bits is None else stored_specs(config, bits) | head_specs(config, recipe.weights)
+    _check_specs(weights, expected, config, recipe, where)
     for name, tensor in weights.items():
         large = tensor.float().abs() >= SMALLEST_SCALE  # of either sign: int4 scales may be negative
         if tensor.is_floating_point() and not bool((tensor.isfinite() & large).all()):

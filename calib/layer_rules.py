@@ -1,4 +1,4 @@
-"""Observers for some layers only: a model's first layers need not have their scales chosen as its last."""
+"""Observers and widths for some layers only: a model's first layers need not be as its last."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from quamba_export.calib.observer_kinds import observers_from_tables
 from quamba_export.calib.observers import Observer, refuse_unknown
+from quamba_export.calib.qformat import block_named
 from quamba_export.runtime.errors import QuambaError
 
 PLACES = ("first", "last", "early", "middle", "late")
@@ -18,16 +19,20 @@ _ALLOWED = f'{", ".join(PLACES)}, or layers from 0 on as in "0-3, 7"'
 
 @dataclass(frozen=True)
 class LayerRule:
-    """Observers of the layers at a place.
+    """What holds for the layers at a place, before what the recipe says.
 
     at:        early, middle, late: a third of the layers each; first, last; or numbers, "0-3, 7".
-    observers: site (short name) or "default" -> observer, before those of the recipe.
+    observers: site (short name) or "default" -> observer.
+    qformat:   widths of these blocks in a w4ax export: one of calib/qformat.py's MIXABLE, or None.
     """
 
     at: str
     observers: Mapping[str, Observer]
+    qformat: str | None = None
 
     def __post_init__(self) -> None:
+        if self.qformat is not None:
+            block_named(self.qformat, "qformat of a layer rule")
         if self.at not in PLACES and not re.fullmatch(NUMBERS, self.at):
             raise QuambaError("a layer rule is for no layers", found=repr(self.at), allowed=_ALLOWED)
         for first, last in self._numbers():
@@ -59,7 +64,9 @@ class LayerRule:
     def as_table(self) -> dict[str, Any]:
         """The rule as it stands in a recipe."""
         observers = {site: self.observers[site].as_table() for site in sorted(self.observers)}
-        return {"at": self.at, "observers": observers}
+        table: dict[str, Any] = {"at": self.at}
+        table |= {"observers": observers} if observers else {}
+        return table | ({"qformat": self.qformat} if self.qformat else {})
 
     def _numbers(self) -> list[tuple[int, int]]:
         """First and last layer of each run; none for a place that has a name."""
@@ -74,12 +81,14 @@ def rule_from_table(table: Any, where: str) -> LayerRule:
     if not isinstance(table, Mapping):
         found, allowed = repr(table), '{ at = "first", observers.x = { kind = "absmax" } }'
         raise QuambaError(f"{where} is no table", found=found, allowed=allowed)
-    refuse_unknown(table, ["at", "observers"], f"field of {where}")
+    refuse_unknown(table, ["at", "observers", "qformat"], f"field of {where}")
     at = table.get("at")
     if not isinstance(at, str):
         raise QuambaError(f"{where} does not say which layers", found=f"at = {at!r}", allowed=_ALLOWED)
-    observers = table.get("observers")
-    if not isinstance(observers, Mapping) or not observers:
-        allowed = "a table of observers by site"
-        raise QuambaError(f"{where} has no observers", found=repr(observers), allowed=allowed)
-    return LayerRule(at, observers_from_tables(observers, f"{where}.observers"))
+    observers, qformat = table.get("observers", {}), table.get("qformat")
+    if not isinstance(observers, Mapping) or not (observers or qformat):
+        allowed = "a table of observers by site, or qformat"
+        raise QuambaError(f"{where} has no observers", found=repr(table.get("observers")), allowed=allowed)
+    if qformat is not None:
+        block_named(qformat, f"{where}.qformat")
+    return LayerRule(at, observers_from_tables(observers, f"{where}.observers"), qformat)

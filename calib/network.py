@@ -3,15 +3,15 @@
 A backend (calib/backend.py) is an interpreter of this page: calib/torch_backend.py runs the ops' references
 and gives the quantized reference model, exporter/onnx_backend.py writes one ONNX node a call and gives the
 exported graph. `net.tap` names a tensor by its site (docs/architecture.md), so that every layer can be
-compared between interpreters. The blocks here have int8 activations; those of fp16: calib/half_network.py;
-the two ends: calib/tables.py.
+compared between interpreters. The blocks here have int8 activations; those of fp16 and fp32 are
+calib/float_network.py, the two ends calib/tables.py.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quamba_export.calib import half_network, tables
+from quamba_export.calib import float_network, tables
 from quamba_export.calib.backend import Backend, V
 from quamba_export.calib.scan_input import scan_input_conv
 
@@ -35,7 +35,7 @@ def forward(
     for i in range(model.config.n_layer):
         mamba1, mamba2 = (mamba1_block, mamba2_block)
         if model.block(i).activation_bits != 8:
-            mamba1, mamba2 = half_network.mamba1_block, half_network.mamba2_block
+            mamba1, mamba2 = float_network.mamba1_block, float_network.mamba2_block
         block = mamba1 if model.config.kind == "mamba1" else mamba2
         hidden, conv_state, ssm_state = block(net, model, i, hidden, conv_states[i], ssm_states[i])
         conv_out.append(conv_state)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -83,7 +83,9 @@ class Run:
         """Totals of the stage over its samples, from where the progress file stands."""
         done = self.file.done.get(stage.name, 0)
         totals = self.file.totals.setdefault(stage.name, {})
-        model.tensors[HEAD] = model.tensors[EMBEDDING][:1]  # nobody looks at the logits
+        model = replace(
+            model, tensors={**model.tensors, HEAD: model.tensors[EMBEDDING][:1]}
+        )  # logits: unread
         samples = self.tokens[: stage.samples]
         batches = [samples[first : first + MICRO_BATCH] for first in range(done, len(samples), MICRO_BATCH)]
         for measured in self.workers.run(stage, model, batches):

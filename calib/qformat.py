@@ -1,6 +1,7 @@
 """The widths of an export: bits of the weights, of what flows between ops, of embedding and head.
 
-A name says all of it, in manifests and flags: `w4a8`, `w4a8-embedding8-head4`.
+A name says all of it, in manifests and flags: `w4a8`, `w4a8-embedding8-head4`. Of `w4ax` the recipe of the
+calibration says which block has which widths.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Literal
 
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
+MIXED = "w4ax"
 NARROW_PROJECTIONS = ("in_proj", "out_proj")
 TABLE_BITS = (4, 8, 16)  # of the embedding and the head; those of fp32 are 32 unless another is asked for
 
@@ -43,7 +45,14 @@ class BlockWidths:
 
 BLOCKS = {
     block.name: block
-    for block in (BlockWidths("w8a8", 8, 8), BlockWidths("w4a8", 4, 8), BlockWidths("w4a16", 4, 16))
+    for block in (
+        BlockWidths("w8a8", 8, 8),
+        BlockWidths("w4a8", 4, 8),
+        BlockWidths("w4a16", 4, 16),
+        BlockWidths("w8a16", 8, 16),
+        BlockWidths("fp16", 16, 16),
+        BlockWidths("fp32", 32, 32),
+    )
 }
 
 
@@ -51,11 +60,11 @@ BLOCKS = {
 class QFormat:
     """Widths of one export.
 
-    block:          of every block.
+    block:          of every block; None where the recipe says which has which.
     embedding_bits: 4, 8: codes. 16, 32: floats. head_bits: the same of lm_head.
     """
 
-    block: BlockWidths
+    block: BlockWidths | None
     embedding_bits: int
     head_bits: int
 
@@ -65,7 +74,22 @@ class QFormat:
         own = _table_bits(self.block)
         embedding = f"-embedding{self.embedding_bits}" if self.embedding_bits != own else ""
         head = f"-head{self.head_bits}" if self.head_bits != own else ""
-        return f"{self.block.name}{embedding}{head}"
+        return f"{self.block.name if self.block else MIXED}{embedding}{head}"
+
+    @property
+    def ssm_state_dtype(self) -> Literal["float16", "float32"]:
+        """Of the scan's state unless another is asked for."""
+        return "float32" if self.block and self.block.activation_bits == 32 else "float16"
+
+
+MIXABLE = tuple(name for name, block in BLOCKS.items() if block.weight_bits < 16)  # what a recipe may mix
+
+
+def block_named(name: str, where: str) -> BlockWidths:
+    """The widths that a recipe names. Raises QuambaError, naming `where`, for none of MIXABLE."""
+    if name not in MIXABLE:
+        raise QuambaError(f"{where} is no width of a block", found=repr(name), allowed=", ".join(MIXABLE))
+    return BLOCKS[name]
 
 
 def qformat_named(name: str, *, embedding_bits: int | None = None, head_bits: int | None = None) -> QFormat:
@@ -74,19 +98,21 @@ def qformat_named(name: str, *, embedding_bits: int | None = None, head_bits: in
     Raises QuambaError (exit 2) for a name that is none, and for other bits than TABLE_BITS.
     """
     match = _NAME.fullmatch(name)
-    if match is None or match["base"] not in BLOCKS:
-        raise QuambaError("unknown --qformat", found=name, allowed=", ".join(BLOCKS), code=ExitCode.USAGE)
-    block = BLOCKS[match["base"]]
+    if match is None or match["base"] not in (*BLOCKS, MIXED):
+        raise QuambaError(
+            "unknown --qformat", found=name, allowed=", ".join((*BLOCKS, MIXED)), code=ExitCode.USAGE
+        )
+    block = BLOCKS.get(match["base"])
     embedding = _checked_bits("--embedding-bits", embedding_bits, match["embedding"], block)
     head = _checked_bits("--lm-head-bits", head_bits, match["head"], block)
     return QFormat(block, embedding, head)
 
 
-def _table_bits(block: BlockWidths) -> int:
-    return max(16, block.activation_bits)
+def _table_bits(block: BlockWidths | None) -> int:
+    return max(16, block.activation_bits) if block else 16
 
 
-def _checked_bits(flag: str, asked: int | None, named: str | None, block: BlockWidths) -> int:
+def _checked_bits(flag: str, asked: int | None, named: str | None, block: BlockWidths | None) -> int:
     bits = asked if asked is not None else int(named or _table_bits(block))
     if bits not in TABLE_BITS and bits != _table_bits(block):
         allowed = ", ".join(str(bits) for bits in TABLE_BITS)

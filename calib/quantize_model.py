@@ -14,28 +14,34 @@ from quamba_export.calib.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.qformat import BlockWidths, QFormat, qformat_named
 from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
+from quamba_export.calib.recipe import Recipe
 from quamba_export.calib.rewrites import rewrite
 from quamba_export.calib.rounding_nearest import Nearest
 from quamba_export.calib.stored_weight import stored
-from quamba_export.calib.tables import stored_table
+from quamba_export.calib.tables import FLOATS, stored_table
+from quamba_export.calib.uncalibrated import calibration_for
+from quamba_export.calib.weight_grid import BITS
 from quamba_export.plugins.common.quantization import INT8_MAX, SMALLEST_SCALE, quantize
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 
 def quantize_model(
     checkpoint: Checkpoint,
-    calibration: Calibration,
+    calibration: Calibration | None,
     qformat: str = "w8a8",
     ssm_state_dtype: SsmStateDtype = "float16",
 ) -> QuantizedModel:
     """The model of a checkpoint in the widths of `qformat`, on the scales of its calibration.
 
-    Of a format with fp16 activations the calibration gives the exact rewrites only. Raises QuambaError for an
-    unknown format, a state that it has not, a calibration made from another checkpoint, and a weight whose
-    columns int4's packing does not fit.
+    calibration: None for a format without int8 activations, whose calibration gives exact rewrites and
+        rounded weights only: rewrites that need no text take its place. A format of floats takes none.
+
+    Raises QuambaError for an unknown format, a state that it has not, a calibration that is missing, not
+    wanted or made from another checkpoint, and a weight whose columns int4's packing does not fit.
     """
     widths = qformat_named(qformat)
-    blocks = _blocks(widths, checkpoint.config)
+    calibration = calibration_for(checkpoint, widths, calibration)
+    blocks = _blocks(widths, calibration.recipe, checkpoint.config.n_layer)
     if any(block.activation_bits != 8 for block in blocks) and ssm_state_dtype == "int8":
         raise QuambaError(
             f"{qformat} has no scales for an int8 scan state",
@@ -63,29 +69,49 @@ def quantize_model(
     )
 
 
-def _blocks(widths: QFormat, config: MambaConfig) -> tuple[BlockWidths, ...]:
+def _blocks(widths: QFormat, recipe: Recipe, n_layer: int) -> tuple[BlockWidths, ...]:
     """Widths of every layer."""
-    return (widths.block,) * config.n_layer
+    blocks = (widths.block,) * n_layer if widths.block else recipe.blocks(n_layer)
+    if blocks is None:
+        raise QuambaError(
+            f"recipe {recipe.name} of the calibration says no block's widths",
+            found=f"--qformat {widths.name}",
+            allowed='a recipe with qformat = "w8a8", and others in [[layers]]',
+            fix="calibrate with such a recipe: `quamba-export search` writes one",
+            code=ExitCode.USAGE,
+        )
+    return blocks
 
 
 def _check_rounded(calibration: Calibration, widths: QFormat, blocks: tuple[BlockWidths, ...]) -> None:
     """Refuse (exit 2) weights that the calibration has in other bits than the format wants."""
-    rounded = calibration.recipe.weight_bits
-    wanted = blocks[0].weight_bits
-    if rounded not in (None, wanted):
+    rounded = calibration.recipe.rounded_bits(len(blocks))
+    pairs = zip(rounded or (), blocks, strict=True) if rounded else ()
+    for i, (bits, block) in enumerate(pairs):
+        if bits != block.weight_bits:
+            raise QuambaError(
+                f"the calibration has weights that are rounded to {bits} bits",
+                found=f"--qformat {widths.name}, {block.weight_bits} bits in layer {i}",
+                fix=f"calibrate with --weight-bits {block.weight_bits}, or use another --qformat",
+                code=ExitCode.USAGE,
+            )
+    head = calibration.recipe.weights.head_bits
+    if head != 16 and widths.head_bits not in (head, 16):
         raise QuambaError(
-            f"the calibration has weights that are rounded to {rounded} bits",
-            found=f"--qformat {widths.name}, {wanted} bits",
-            fix=f"calibrate with --weight-bits {wanted}, or use another --qformat",
+            f"the calibration has an lm_head that is rounded to {head} bits",
+            found=f"--lm-head-bits {widths.head_bits}",
+            allowed=f"{head}, or 16",
             code=ExitCode.USAGE,
         )
 
 
 def _ends(source: Mapping[str, Tensor], calibration: Calibration, widths: QFormat) -> dict[str, Tensor]:
-    """Embedding and head at their bits."""
+    """Embedding and head at their bits; a head that the calibration has rounded is taken from there."""
     rounding = Nearest(clip=bool(calibration.recipe.weights.as_table()["clip"]))
     embedding, head = source["backbone.embedding.weight"], source["lm_head.weight"]
     tensors = stored_table("embedding", embedding, widths.embedding_bits, rounding)
+    if widths.head_bits in BITS and "lm_head.weight" in calibration.weights:
+        return tensors | {n: t for n, t in calibration.weights.items() if n.startswith("lm_head.")}
     return tensors | stored_table("lm_head", head, widths.head_bits, rounding)
 
 
@@ -120,11 +146,11 @@ class _Layer:
         if self.widths.activation_bits == 8:
             self._int8(tensors, scales)
         else:
-            self._half(tensors)
+            self._float(tensors)
         self._linear(tensors, "out_proj", None)
 
-    def _half(self, tensors: dict[str, Tensor]) -> None:
-        """fp16 activations: quantized projections, everything else fp32."""
+    def _float(self, tensors: dict[str, Tensor]) -> None:
+        """Float activations: projections at their bits, everything else fp32."""
         self._linear(tensors, "in_proj", None)
         parameters = ["A_log", "D"]
         if self.config.kind == "mamba1":
@@ -197,8 +223,12 @@ class _Layer:
     ) -> None:
         weight = self.parameter(f"{name}.weight")  # (M, K)
         prefix = f"{self.site}.{name}"
-        codes, scale = self._rounded(name, weight)
-        tensors[f"{prefix}.weight"], tensors[f"{prefix}.weight_scale"] = codes, scale
+        bits = self.widths.bits(name)
+        if bits in FLOATS:
+            tensors[f"{prefix}.weight"] = weight.to(FLOATS[bits])
+        else:
+            codes, scale = self._rounded(name, weight)
+            tensors[f"{prefix}.weight"], tensors[f"{prefix}.weight_scale"] = codes, scale
         has_bias = bias is not None and f"{self._prefix}.{name}.bias" in self._source
         tensors[f"{prefix}.bias"] = (
             self.parameter(f"{name}.bias") if has_bias else torch.zeros(weight.shape[0])

@@ -30,6 +30,7 @@ from quamba_export.calib.layer_rules import LayerRule, rule_from_table
 from quamba_export.calib.observer_absmax import AbsoluteMaximum
 from quamba_export.calib.observer_kinds import observers_from_tables
 from quamba_export.calib.observers import Observer, refuse_unknown
+from quamba_export.calib.qformat import BLOCKS, BlockWidths, block_named
 from quamba_export.calib.rounding import Rounding
 from quamba_export.calib.rounding_kinds import rounding_from_table
 from quamba_export.calib.rounding_nearest import Nearest
@@ -63,6 +64,7 @@ class Recipe:
     per_channel_weights: int8 weights have a scale for each row instead of one.
     layers:              observers for some layers only; the last rule with one for a site counts.
     weights:             how weights are rounded: in_proj and out_proj, and where it needs no inputs all.
+    qformat:             widths of blocks that no rule of `layers` gives any, for exports in w4ax.
     """
 
     name: str
@@ -75,10 +77,13 @@ class Recipe:
     per_channel_weights: bool = True
     layers: tuple[LayerRule, ...] = ()
     weights: Rounding = with_default(default_factory=Nearest)
+    qformat: str | None = None
 
     def __post_init__(self) -> None:
         for observers in (self.observers, *(rule.observers for rule in self.layers)):
             refuse_unknown(observers, ["default", *_SITES], f"site in recipe {self.name}")
+        if self.qformat is not None:
+            block_named(self.qformat, f"qformat of recipe {self.name}")
         if (self.head_groups > 1 or self.channel_groups > 1) and not self.reorder:
             raise QuambaError(
                 f"recipe {self.name} has groups but no reorder",
@@ -118,6 +123,8 @@ class Recipe:
         if not self.layers:  # as recipes were written before they had rules: digests stay as they are
             del table["layers"]
         table["weights"] = self.weights.as_table()
+        if self.qformat is None:
+            del table["qformat"]
         return table
 
     def rounded_by(self, options: Mapping[str, Any]) -> Recipe:
@@ -133,10 +140,32 @@ class Recipe:
         """The grid of a weight with so many bits."""
         return grid_of(bits, one_scale=not self.per_channel_weights)
 
-    @property
-    def weight_bits(self) -> int | None:
-        """Bits that a calibration by this recipe rounds weights to; None where a later step rounds them."""
-        return int(self.weights.as_table()["bits"]) if self.weights.uses_inputs else None
+    def blocks(self, n_layer: int) -> tuple[BlockWidths, ...] | None:
+        """Widths of every layer in w4ax: the last rule that names any, or the recipe's; None where none does.
+
+        Raises QuambaError where some layers have widths and others none.
+        """
+        names = []
+        for i in range(n_layer):
+            rules = [rule.qformat for rule in self.layers if rule.qformat and rule.matches(i, n_layer)]
+            names.append(rules[-1] if rules else self.qformat)
+        if None in names and any(names):
+            raise QuambaError(
+                f"recipe {self.name} has widths for some layers only",
+                found=f"none for layer {names.index(None)}",
+                fix='say what the others have: qformat = "w8a8" above the tables',
+            )
+        return tuple(BLOCKS[name] for name in names if name) or None
+
+    def rounded_bits(self, n_layer: int) -> tuple[int, ...] | None:
+        """Bits that a calibration by this recipe rounds each layer to: its widths' or `weights.bits`;
+        None where a later step rounds them.
+        """
+        if not self.weights.uses_inputs:
+            return None
+        blocks = self.blocks(n_layer)
+        bits = int(self.weights.as_table()["bits"])
+        return tuple(block.weight_bits for block in blocks) if blocks else (bits,) * n_layer
 
     def check_fits(self, config: MambaConfig) -> None:
         """Raise QuambaError where the model cannot be calibrated by this recipe."""
@@ -151,8 +180,11 @@ class Recipe:
                 allowed="mamba2",
                 fix="use --recipe quamba",
             )
-        for name, (_, columns) in rounded_shapes(config).items() if self.weight_bits == 4 else ():
-            check_columns(columns, name)
+        blocks, rounded = self.blocks(config.n_layer), self.rounded_bits(config.n_layer)
+        bits = [block.weight_bits for block in blocks] if blocks else (rounded or ())
+        for name, (_, columns) in rounded_shapes(config).items() if bits else ():
+            if bits[int(name.split(".")[1])] == 4:
+                check_columns(columns, name)
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
@@ -183,6 +215,7 @@ def recipe_from_table(table: Mapping[str, Any]) -> Recipe:
         "observers": Mapping,
         "layers": list,
         "weights": Mapping,
+        "qformat": str,
         "head_groups": int,
         "channel_groups": int,
     }

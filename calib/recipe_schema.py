@@ -12,6 +12,7 @@ from typing import Any
 from quamba_export.calib.layer_rules import NUMBERS, PLACES
 from quamba_export.calib.observer_kinds import OBSERVERS
 from quamba_export.calib.observers import Observer
+from quamba_export.calib.qformat import MIXABLE
 from quamba_export.calib.recipe import MOST_GROUPS, Recipe
 from quamba_export.calib.recipe_options import option_schema
 from quamba_export.calib.rounding import Rounding
@@ -25,19 +26,22 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "observers": {**_OBSERVERS, "description": "Observer by site; `default` is for every site without one."},
     "layers": {"type": "array", "items": {"$ref": "#/$defs/layer_rule"}},
     "weights": {"$ref": "#/$defs/rounding"},
+    "qformat": {"enum": list(MIXABLE), "description": "Widths of the other blocks in a w4ax export."},
     "head_groups": {"type": "integer", "minimum": 1, "maximum": MOST_GROUPS},
     "channel_groups": {"type": "integer", "minimum": 1, "maximum": MOST_GROUPS},
 }
 _LAYER_RULE = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["at", "observers"],
+    "required": ["at"],
+    "anyOf": [{"required": ["observers"]}, {"required": ["qformat"]}],
     "properties": {
         "at": {
             "anyOf": [{"enum": list(PLACES)}, {"type": "string", "pattern": f"^{NUMBERS}$"}],
             "description": "A third of the layers, the first, the last, or layers by number from 0 on.",
         },
         "observers": {**_OBSERVERS, "minProperties": 1},
+        "qformat": {"enum": list(MIXABLE), "description": "Widths of these blocks in a w4ax export."},
     },
 }
 
@@ -79,9 +83,13 @@ def _observer_schema(observer: type[Observer]) -> dict[str, Any]:
 
 
 def _rounding_schema(rounding: type[Rounding]) -> dict[str, Any]:
-    """Options have the types of their defaults, as rounding_from_table takes them; ranges are its own."""
+    """Options have the types of their defaults, as rounding_from_table takes them, and their ranges."""
     options = {
-        option.name: {"type": _TYPES[type(option.default)], "default": option.default}
+        option.name: {
+            "type": _TYPES[type(option.default)],
+            **option.metadata.get("schema", {}),
+            "default": option.default,
+        }
         for option in fields(rounding)
     }
     return {

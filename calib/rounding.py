@@ -24,6 +24,7 @@ class Rounding(ABC):
 
     kind: ClassVar[str]
     uses_inputs: ClassVar[bool] = False
+    head_bits = 16  # what lm_head is rounded to while calibrating; 16 for not at all
 
     @abstractmethod
     def round(

@@ -12,8 +12,8 @@ thread, so codes differ neither between runs nor between numbers of threads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ BLOCK = 128  # columns whose updates of the columns behind them are one matrix p
 class Gptq(Rounding):
     """Options of GPTQ.
 
-    bits:      width of the codes, 4 or 8.
+    bits:      width of the codes, 4 or 8, where the recipe gives the blocks no widths.
+    head_bits: width of lm_head's codes, 4 or 8, for `export --lm-head-bits`; 16 leaves it as it is.
     damping:   added to H's diagonal, as a share of its mean over the inputs that are ever not 0.
     act_order: columns of the largest diagonal first, instead of from left to right.
     clip:      scales of the least squared error, a column's counted by its diagonal, instead of those of the
@@ -43,18 +44,29 @@ class Gptq(Rounding):
     kind: ClassVar[str] = "gptq"
     uses_inputs: ClassVar[bool] = True
 
-    bits: int = 4
-    damping: float = 0.01
+    bits: int = field(default=4, metadata={"schema": {"enum": [4, 8]}})
+    damping: float = field(default=0.01, metadata={"schema": {"minimum": 0}})
     act_order: bool = True
     clip: bool = True
+    head_bits: int = field(default=16, metadata={"schema": {"enum": [4, 8, 16]}})
 
     def __post_init__(self) -> None:
-        if self.bits not in BITS:
-            raise QuambaError("weights have no grid of this many bits", found=str(self.bits), allowed="4, 8")
+        for name, bits, allowed in (("bits", self.bits, BITS), ("head_bits", self.head_bits, (*BITS, 16))):
+            if bits not in allowed:
+                raise QuambaError(
+                    f"weights have no grid of this many {name}",
+                    found=str(bits),
+                    allowed=", ".join(map(str, allowed)),
+                )
         if not 0 <= self.damping < float("inf"):
             raise QuambaError(
                 "damping must not be negative", found=str(self.damping), allowed="0 or more, say 0.01"
             )
+
+    def as_table(self) -> dict[str, Any]:
+        """As calibrations were written before there was head_bits, where it changes nothing."""
+        table = super().as_table()
+        return table if self.head_bits != 16 else {k: v for k, v in table.items() if k != "head_bits"}
 
     def round(
         self, weight: Tensor, grid: WeightGrid, hessian: Tensor | None = None, name: str = "the weight"

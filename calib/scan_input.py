@@ -107,7 +107,9 @@ def scan_input_named(name: str, factor: str | float | None = None) -> ScanInput:
     return ScanInput(name, number)
 
 
-def with_scan_input(model: QuantizedModel, calibration: Calibration, mode: ScanInput) -> QuantizedModel:
+def with_scan_input(
+    model: QuantizedModel, calibration: Calibration | None, mode: ScanInput
+) -> QuantizedModel:
     """`model`, of int8 scan inputs, with those of `mode`; its weights and other scales are shared.
 
     Blocks of fp16 activations stay as they are: their scan gets no codes in the first place. Raises
@@ -116,7 +118,7 @@ def with_scan_input(model: QuantizedModel, calibration: Calibration, mode: ScanI
     if mode == ScanInput():
         return model
     studied = [i for i, block in enumerate(model.blocks) if block.activation_bits == 8]
-    if not studied:
+    if not studied or calibration is None:  # without a calibration no block has int8 activations
         raise QuambaError(
             f"{model.qformat} has no int8 scan input to study",
             found=f"--ssm-input {mode.mode}",

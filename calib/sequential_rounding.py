@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,15 +29,16 @@ from quamba_export.calib.float_model import MIXERS, FloatMamba
 from quamba_export.calib.hessian import Hessian
 from quamba_export.calib.layer import Layer, rms_norm
 from quamba_export.calib.observation import MICRO_BATCH, Run
-from quamba_export.calib.rewrites import EMBEDDING
+from quamba_export.calib.rewrites import EMBEDDING, FINAL_NORM, HEAD
 from quamba_export.calib.rounding import Rounding, output_error
 from quamba_export.calib.rounding_nearest import Nearest
 from quamba_export.calib.sample_file import SampleFile
 from quamba_export.calib.states import States
 from quamba_export.calib.stored_weight import stored
-from quamba_export.calib.weight_grid import WeightGrid
+from quamba_export.calib.weight_grid import BITS, RoundedWeight, WeightGrid, grid_of
 
 STAGE = "weights"
+HEAD_ROWS = 8192  # of lm_head that are rounded at once: fp64 copies of them are in memory
 
 Errors = dict[str, dict[str, float]]
 
@@ -62,14 +63,15 @@ class MixerPass:
 
 
 class SequentialRounding:
-    """Rounds in_proj and out_proj of every layer of `model`, whose tensors are replaced as it goes on.
+    """Rounds in_proj and out_proj of every layer of `model`, whose tensors are replaced as it goes on, and
+    lm_head behind them where the rounding has bits for it. grids: one a layer.
 
     Progress is kept beside run.file: a layer's rounded weights are written when the residual stream behind
     it is whole on the disk, and a resumed run goes on behind the last of them.
     """
 
-    def __init__(self, model: FloatMamba, rounding: Rounding, grid: WeightGrid, run: Run) -> None:
-        self.model, self.rounding, self.grid, self.run = model, rounding, grid, run
+    def __init__(self, model: FloatMamba, rounding: Rounding, grids: Sequence[WeightGrid], run: Run) -> None:
+        self.model, self.rounding, self.grids, self.run = model, rounding, grids, run
         length, config = run.tokens.shape[1], model.config
         folder = run.file.directory
         self._stream = [SampleFile(folder / f"residual{i}.bin", length, config.d_model) for i in (0, 1)]
@@ -89,6 +91,8 @@ class SequentialRounding:
             _write_layer(self._layers[i], tensors, errors)
             self.run.advance(STAGE, len(self.run.tokens) * (i + 1) // len(self._layers))
         layers = [_read_layer(path) for path in self._layers]
+        if self.rounding.head_bits in BITS:
+            layers.append(self._round_head())
         return {k: v for tensors, _ in layers for k, v in tensors.items()}, {
             k: v for _, errors in layers for k, v in errors.items()
         }
@@ -131,19 +135,43 @@ class SequentialRounding:
         """Round the projection `name`, whose inputs are `inputs` of the file's samples, in the model too."""
         layer, _, projection = name.rpartition(".")
         parameter = f"backbone.{layer}.mixer.{projection}.weight"
-        weight = self.model.tensors[parameter]
-        hessian = Hessian(weight.shape[1])
-        for samples in self._batches():
-            hessian.add(inputs(file.read(int(samples[0]), len(samples))))
-        matrix = hessian.matrix(name)
-        rounded = self.rounding.round(weight, self.grid, matrix, name)
-        exact, self.model.tensors[parameter] = weight, rounded.dequantize()
-        tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"] = stored(rounded, self.grid.bits, name)
-        nearest = Nearest().round(exact, self.grid).dequantize()
+        exact, grid = self.model.tensors[parameter], self.grids[int(layer.split(".")[1])]
+        matrix = self._hessian(name, exact.shape[1], file, inputs)
+        rounded = self.rounding.round(exact, grid, matrix, name)
+        self.model.tensors[parameter] = rounded.dequantize()
+        tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"] = stored(rounded, grid.bits, name)
+        nearest = Nearest().round(exact, grid).dequantize()
         errors[name] = {
             "error": output_error(exact, self.model.tensors[parameter], matrix),
             "nearest_error": output_error(exact, nearest, matrix),
         }
+
+    def _round_head(self) -> tuple[dict[str, Tensor], Errors]:
+        """lm_head on what the rounded layers give it; its rows are rounded HEAD_ROWS at a time."""
+        model, bits, stream = self.model, self.rounding.head_bits, self._stream[len(self._layers) % 2]
+        norm, epsilon = model.tensors[FINAL_NORM], model.config.norm_epsilon
+        exact = model.tensors[HEAD]
+        matrix = self._hessian("lm_head", exact.shape[1], stream, lambda x: rms_norm(x, norm, epsilon))
+        grid, pieces = grid_of(bits), exact.split(HEAD_ROWS)
+        parts = [self.rounding.round(rows, grid, matrix, "lm_head") for rows in pieces]
+        codes, scales = torch.cat([part.codes for part in parts]), torch.cat([part.scale for part in parts])
+        rounded = RoundedWeight(codes, scales, parts[0].group)
+        weight, scale = stored(rounded, bits, "lm_head")
+        nearest = Nearest().round(exact, grid).dequantize()
+        errors = {
+            "error": output_error(exact, rounded.dequantize(), matrix),
+            "nearest_error": output_error(exact, nearest, matrix),
+        }
+        return {"lm_head.weight": weight, "lm_head.weight_scale": scale}, {"lm_head": errors}
+
+    def _hessian(
+        self, name: str, columns: int, file: SampleFile, inputs: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Of `inputs` of the file's samples."""
+        hessian = Hessian(columns)
+        for samples in self._batches():
+            hessian.add(inputs(file.read(int(samples[0]), len(samples))))
+        return hessian.matrix(name)
 
     def _mixer(self, i: int) -> FloatMamba:
         """The model with layer i only, and of its out_proj one row: nobody looks at its output."""

@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.weight_grid import RoundedWeight, grid_of
+from quamba_export.calib.rounding import Rounding
+from quamba_export.calib.weight_grid import BITS, RoundedWeight, grid_of
 from quamba_export.plugins.common.int4 import CHUNK, pack_int4
 from quamba_export.runtime.errors import QuambaError
 
@@ -43,13 +46,31 @@ def rounded_shapes(config: MambaConfig) -> dict[str, tuple[int, int]]:
     return {f"layers.{i}.{name}": shape for i in range(config.n_layer) for name, shape in shapes.items()}
 
 
-def stored_specs(config: MambaConfig, bits: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Name -> shape and dtype of all that `stored` gives for the projections of rounded_shapes."""
+def stored_specs(config: MambaConfig, bits: Sequence[int]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Name -> shape and dtype of all that `stored` gives for the projections of rounded_shapes.
+
+    bits: of every layer.
+    """
     specs: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
-    for name, (rows, columns) in rounded_shapes(config).items():
-        groups = -(-columns // grid_of(bits).columns_a_group(columns))
-        specs[f"{name}.weight"] = ((rows, columns * bits // 8), torch.int8)
-        specs[f"{name}.weight_scale"] = (
-            ((rows, groups), torch.float16) if bits == 4 else ((rows,), torch.float32)
-        )
+    for name, shape in rounded_shapes(config).items():
+        specs |= weight_specs(name, shape, bits[int(name.split(".")[1])])
     return specs
+
+
+def weight_specs(
+    name: str, shape: tuple[int, int], bits: int
+) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Name -> shape and dtype of codes and scales of one weight (M, K)."""
+    rows, columns = shape
+    groups = -(-columns // grid_of(bits).columns_a_group(columns))
+    scale = ((rows, groups), torch.float16) if bits == 4 else ((rows,), torch.float32)
+    return {
+        f"{name}.weight": ((rows, columns * bits // 8), torch.int8),
+        f"{name}.weight_scale": scale,
+    }
+
+
+def head_specs(config: MambaConfig, rounding: Rounding) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """The same of lm_head, where the rounding rounds it while calibrating."""
+    bits = rounding.head_bits
+    return weight_specs("lm_head", (config.vocab_size, config.d_model), bits) if bits in BITS else {}

@@ -88,7 +88,8 @@ def bench_bundle(
     if against is not None:
         from quamba_export.exporter.bench_models import torch_contestants
 
-        calibration = calibration or path.parent / "calibration"
+        if manifest.sources["calibration"] is not None:
+            calibration = calibration or path.parent / "calibration"
         contestants += torch_contestants(against, calibration, manifest.qformat, threads)
     with progress(f"bench {path}", len(contestants) * (rounds + 1), "turns") as bar:
         speeds = benchmark(

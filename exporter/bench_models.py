@@ -13,15 +13,18 @@ import torch
 from quamba_export.calib.calibration import read_calibration
 from quamba_export.calib.checkpoint import Checkpoint, load_checkpoint
 from quamba_export.calib.float_model import FloatMamba
+from quamba_export.calib.qformat import qformat_named
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.exporter.bench import Contestant, Ids
 
 
-def torch_contestants(against: str, calibration: Path, qformat: str, threads: int) -> list[Contestant]:
+def torch_contestants(against: str, calibration: Path | None, qformat: str, threads: int) -> list[Contestant]:
     """The quantized reference and the float model in PyTorch; transformers' model where it is installed."""
     torch.set_num_threads(threads)
     checkpoint = load_checkpoint(against)
-    reference = quantize_model(checkpoint, read_calibration(calibration), qformat=qformat)
+    scales = read_calibration(calibration) if calibration else None
+    state = qformat_named(qformat).ssm_state_dtype
+    reference = quantize_model(checkpoint, scales, qformat=qformat, ssm_state_dtype=state)
     contestants: list[Contestant] = [
         TorchContestant("PyTorch reference", partial(reference.run, num_logits=1)),
         TorchContestant("PyTorch float", FloatMamba.from_checkpoint(checkpoint)),

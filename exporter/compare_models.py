@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quamba_export.calib.calibration import read_calibration
+from quamba_export.calib.calibration import Calibration, read_calibration
 from quamba_export.calib.checkpoint import load_checkpoint
 from quamba_export.calib.data import token_stream, windows
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.calib.quantized_model import QuantizedModel
 from quamba_export.calib.rewrites import rewrite
+from quamba_export.calib.uncalibrated import calibration_for
 from quamba_export.exporter.artefacts import require_graph
 from quamba_export.exporter.compare import DEFAULT_MIN_SNR_DB, PairComparison, compare_runners
 from quamba_export.exporter.compare_runners import EngineRunner, FloatRunner, OnnxRunner, ReferenceRunner
@@ -34,7 +35,7 @@ class Comparison:
 
     path: str
     against: str
-    calibration: str
+    calibration: str | None
     bundle: str | None  # the TensorRT bundle
     window: int
     tokens: int
@@ -62,10 +63,9 @@ def compare_models(
     manifest = read_manifest(path)
     graph = require_graph(path, manifest)
     engines = [] if bundle is None else [engine_runner(bundle, path, manifest)]
-    calibration_path = calibration_path or path.parent / "calibration"
-    checkpoint, calibration = load_checkpoint(against), read_calibration(calibration_path)
+    checkpoint = load_checkpoint(against)
     check_same("checkpoint", against, checkpoint.digest, manifest.sources["checkpoint"])
-    check_same("calibration", str(calibration_path), calibration.digest, manifest.sources["calibration"])
+    calibration_path, calibration = calibration_of(path, manifest, calibration_path)
     reference = quantize_model(checkpoint, calibration, manifest.qformat, ssm_state_dtype(manifest))
     stream = token_stream(data, path / "tokenizer.json", manifest.eos_token_id, limit=max_tokens)
     batches = [row[None] for row in windows(stream, window)]  # (1, L) each: every site of one is in memory
@@ -75,7 +75,7 @@ def compare_models(
             "the text is shorter than a window", found=found, allowed=f"{window} tokens or more"
         )
     runners = [
-        FloatRunner(rewrite(checkpoint, calibration)),
+        FloatRunner(rewrite(checkpoint, calibration_for(checkpoint, reference.widths, calibration))),
         ReferenceRunner(reference),
         OnnxRunner(graph, manifest.states),
         *engines,
@@ -87,13 +87,25 @@ def compare_models(
     return Comparison(
         path=str(path),
         against=against,
-        calibration=str(calibration_path),
+        calibration=None if calibration is None else str(calibration_path),
         bundle=None if bundle is None else str(bundle),
         window=window,
         tokens=tokens,
         min_snr_db=min_snr_db,
         pairs=pairs,
     )
+
+
+def calibration_of(
+    path: Path, manifest: Manifest, calibration_path: Path | None
+) -> tuple[Path | None, Calibration | None]:
+    """Where the calibration of an export lies, and what it holds; None and None where it was made without."""
+    if manifest.sources["calibration"] is None and calibration_path is None:
+        return None, None
+    calibration_path = calibration_path or path.parent / "calibration"
+    calibration = read_calibration(calibration_path)
+    check_same("calibration", str(calibration_path), calibration.digest, manifest.sources["calibration"])
+    return calibration_path, calibration
 
 
 def engine_runner(bundle: Path, path: Path, manifest: Manifest) -> EngineRunner:
@@ -131,7 +143,7 @@ def check_same(what: str, source: str, found: str, expected: str | None) -> None
         raise QuambaError(
             f"the export was made from another {what} than {source}",
             found=f"digest {found[:12]}",
-            allowed=f"digest {str(expected)[:12]}",
+            allowed=f"digest {expected[:12]}" if expected else "none: it was made without",
             fix=f"name the {what} that the export was made from",
             code=ExitCode.INTEGRITY,
         )

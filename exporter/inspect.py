@@ -62,6 +62,7 @@ class EngineFacts(ManifestFacts):
 class GraphFacts(ManifestFacts):
     """An exported graph, in export/ or in a bundle for CPU."""
 
+    size: dict[str, int]  # bytes of all constants, and by the formula of exporter/size_formula.py
     nodes: dict[str, int]  # count by operator
     layer: int
     layer_table: list[ScaleEntry]
@@ -121,24 +122,21 @@ def inspect_engines(path: Path, manifest: Manifest, record: EngineRecord) -> Eng
 
 
 def inspect_graph(path: Path, manifest: Manifest, layer: int) -> GraphFacts:
-    import math
-
     import onnx
 
+    from quamba_export.calib.calibration_checks import config_from_json
     from quamba_export.exporter.layer_scale_table import exported_layer_table
+    from quamba_export.exporter.size_formula import constant_bytes, graph_formula
 
     check_layer(layer, manifest.config["n_layer"])
     graph = onnx.load(str(path / "model.onnx"), load_external_data=False).graph
-    constants = (
-        (
-            tensor.name,
-            math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize,
-        )
-        for tensor in graph.initializer
-    )
+    constants = constant_bytes(graph.initializer)
+    config = config_from_json(dict(manifest.config), path / f"{manifest.kind}.json")
+    formula = graph_formula(config, manifest.qformat, graph)
     return GraphFacts(
         **manifest_facts(path, manifest),
-        bytes_by_group=bytes_by_group(constants),
+        bytes_by_group=bytes_by_group(constants.items()),
+        size={"stored": sum(constants.values()), "formula": formula.total, **asdict(formula)},
         nodes=dict(Counter(node.op_type for node in graph.node).most_common()),
         layer=layer,
         layer_table=exported_layer_table(path, graph, manifest.config, layer),
@@ -159,7 +157,9 @@ def manifest_facts(path: Path, manifest: Manifest) -> dict[str, Any]:
         "sources": dict(manifest.sources),
         "files": {name: entry.size for name, entry in manifest.files.items()},
         "state_bytes": {name: sum(state.nbytes for state in table) for name, table in states.items()},
-        "state_dtypes": {name: table[0].dtype for name, table in states.items()},
+        "state_dtypes": {
+            name: ", ".join(sorted({state.dtype for state in table})) for name, table in states.items()
+        },
     }
 
 

@@ -53,13 +53,14 @@ def open_language_model(
     source: str,
     *,
     calibration: Path | None = None,
-    qformat: str = "w8a8",
-    ssm_state_dtype: SsmStateDtype = "float16",
+    qformat: str | None = None,
+    ssm_state_dtype: SsmStateDtype | None = None,
     ssm_input: ScanInput | None = None,
     provider: Provider | None = None,
 ) -> LanguageModel:
-    """Open `source`; with `calibration`, a checkpoint becomes its quantized PyTorch reference.
+    """Open `source`; with `calibration` or `qformat`, a checkpoint becomes its quantized PyTorch reference.
 
+    qformat: w8a8 with a calibration that goes without. ssm_state_dtype: the format's own where it is None.
     provider: of an export or bundle in ONNX Runtime, see open_bundle. Raises QuambaError where `source` is
     none of the four, or has no tokenizer, or has no use for a provider (exit 2).
     """
@@ -80,9 +81,9 @@ def open_language_model(
             allowed="an export/ or bundle/",
             code=ExitCode.USAGE,
         )
-    if calibration is None:
+    if calibration is None and qformat is None:
         return open_checkpoint(source)
-    return open_reference(source, calibration, qformat, ssm_state_dtype, ssm_input)
+    return open_reference(source, calibration, qformat or "w8a8", ssm_state_dtype, ssm_input)
 
 
 def open_checkpoint(source: str) -> LanguageModel:
@@ -106,25 +107,28 @@ def open_checkpoint(source: str) -> LanguageModel:
 
 def open_reference(
     source: str,
-    calibration: Path,
+    calibration: Path | None,
     qformat: str,
-    ssm_state_dtype: SsmStateDtype,
+    ssm_state_dtype: SsmStateDtype | None = None,
     ssm_input: ScanInput | None = None,
 ) -> LanguageModel:
     """The quantized PyTorch model, the ground truth of the exported graph."""
     from quamba_export.calib.calibration import read_calibration
     from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.qformat import qformat_named
     from quamba_export.calib.quantize_model import quantize_model
     from quamba_export.calib.scan_input import ScanInput, with_scan_input
 
-    checkpoint, scales = load_checkpoint(source), read_calibration(calibration)
-    model = quantize_model(checkpoint, scales, qformat=qformat, ssm_state_dtype=ssm_state_dtype)
+    checkpoint = load_checkpoint(source)
+    scales = read_calibration(calibration) if calibration else None
+    state = ssm_state_dtype or qformat_named(qformat).ssm_state_dtype
+    model = quantize_model(checkpoint, scales, qformat=qformat, ssm_state_dtype=state)
     model = with_scan_input(model, scales, ssm_input or ScanInput())
     return LanguageModel(
         path=source,
         kind="reference",
-        qformat=qformat,
-        ssm_state_dtype=ssm_state_dtype,
+        qformat=model.qformat,
+        ssm_state_dtype=state,
         vocab_size=checkpoint.config.vocab_size,
         eos_token_id=checkpoint.eos_token_id,
         tokenizer_path=require_tokenizer(checkpoint.tokenizer_path, source),

@@ -98,7 +98,7 @@ class OnnxBackend:
                 "Unsqueeze", (scales, self._int64("axis_last", [-1])), scale.dtype, (*batch, 1)
             )
             return self._one("Mul", (self._cast(rows), column), "float32", rows.shape)
-        group = self._int64("group_of_column", [k // GROUP for k in range(2 * columns)])
+        group = self._int32("group_of_column", [k // GROUP for k in range(2 * columns)])
         wide = self._one("Gather", (self._cast(scales), group), "float32", (*batch, 2 * columns), axis=2)
         unpacked = self._cast(self._unpack_int4(rows))
         return self._one("Mul", (unpacked, wide), "float32", unpacked.shape)
@@ -231,9 +231,10 @@ class OnnxBackend:
         self._initializers.setdefault(name, numpy_helper.from_array(np.array(values, np.int64), name))
         return Value(name, "int64", (len(values),))
 
-    def _int32(self, name: str, value: int) -> Value:
-        self._initializers.setdefault(name, numpy_helper.from_array(np.array(value, np.int32), name))
-        return Value(name, "int32", ())
+    def _int32(self, name: str, value: int | Sequence[int]) -> Value:
+        array = np.array(value, np.int32)
+        self._initializers.setdefault(name, numpy_helper.from_array(array, name))
+        return Value(name, "int32", array.shape)
 
     def _float(self, name: str, value: float) -> Value:
         self._initializers.setdefault(name, numpy_helper.from_array(np.array(value, np.float32), name))

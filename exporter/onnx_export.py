@@ -24,9 +24,12 @@ MODEL, DATA = "model.onnx", "model.onnx.data"
 
 
 def export_onnx(
-    model: QuantizedModel, checkpoint: Checkpoint, calibration: Calibration, out_dir: Path
+    model: QuantizedModel, checkpoint: Checkpoint, calibration: Calibration | None, out_dir: Path
 ) -> Path:
-    """Write export/ atomically: an existing export is replaced only by a whole one."""
+    """Write export/ atomically: an existing export is replaced only by a whole one.
+
+    calibration: the one that `model` was made with, or None.
+    """
     with written_directory(out_dir, "export") as work:
         write_model(onnx_from_model(model), work)
         _write_configs(model, checkpoint, work)
@@ -104,14 +107,14 @@ def _write_configs(model: QuantizedModel, checkpoint: Checkpoint, directory: Pat
 
 
 def _export_record(
-    model: QuantizedModel, checkpoint: Checkpoint, calibration: Calibration, directory: Path
+    model: QuantizedModel, checkpoint: Checkpoint, calibration: Calibration | None, directory: Path
 ) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "export",
         "producer": f"quamba-export {version('quamba-export')}",
         "checkpoint_digest": checkpoint.digest,
-        "calibration_digest": calibration.digest,
+        "calibration_digest": None if calibration is None else calibration.digest,
         "qformat": model.qformat,
         "config": config_to_json(model.config),
         "eos_token_id": checkpoint.eos_token_id,

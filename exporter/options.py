@@ -31,7 +31,10 @@ CalibrationPath = Annotated[
     typer.Option("--calibration", help="The calibration/ directory the quantized model was made with."),
 ]
 QFormat = Annotated[
-    str, typer.Option("--qformat", help="Widths of weights and activations: w8a8, w4a8 or w4a16.")
+    str,
+    typer.Option(
+        "--qformat", help="Widths of weights and activations: w8a8, w4a8, w4a16, w8a16, fp16, fp32."
+    ),
 ]
 EmbeddingBits = Annotated[
     int | None, typer.Option(help="Embedding: 8 or 4, codes; 16, fp16. Default: 16, or 32 in fp32.")
@@ -39,7 +42,10 @@ EmbeddingBits = Annotated[
 LmHeadBits = Annotated[int | None, typer.Option(help="lm_head: 8 or 4, codes; 16, fp16. Default: as above.")]
 SsmStateDtype = Annotated[
     Literal["float16", "float32", "int8"],
-    typer.Option("--ssm-state-dtype", help="How the scan state is stored between tokens."),
+    typer.Option(
+        "--ssm-state-dtype",
+        help="How the scan state is stored between tokens. Default: float16, or float32 in fp32.",
+    ),
 ]
 Output = Annotated[
     Path, typer.Option("-o", "--out", help="The directory to write; it appears when it is whole.")

@@ -39,7 +39,7 @@ def random_model(
     """
     widths = qformat_named(qformat)
     block = widths.block
-    if block.activation_bits != 8 or widths.name != block.name:
+    if block is None or block.activation_bits != 8 or widths.name != block.name:
         raise QuambaError(
             "no random models of these widths", found=qformat, allowed="w8a8, w4a8", code=ExitCode.USAGE
         )

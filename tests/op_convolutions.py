@@ -46,6 +46,11 @@ def scan_input_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
 
 
 def half_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    y, state = float_conv(i, a)
+    return [half(y), state]
+
+
+def float_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     """fp32 products, one token after the other, the oldest input first."""
     window = np.concatenate([i["state"].swapaxes(1, 2), i["x"]], axis=1)  # (B, W-1+L, C)
     length, width = i["x"].shape[1], i["weight"].shape[1]
@@ -53,4 +58,4 @@ def half_conv(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     for t in range(length):
         products = window[:, t : t + width].astype(f32) * i["weight"].T  # (B, W, C)
         value[:, t] = np.add.accumulate(products, axis=1)[:, -1] + i["bias"]
-    return [half(silu(value)), window[:, length:].swapaxes(1, 2)]
+    return [silu(value), window[:, length:].swapaxes(1, 2)]

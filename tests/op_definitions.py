@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from op_cases import Case
 from op_cases.drawing import Array
-from op_convolutions import causal_conv, half_conv, scan_input_conv
+from op_convolutions import causal_conv, float_conv, half_conv, scan_input_conv
 from op_formulas import (
     Attrs,
     dense_hadamard,
@@ -19,7 +19,9 @@ from op_formulas import (
     exp,
     f32,
     floats,
+    grouped_sum,
     half,
+    int4_codes,
     quantize,
     recurrence,
     rms_norm,
@@ -31,6 +33,10 @@ from op_formulas import (
 
 def rms_norm_quantize(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(rms_norm(i["x"], a["epsilon"]), a["out_scale"])]
+
+
+def float_rms_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [rms_norm(i["x"], a["epsilon"])]
 
 
 def half_rms_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -46,6 +52,10 @@ def hadamard_quantize(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(rotated(i["x"], a), a["out_scale"])]
 
 
+def float_hadamard(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [rotated(i["x"], a)]
+
+
 def half_hadamard(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [half(rotated(i["x"], a))]
 
@@ -58,6 +68,10 @@ def gated_norm(i: Mapping[str, Array], z: Array, a: Attrs) -> Array:
 
 def gated_norm_quantize(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(gated_norm(i, dequantize(i["z"], a["z_scale"]), a), a["out_scale"])]
+
+
+def float_gated_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [gated_norm(i, i["z"], a)]
 
 
 def half_gated_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -177,27 +191,6 @@ def rms_norm_int4_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return rms_norm_linear({**i, "weight": codes * scale}, a)
 
 
-def int4_codes(packed: Array) -> NDArray[np.int64]:
-    """(M, K/2) -> (M, K): nibble after nibble, where plugins/Int4RequantizedLinear/README.md puts it."""
-    codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.int64)
-    for j in range(packed.shape[1]):
-        column = j // 16 * 32 + j % 16
-        for shift, place in ((0, column), (4, column + 16)):
-            nibble = packed[:, j].astype(np.uint8) >> shift & 15
-            codes[:, place] = np.where(nibble > 7, nibble.astype(np.int64) - 16, nibble)
-    return codes
-
-
-def grouped_sum(i: Mapping[str, Array]) -> Array:
-    """Integers and fp16 numbers alike: 64 bits of a longdouble hold every sum of a group."""
-    weight, x, scale = (part.astype(wide) for part in (int4_codes(i["weight"]), i["x"], i["weight_scale"]))
-    total = np.zeros((*x.shape[:2], len(weight)), f32)
-    for g in range(scale.shape[1]):
-        columns = slice(128 * g, 128 * g + 128)
-        total = total + (x[..., columns] @ weight[:, columns].T).astype(f32) * scale[:, g].astype(f32)
-    return total
-
-
 def grouped_product(i: Mapping[str, Array], a: Attrs) -> Array:
     return grouped_sum(i) * f32(a["x_scale"]) + i["bias"]
 
@@ -218,12 +211,28 @@ def half_int4_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [half(grouped_sum(i) + i["bias"])]
 
 
-def half_int8_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+def float_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     total = (i["x"].astype(wide) @ i["weight"].astype(wide).T).astype(f32)
-    return [half(total * i["weight_scale"] + i["bias"])]
+    return [total * i.get("weight_scale", f32(1)) + i["bias"]]
+
+
+def half_projection(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [half(y) for y in float_projection(i, a)]
+
+
+def float_linear(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [i["residual"] + y for y in float_projection(i, a)]
 
 
 DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
+    "FloatCausalConv1d": float_conv,
+    "FloatGatedRMSNormHadamard": float_gated_norm,
+    "FloatHadamard": float_hadamard,
+    "FloatLinear": float_linear,
+    "FloatProjection": float_projection,
+    "FloatRMSNorm": float_rms_norm,
+    "FloatSSDScan": half_ssd_scan,
+    "FloatSelectiveScan": half_selective_scan,
     "FloatInputSSDScan": float_input_ssd_scan,
     "FloatInputSelectiveScan": float_input_selective_scan,
     "GatedRMSNormHadamardQuantize": gated_norm_quantize,
@@ -233,7 +242,10 @@ DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "HalfHadamard": half_hadamard,
     "HalfInt4Linear": half_int4_linear,
     "HalfInt4Projection": half_int4_projection,
-    "HalfInt8Projection": half_int8_projection,
+    "HalfInt8Linear": float_linear,
+    "HalfInt8Projection": half_projection,
+    "HalfLinear": float_linear,
+    "HalfProjection": half_projection,
     "HalfRMSNorm": half_rms_norm,
     "HalfSSDScan": half_ssd_scan,
     "HalfSelectiveScan": half_selective_scan,

@@ -93,3 +93,24 @@ def narrowed(h: Array, like: Array, scale: Array | float) -> Array:
 
 def widened(state: Array, scale: Array | float) -> NDArray[np.float32]:
     return dequantize(state, scale) if state.dtype == np.int8 else state.astype(f32)
+
+
+def int4_codes(packed: Array) -> NDArray[np.int64]:
+    """(M, K/2) -> (M, K): nibble after nibble, where plugins/Int4RequantizedLinear/README.md puts it."""
+    codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.int64)
+    for j in range(packed.shape[1]):
+        column = j // 16 * 32 + j % 16
+        for shift, place in ((0, column), (4, column + 16)):
+            nibble = packed[:, j].astype(np.uint8) >> shift & 15
+            codes[:, place] = np.where(nibble > 7, nibble.astype(np.int64) - 16, nibble)
+    return codes
+
+
+def grouped_sum(i: Mapping[str, Array]) -> Array:
+    """Integers and fp16 numbers alike: 64 bits of a longdouble hold every sum of a group."""
+    weight, x, scale = (part.astype(wide) for part in (int4_codes(i["weight"]), i["x"], i["weight_scale"]))
+    total = np.zeros((*x.shape[:2], len(weight)), f32)
+    for g in range(scale.shape[1]):
+        columns = slice(128 * g, 128 * g + 128)
+        total = total + (x[..., columns] @ weight[:, columns].T).astype(f32) * scale[:, g].astype(f32)
+    return total

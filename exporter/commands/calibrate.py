@@ -61,6 +61,9 @@ def calibrate(
     weight_bits: Annotated[
         int | None, typer.Option(help="gptq: 4 (for --qformat w4a8, w4a16; the default) or 8 (w8a8).")
     ] = None,
+    lm_head_bits: Annotated[
+        int | None, typer.Option(help="gptq: round lm_head too, to 4 or 8 (for export --lm-head-bits).")
+    ] = None,
     damping: Annotated[
         float | None, typer.Option(help="gptq: share of the Hessian's mean diagonal added to it, 0.01.")
     ] = None,
@@ -93,7 +96,7 @@ def calibrate(
         raise QuambaError("two recipes", found=found, allowed="one of them", code=ExitCode.USAGE)
     recipe = "quamba2" if group_heads else recipe
     sources = weighted(data, data_weight or [1.0] * len(data))
-    weights = rounding_options(rounding, weight_bits, damping, act_order, clip_weights)
+    weights = rounding_options(rounding, weight_bits, lm_head_bits, damping, act_order, clip_weights)
     with progress(f"calibrate {checkpoint}", unit="samples") as bar, resumable():
         source = load_checkpoint(checkpoint)
         chosen = load_recipe(recipe) if recipe else default_recipe(source.config)
@@ -151,12 +154,14 @@ def check_data(recipe: Recipe, config: MambaConfig, size: int, seqlen: int, *, r
 def rounding_options(
     kind: str | None,
     bits: int | None,
+    head_bits: int | None,
     damping: float | None,
     act_order: bool | None,
     clip: bool | None,
 ) -> dict[str, Any]:
     """The recipe's table `weights` that the flags amount to, without what was not given."""
-    table = {"kind": kind, "bits": bits, "damping": damping, "act_order": act_order, "clip": clip}
+    table: dict[str, Any] = {"kind": kind, "bits": bits, "head_bits": head_bits}
+    table |= {"damping": damping, "act_order": act_order, "clip": clip}
     return {name: value for name, value in table.items() if value is not None}
 
 

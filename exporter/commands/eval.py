@@ -51,9 +51,11 @@ def evaluate(
         ),
     ] = None,
     calibration: CalibrationPath = None,
-    qformat: Annotated[str | None, typer.Option(help="With --calibration, as in export.")] = None,
+    qformat: Annotated[
+        str | None, typer.Option(help="As in export: the quantized reference of a checkpoint.")
+    ] = None,
     ssm_state_dtype: Annotated[
-        Literal["float16", "float32", "int8"] | None, typer.Option(help="With --calibration, as in export.")
+        Literal["float16", "float32", "int8"] | None, typer.Option(help="As in export, as --qformat.")
     ] = None,
     ssm_input: SsmInput = None,
     scale_factor: ScaleFactor = None,
@@ -66,7 +68,7 @@ def evaluate(
 ) -> None:
     """Perplexity and bits a byte; with --against, KL divergence and top-1 agreement; with --cloze last words.
 
-    With --calibration, a CHECKPOINT is scored as the quantized PyTorch reference.
+    With --calibration or --qformat, a CHECKPOINT is scored as the quantized PyTorch reference.
 
     Example: quamba-export eval bundle/ --data validation.txt --mode decode --against CHECKPOINT
     """
@@ -87,8 +89,8 @@ def evaluate(
     model = open_language_model(
         path,
         calibration=calibration,
-        qformat=qformat or "w8a8",
-        ssm_state_dtype=ssm_state_dtype or "float16",
+        qformat=qformat,
+        ssm_state_dtype=ssm_state_dtype,
         ssm_input=study,
         provider=provider,
     )
@@ -108,11 +110,11 @@ def check_reference_flags(path: str, given: list[str]) -> None:
     from quamba_export.exporter.artefacts import artefact_kind
 
     kind = artefact_kind(Path(path))
-    if given and (kind != "checkpoint" or "--calibration" not in given):
+    if given and (kind != "checkpoint" or not {"--calibration", "--qformat"} & {*given}):
         raise QuambaError(
             f"{given[0]} does not belong to {path}",
-            found=f"{kind}/" if kind != "checkpoint" else "no --calibration",
-            allowed="with a checkpoint and --calibration, which make its quantized reference",
+            found=f"{kind}/" if kind != "checkpoint" else "no --calibration or --qformat",
+            allowed="with a checkpoint and --calibration or --qformat, which make its quantized reference",
             code=ExitCode.USAGE,
         )
 

@@ -32,12 +32,15 @@ if TYPE_CHECKING:
 
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A checkpoint directory or hub id.")],
-    calibration: Annotated[Path, typer.Option(help="The calibration/ directory made from it.")],
     out: Output,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="The calibration/ directory made from it; fp32, fp16 and w8a16 need none."),
+    ] = None,
     qformat: QFormat = "w8a8",
     embedding_bits: EmbeddingBits = None,
     lm_head_bits: LmHeadBits = None,
-    ssm_state_dtype: SsmStateDtype = "float16",
+    ssm_state_dtype: SsmStateDtype | None = None,
     ssm_input: SsmInput = None,
     scale_factor: ScaleFactor = None,
     fp32_ssm_input: Fp32SsmInput = False,
@@ -61,8 +64,10 @@ def export(
     aliases = fp32_ssm_input, float_sim_asic_int8, float_sim_asic_research_se, w4a5_se
     study = chosen_scan_input(ssm_input, scale_factor, *aliases) or ScanInput()
     widths = qformat_named(qformat, embedding_bits=embedding_bits, head_bits=lm_head_bits)
-    source, scales = load_checkpoint(checkpoint), read_calibration(calibration)
-    model = quantize_model(source, scales, qformat=widths.name, ssm_state_dtype=ssm_state_dtype)
+    source = load_checkpoint(checkpoint)
+    scales = read_calibration(calibration) if calibration else None
+    state = ssm_state_dtype or widths.ssm_state_dtype
+    model = quantize_model(source, scales, qformat=widths.name, ssm_state_dtype=state)
     export_onnx(with_scan_input(model, scales, study), source, scales, out)
     facts = inspect_manifest(out)
     emit(facts, as_json, lambda console: show(facts, console))

@@ -2,6 +2,7 @@ import dataclasses
 import re
 
 import pytest
+import tomllib
 
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.observer_absmax import AbsoluteMaximum
@@ -84,6 +85,14 @@ def test_a_file_of_ones_own(tmp_path):
         ("[[layers]]\nat = '3'\nobservers.y = { kind = 'mse' }", "unknown site in recipe bad: y"),
         ("[[layers]]\nat = '3'\nobservers.x = { kind = 'mes' }", "did you mean mse?"),
         ("[[layers]]\nat = '3'\nobservers.x = 'mse'", "layers[0].observers.x is no table"),
+        ("qformat = 'w4a88'", "found: 'w4a88'"),
+        ("qformats = 'w4a8'", "did you mean qformat?"),
+        ("[[layers]]\nat = '3'\nqformat = 'w2a8'", "layers[0].qformat is no width of a block"),
+        ("[[layers]]\nat = '3'\nqfromat = 'w4a8'", "did you mean qformat?"),
+        ("[weights]\nkind = 'gptq'\ndampin = 1", "did you mean damping?"),
+        ("[weights]\nkind = 'gptq'\nbits = 3", "allowed: 4, 8"),
+        ("[weights]\nkind = 'gptq'\ndamping = -1", "allowed: 0 or more"),
+        ("[weights]\nkind = 'gtpq'", "did you mean gptq?"),
         ("= 3", "is not TOML"),
     ],
 )
@@ -150,3 +159,39 @@ def test_every_layer_is_early_middle_or_late():
 
 def test_a_recipe_without_rules_is_written_as_before():
     assert "layers" not in load_recipe("quamba").as_table()
+
+
+def widths(text, n_layer=6):
+    table = tomllib.loads(text)
+    blocks = recipe_from_table({"name": "mixed", **table}).blocks(n_layer)
+    return blocks and [block.name for block in blocks]
+
+
+def test_blocks_have_the_widths_of_the_last_rule_that_names_any():
+    rules = """qformat = "w4a8"
+        layers = [{ at = "early", qformat = "w8a8" }, { at = "1, 4-5", qformat = "w4a16" }]"""
+    assert widths(rules) == ["w8a8", "w4a16", "w4a8", "w4a8", "w4a16", "w4a16"]
+    assert widths("layers = [{ at = '0-5', qformat = 'w8a16' }]") == ["w8a16"] * 6
+    assert widths("") is None
+
+
+def test_widths_for_some_layers_only_are_refused():
+    with pytest.raises(QuambaError, match="widths for some layers only") as caught:
+        widths("layers = [{ at = 'first', qformat = 'w8a8' }]")
+    assert caught.value.found == "none for layer 1"
+
+
+def test_gptq_rounds_to_the_blocks_widths():
+    table = {"name": "r", "qformat": "w4a8", "layers": [{"at": "last", "qformat": "w8a8"}]}
+    recipe = recipe_from_table({**table, "weights": {"kind": "gptq", "head_bits": 8}})
+    assert recipe.rounded_bits(3) == (4, 4, 8)
+    assert recipe_from_table(recipe.as_table()) == recipe
+    with pytest.raises(QuambaError, match="does not fit int4's packing"):
+        recipe.check_fits(dataclasses.replace(MAMBA1, d_model=24, d_inner=48, n_layer=3))
+
+
+def test_tables_of_before_are_as_they_were():
+    assert (
+        "head_bits" not in recipe_from_table({"name": "r", "weights": {"kind": "gptq"}}).as_table()["weights"]
+    )
+    assert "qformat" not in load_recipe("quamba").as_table()

@@ -13,6 +13,7 @@ from quamba_export.calib.calibrate import calibrate, partial_directory
 from quamba_export.calib.calibration import read_calibration, write_calibration
 from quamba_export.calib.data import calibration_windows
 from quamba_export.calib.hessian import Hessian
+from quamba_export.calib.layer_rules import LayerRule
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.calib.recipe import default_recipe, load_recipe
 from quamba_export.calib.rewrites import rewrite
@@ -207,3 +208,41 @@ def test_columns_that_int4_cannot_pack_are_refused_before_any_work(run):
 def test_a_wrong_table_is_refused_in_words(table, words):
     with pytest.raises(QuambaError, match=words):
         load_recipe("quamba").rounded_by(table)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_head_is_rounded_on_what_the_rounded_layers_give(run, folder, bits, tmp_path):
+    calibration = run(MAMBA1, {"bits": 8, "head_bits": bits})
+    name = f"w8a8-head{bits}"
+    model = quantize_model(checkpoint_of(MAMBA1, folder), calibration, name)
+    assert torch.equal(model.tensors["lm_head.weight"], calibration.weights["lm_head.weight"])
+    errors = calibration.run["rounding_errors"]["lm_head"]
+    assert 0 < errors["error"] < errors["nearest_error"]
+    write_calibration(calibration, tmp_path / "calibration")
+    assert read_calibration(tmp_path / "calibration").digest == calibration.digest
+    other = 12 - bits
+    with pytest.raises(QuambaError, match=f"lm_head that is rounded to {bits} bits"):
+        quantize_model(checkpoint_of(MAMBA1, folder), calibration, f"w8a8-head{other}")
+    floats = quantize_model(checkpoint_of(MAMBA1, folder), calibration, "w8a8")
+    assert floats.tensors["lm_head.weight"].dtype == torch.float16
+
+
+def test_a_head_in_one_piece_or_in_several_is_the_same(run, monkeypatch):
+    whole = run(MAMBA2, {"head_bits": 4}).weights
+    monkeypatch.setattr("quamba_export.calib.sequential_rounding.HEAD_ROWS", 24)
+    for name, tensor in run(MAMBA2, {"head_bits": 4}).weights.items():
+        assert torch.equal(tensor, whole[name]), name
+
+
+def test_blocks_of_a_mixed_recipe_are_rounded_to_their_own_bits(run, folder):
+    recipe = dataclasses.replace(
+        default_recipe(MAMBA1), qformat="w4a8", layers=(LayerRule("first", {}, "w8a8"),)
+    ).rounded_by({"kind": "gptq"})
+    sizes = {"calib_size": SAMPLES, "calib_seqlen": LENGTH}
+    calibration = calibrate(checkpoint_of(MAMBA1, folder), folder / "text.txt", recipe, **sizes)
+    scales = [calibration.weights[f"layers.{i}.in_proj.weight_scale"].dtype for i in (0, 1)]
+    assert scales == [torch.float32, torch.float16]
+    quantize_model(checkpoint_of(MAMBA1, folder), calibration, "w4ax")
+    with pytest.raises(QuambaError, match="rounded to 8 bits") as caught:
+        quantize_model(checkpoint_of(MAMBA1, folder), calibration, "w4a8")
+    assert caught.value.found == "--qformat w4a8, 4 bits in layer 0"

@@ -61,3 +61,28 @@ def test_an_int8_state_beside_fp16_activations_is_refused(flow: Flow, tmp_path: 
     widths = ("--qformat", "w4a16", "--ssm-state-dtype", "int8")
     assert run_json("export", *source, *widths, exit_code=2) == {}
     assert not (tmp_path / "export").exists()
+
+
+@pytest.mark.parametrize("qformat", ["w8a16", "fp32"])
+def test_floats_are_exported_built_compared_and_scored_without_a_calibration(
+    flow: Flow, tmp_path: Path, qformat: str
+) -> None:
+    export, bundle = tmp_path / "export", tmp_path / "bundle"
+    run_json("export", flow.checkpoint, "--qformat", qformat, "-o", export)
+    run_json("build", export, "--target", "cpu", "-o", bundle)
+    text = ("--data", flow.text, "--window", 32, "--max-tokens", 64)
+    scored = run_json("eval", bundle, *text, "--against", flow.checkpoint)
+    reference = run_json("eval", flow.checkpoint, *text, "--qformat", qformat)
+    assert (scored["qformat"], scored["ssm_state_dtype"]) == (qformat, reference["ssm_state_dtype"])
+    assert scored["perplexity"] == pytest.approx(reference["perplexity"], rel=1e-6)
+    assert scored["kl"] < {"w8a16": 0.01, "fp32": 1e-6}[qformat]
+    _, _, between = run_json("compare", export, "--against", flow.checkpoint, *text)["pairs"]
+    assert {site["max_abs"] for site in between["sites"] if site["site"] != "logits"} == {0.0}
+
+
+def test_tables_of_codes_are_named_in_the_export(flow: Flow, tmp_path: Path) -> None:
+    source = (flow.checkpoint, "--calibration", flow.calibration, "-o", tmp_path / "export")
+    facts = run_json("export", *source, "--embedding-bits", 8, "--lm-head-bits", 8)
+    assert facts["qformat"] == "w8a8-embedding8-head8"
+    wide = run_json("inspect", flow.export)["bytes_by_group"]
+    assert facts["bytes_by_group"]["lm_head"] < 0.6 * wide["lm_head"]

@@ -5,7 +5,7 @@ A case is plain numpy arrays and numbers with a fixed seed; nothing of torch is 
 
 from __future__ import annotations
 
-from op_cases import conv, half, head, int4, linear, norms, scan_input, scans, step
+from op_cases import conv, floats, half, head, int4, linear, norms, scan_input, scans, step
 from op_cases.drawing import Case
 from quamba_export.plugins.common.registry import kernel_names
 
@@ -18,6 +18,7 @@ ALL: tuple[Case, ...] = (
     *head.CASES,
     *int4.CASES,
     *half.CASES,
+    *floats.CASES,
     *scan_input.CASES,
 )
 
