@@ -67,9 +67,10 @@ def checked_hosts(names: Sequence[str]) -> list[str]:
             )
     if len(set(names)) != len(names) or not 1 <= len(names) <= MAX_HOSTS:
         raise QuambaError(
-            "wrong hosts",
+            "wrong number of hosts",
             found=f"{len(names)}, {len(set(names))} of them different",
             allowed=f"1 to {MAX_HOSTS}, each once",
+            fix="quamba-export deploy bundle/ user@host",
             code=ExitCode.USAGE,
         )
     return list(names)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from deploying import deployed
 from ssh_device import SshDevice, sshd
 from tiny_recurrent import write_tiny_export
 
@@ -45,3 +47,23 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]
     assert manifest.self_test is not None
     write_manifest(replace(manifest, self_test=replace(manifest.self_test, tokens=(1, 2))), folder / "wrong")
     return folder / "float32", folder / "float16", folder / "wrong"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for all tests here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def running(
+    device: SshDevice, bundles: tuple[Path, Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> SshDevice:
+    """A device that the first bundle was deployed to, once for all tests."""
+    kept = tmp_path_factory.getbasetemp() / "running"
+    if kept.exists():
+        shutil.copytree(kept, device.store, symlinks=True)
+    else:
+        deployed(device, bundles[0])
+        shutil.copytree(device.store, kept, symlinks=True)
+    return device

@@ -59,9 +59,9 @@ def test_what_is_no_host_is_refused(host: str) -> None:
 
 
 def test_hosts_are_there_and_each_once() -> None:
-    with refused("wrong hosts", code=ExitCode.USAGE):
+    with refused("wrong number of hosts", code=ExitCode.USAGE):
         checked_hosts([])
-    with refused("wrong hosts", "2, 1 of them different", code=ExitCode.USAGE):
+    with refused("wrong number of hosts", "2, 1 of them different", code=ExitCode.USAGE):
         checked_hosts(["a", "a"])
 
 
