@@ -76,8 +76,10 @@ def scan_state(model: QuantizedModel) -> list[tuple[str, str, tuple[int, ...]]]:
 def state_table(model: QuantizedModel) -> list[dict[str, Any]]:
     """Every state of the graph: input and output name, dtype and shape without the batch."""
     config = model.config
-    convolutions = [block.conv_state_dtype for block in model.blocks]
-    kinds = [("conv_states", convolutions, config.conv_state_shape)]
+    convolutions: list[str] = [block.conv_state_dtype for block in model.blocks]
+    kinds: list[tuple[str, list[str], tuple[int, ...]]] = [
+        ("conv_states", convolutions, config.conv_state_shape)
+    ]
     kinds += [(kind, [dtype] * config.n_layer, shape) for kind, dtype, shape in scan_state(model)]
     return [
         {
