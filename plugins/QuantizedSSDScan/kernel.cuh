@@ -191,7 +191,7 @@ struct SSDScan {
                     state[r][k] = next_state(state[r][k], decay, inputs.at[r], B.at[k]);
                     read[k] = state[r][k] * C.at[k];
                 }
-                round_states<Stored, 32>(state[r], scale[r]);
+                round_states<Stored>(state[r], scale[r]);
                 partial[i * ROWS + r] = in_lane_sum(read);
             }
         }

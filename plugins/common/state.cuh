@@ -99,7 +99,7 @@ struct State<__half> {
 
 // Every entry behind a token becomes the value that its stored dtype has; LANES lanes hold a row, whose scale
 // is found here where it has one.
-template <class Stored, int LANES, int COUNT>
+template <class Stored, int LANES = 32, int COUNT>
 __device__ __forceinline__ void round_states(float (&h)[COUNT], float (&scale)[COUNT]) {
     if constexpr (std::is_same_v<Stored, RowCode>) {
         const RowScale row = found_row_scale<LANES>(h);
