@@ -62,8 +62,10 @@ def test_a_killed_run_goes_on_with_what_is_missing(tmp_path: Path, finished: int
     kept = len(part.read_bytes().splitlines()) - 1
     assert kept >= finished
     part.write_bytes(part.read_bytes() + b'{"index": 7, "prom')  # killed in a line
+    with pytest.raises(Killed):
+        run(out, kill_after(kept + 1))
     assert not out.exists()
-    assert run(out) == len(PROMPTS) - kept
+    assert run(out) == len(PROMPTS) - kept - 1
     assert out.read_bytes() == whole.read_bytes()
     assert not part.exists()
 
