@@ -19,6 +19,12 @@ Data = Annotated[
         "--data", metavar="TEXT", help="A .txt or .jsonl file, or the name of a Hugging Face dataset."
     ),
 ]
+TextToScore = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="TEXT", help="A .txt or .jsonl file, or the name of a Hugging Face dataset."
+    ),
+]
 Window = Annotated[
     int, typer.Option("--window", min=2, help="Tokens a window; the state starts at zero in each.")
 ]
