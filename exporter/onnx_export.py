@@ -21,6 +21,7 @@ from quamba_export.runtime.manifest import files_of
 
 SCHEMA_VERSION = 1
 MODEL, DATA = "model.onnx", "model.onnx.data"
+CHAT_FILES = ("tokenizer_config.json", "chat_template.jinja")  # where a checkpoint has them
 
 
 def export_onnx(
@@ -104,6 +105,9 @@ def _write_configs(model: QuantizedModel, checkpoint: Checkpoint, directory: Pat
     _write_json(directory / "generation_config.json", {"eos_token_id": checkpoint.eos_token_id})
     if checkpoint.tokenizer_path is not None:
         shutil.copyfile(checkpoint.tokenizer_path, directory / "tokenizer.json")
+    for name in CHAT_FILES:
+        if (checkpoint.path / name).is_file():
+            shutil.copyfile(checkpoint.path / name, directory / name)
 
 
 def _export_record(
