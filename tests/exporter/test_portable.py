@@ -123,7 +123,7 @@ def member(
 
 HOSTILE = {
     "leaves upwards": member("../kernel.cu"),
-    "leaves to the root": member("/tmp/kernel.cu"),
+    "leaves to the root": member("/etc/kernel.cu"),
     "leaves in the middle": member("op/../../kernel.cu"),
     "too deep": member("a/b/kernel.cu"),
     "hidden": member(".bashrc.txt"),
