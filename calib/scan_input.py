@@ -125,6 +125,13 @@ def with_scan_input(
             allowed="blocks with int8 activations: w8a8, w4a8",
             code=ExitCode.USAGE,
         )
+    if model.dynamic_state:
+        raise QuambaError(
+            "a study of the scan's input has no dynamic int8 state",
+            found=f"--ssm-input {mode.mode} --ssm-state-dtype int8-dynamic",
+            allowed="float16, float32, int8",
+            code=ExitCode.USAGE,
+        )
     tensors, scales = dict(model.tensors), dict(model.scales)
     for i in studied:
         site = f"layers.{i}"

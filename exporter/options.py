@@ -47,7 +47,7 @@ EmbeddingBits = Annotated[
 ]
 LmHeadBits = Annotated[int | None, typer.Option(help="lm_head: 8 or 4, codes; 16, fp16. Default: as above.")]
 SsmStateDtype = Annotated[
-    Literal["float16", "float32", "int8"],
+    Literal["float16", "float32", "int8", "int8-dynamic"],
     typer.Option(
         "--ssm-state-dtype",
         help="How the scan state is stored between tokens. Default: float16, or float32 in fp32.",

@@ -66,7 +66,8 @@ def evaluate(
         str | None, typer.Option(help="As in export: the quantized reference of a checkpoint.")
     ] = None,
     ssm_state_dtype: Annotated[
-        Literal["float16", "float32", "int8"] | None, typer.Option(help="As in export, as --qformat.")
+        Literal["float16", "float32", "int8", "int8-dynamic"] | None,
+        typer.Option(help="As in export, as --qformat."),
     ] = None,
     ssm_input: SsmInput = None,
     scale_factor: ScaleFactor = None,

@@ -38,7 +38,7 @@ def test_every_site_and_state_is_the_same_bit_for_bit(name: str, length: int, tm
             np.testing.assert_array_equal(found[site], tensor.numpy(), err_msg=site)
 
 
-@pytest.mark.parametrize("state_dtype", ["float32", "int8"])
+@pytest.mark.parametrize("state_dtype", ["float32", "int8", "int8-dynamic"])
 @pytest.mark.parametrize("name", ["mamba1", "mamba2 in groups"])
 def test_other_state_dtypes(name: str, state_dtype: SsmStateDtype, tmp_path: Path) -> None:
     model = quantized(CONFIGS[name], state_dtype)
@@ -53,7 +53,7 @@ def test_other_state_dtypes(name: str, state_dtype: SsmStateDtype, tmp_path: Pat
             np.testing.assert_array_equal(states[f"past_ssm_states.{i}"], state.numpy())
 
 
-@pytest.mark.parametrize("state_dtype", ["float16", "float32", "int8"])
+@pytest.mark.parametrize("state_dtype", ["float16", "float32", "int8", "int8-dynamic"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_cut_length_goes_on_where_it_was(name: str, state_dtype: SsmStateDtype, tmp_path: Path) -> None:
     """Prefill, prefill in pieces and token by token: the same bits in every layer and state.
