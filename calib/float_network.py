@@ -23,8 +23,8 @@ WEIGHTS = {
 
 
 def mamba1_block(
-    net: Backend[V], model: QuantizedModel, i: int, hidden: V, conv_state: V, ssm_state: V
-) -> tuple[V, V, V]:
+    net: Backend[V], model: QuantizedModel, i: int, hidden: V, conv_state: V, ssm_state: tuple[V, ...]
+) -> tuple[V, V, tuple[V, ...]]:
     """hidden (B, L, D) -> hidden + mixer(norm(hidden)), next conv and ssm state."""
     config, site, prefix = model.config, f"layers.{i}", PREFIXES[model.block(i).activation_bits]
     u = _norm(net, model, prefix, site, hidden)
@@ -41,15 +41,15 @@ def mamba1_block(
         f"{site}.dt", _project(net, model, prefix, f"{site}.dt_proj", net.tap(f"{site}.dt_low", dt_low))
     )
     A_log, D, dt_bias = (net.weight(f"{site}.{name}") for name in ("A_log", "D", "dt_bias"))
-    y, ssm_state = net.op(f"{prefix}SelectiveScan", x, dt, A_log, B, C, D, z, dt_bias, ssm_state)
-    net.tap(f"{site}.ssm_state", ssm_state)
+    y, h = net.op(f"{prefix}SelectiveScan", x, dt, A_log, B, C, D, z, dt_bias, *ssm_state)
+    net.tap(f"{site}.ssm_state", h)
     (rotated,) = net.op(f"{prefix}Hadamard", net.tap(f"{site}.y", y), hadamard=int(model.out_hadamard))
-    return _project_out(net, model, prefix, site, hidden, rotated), conv_state, ssm_state
+    return _project_out(net, model, prefix, site, hidden, rotated), conv_state, (h,)
 
 
 def mamba2_block(
-    net: Backend[V], model: QuantizedModel, i: int, hidden: V, conv_state: V, ssm_state: V
-) -> tuple[V, V, V]:
+    net: Backend[V], model: QuantizedModel, i: int, hidden: V, conv_state: V, ssm_state: tuple[V, ...]
+) -> tuple[V, V, tuple[V, ...]]:
     """hidden (B, L, D) -> hidden + mixer(norm(hidden)), next conv and ssm state."""
     config, site, prefix = model.config, f"layers.{i}", PREFIXES[model.block(i).activation_bits]
     u = _norm(net, model, prefix, site, hidden)
@@ -61,7 +61,7 @@ def mamba2_block(
     conv_out, conv_state = _conv(net, prefix, site, net.tap(f"{site}.conv_in", conv_in), conv_state)
     shared = config.n_groups * config.d_state
     x, B, C = net.split(conv_out, [config.d_inner, shared, shared])
-    y, ssm_state = net.op(
+    y, h = net.op(
         f"{prefix}SSDScan",
         net.tap(f"{site}.x", net.reshape_last(x, [config.n_heads, config.headdim])),
         dt,
@@ -70,11 +70,11 @@ def mamba2_block(
         net.tap(f"{site}.C", net.reshape_last(C, [config.n_groups, config.d_state])),
         net.weight(f"{site}.D"),
         net.weight(f"{site}.dt_bias"),
-        ssm_state,
+        *ssm_state,
         dt_min=config.time_step_limit[0],
         dt_max=min(config.time_step_limit[1], model.FLOAT_MAX),
     )
-    net.tap(f"{site}.ssm_state", ssm_state)
+    net.tap(f"{site}.ssm_state", h)
     (rotated,) = net.op(
         f"{prefix}GatedRMSNormHadamard",
         net.tap(f"{site}.y", net.reshape_last(y, [config.d_inner])),
@@ -84,7 +84,7 @@ def mamba2_block(
         hadamard=int(model.out_hadamard),
         epsilon=config.norm_epsilon,
     )
-    return _project_out(net, model, prefix, site, hidden, rotated), conv_state, ssm_state
+    return _project_out(net, model, prefix, site, hidden, rotated), conv_state, (h,)
 
 
 def _norm(net: Backend[V], model: QuantizedModel, prefix: str, site: str, hidden: V) -> V:

@@ -24,11 +24,11 @@ def forward(
     model: QuantizedModel,
     input_ids: V,
     conv_states: list[V],
-    ssm_states: list[V],
+    ssm_states: list[tuple[V, ...]],
     num_logits: V,
-) -> tuple[V, list[V], list[V]]:
+) -> tuple[V, list[V], list[tuple[V, ...]]]:
     """input_ids (B, L) and the carried states -> logits (B, num_logits, V) of the last positions, next
-    states.
+    states. A layer's scan state is h, or of a dynamic int8 one codes and row scales.
     """
     conv_out, ssm_out = [], []
     hidden = tables.embed(net, model, input_ids)  # (B, L, D)
@@ -45,8 +45,8 @@ def forward(
 
 
 def mamba1_block(
-    net: Backend[V], model: QuantizedModel, i: int, hidden: V, conv_state: V, ssm_state: V
-) -> tuple[V, V, V]:
+    net: Backend[V], model: QuantizedModel, i: int, hidden: V, conv_state: V, ssm_state: tuple[V, ...]
+) -> tuple[V, V, tuple[V, ...]]:
     """hidden (B, L, D) -> hidden + mixer(norm(hidden)), next conv and ssm state."""
     config, site = model.config, f"layers.{i}"
     u = _norm(net, model, site, hidden)
@@ -63,9 +63,9 @@ def mamba1_block(
     dt = _project(net, model, f"{site}.dt_proj", net.tap(f"{site}.dt_low", dt_low), f"{site}.dt_low")
     net.tap(f"{site}.dt", dt)
     constants = {name: net.weight(f"{site}.{name}") for name in ("A_log", "D", "dt_bias")}
-    x_scale = {} if model.ssm_input.is_float else {"x_scale": model.scan_x_scale(site)}
-    y, ssm_state = net.op(
-        "FloatInputSelectiveScan" if model.ssm_input.is_float else "QuantizedSelectiveScan",
+    float_x = model.ssm_input.is_float
+    y, *held = net.op(
+        f"{_scan_kind(model)}SelectiveScan",
         x,
         dt,
         constants["A_log"],
@@ -74,8 +74,8 @@ def mamba1_block(
         constants["D"],
         z,
         constants["dt_bias"],
-        ssm_state,
-        **x_scale,
+        *ssm_state,
+        **({} if float_x else {"x_scale": model.scan_x_scale(site)}),
         dt_scale=model.scale(f"{site}.dt"),
         A_log_scale=model.scale(f"{site}.A_log"),
         B_scale=model.scale(f"{site}.B"),
@@ -83,21 +83,21 @@ def mamba1_block(
         D_scale=model.scale(f"{site}.D"),
         z_scale=model.scale(f"{site}.z"),
         dt_bias_scale=model.scale(f"{site}.dt_bias"),
-        state_scale=model.scale(f"{site}.ssm_state") if model.ssm_state_dtype == "int8" else 1.0,
+        **({} if model.dynamic_state else {"state_scale": model.state_scale(site)}),
     )
-    net.tap(f"{site}.ssm_state", ssm_state)
+    net.tap(f"{site}.ssm_state", held[0])
     (rotated,) = net.op(
         "HadamardQuantize",
         net.tap(f"{site}.y", y),
         hadamard=int(model.out_hadamard),
         out_scale=model.scale(f"{site}.out_proj_in"),
     )
-    return _project_out(net, model, site, hidden, rotated), conv_state, ssm_state
+    return _project_out(net, model, site, hidden, rotated), conv_state, tuple(held)
 
 
 def mamba2_block(
-    net: Backend[V], model: QuantizedModel, i: int, hidden: V, conv_state: V, ssm_state: V
-) -> tuple[V, V, V]:
+    net: Backend[V], model: QuantizedModel, i: int, hidden: V, conv_state: V, ssm_state: tuple[V, ...]
+) -> tuple[V, V, tuple[V, ...]]:
     """hidden (B, L, D) -> hidden + mixer(norm(hidden)), next conv and ssm state."""
     config, site = model.config, f"layers.{i}"
     u = _norm(net, model, site, hidden)
@@ -111,23 +111,25 @@ def mamba2_block(
     shared = config.n_groups * config.d_state
     x, B, C = net.split(codes, parts := [config.d_inner, shared, shared])
     constants = ["D", "dt_bias", "x_scale", "B_scale", "C_scale", "state_scale", "scale_index"]
+    if model.dynamic_state:
+        constants.remove("state_scale")
     if model.ssm_input.is_float:
         x, *_ = net.split(values, parts)
         constants.remove("x_scale")
-    y, ssm_state = net.op(
-        "FloatInputSSDScan" if model.ssm_input.is_float else "QuantizedSSDScan",
+    y, *held = net.op(
+        f"{_scan_kind(model)}SSDScan",
         net.tap(f"{site}.x", net.reshape_last(x, [config.n_heads, config.headdim])),
         dt,
         net.weight(f"{site}.A_log"),
         net.tap(f"{site}.B", net.reshape_last(B, [config.n_groups, config.d_state])),
         net.tap(f"{site}.C", net.reshape_last(C, [config.n_groups, config.d_state])),
         *(net.weight(f"{site}.{name}") for name in constants),
-        ssm_state,
+        *ssm_state,
         dt_scale=model.scale(f"{site}.dt"),
         dt_min=config.time_step_limit[0],
         dt_max=min(config.time_step_limit[1], model.FLOAT_MAX),
     )
-    net.tap(f"{site}.ssm_state", ssm_state)
+    net.tap(f"{site}.ssm_state", held[0])
     (rotated,) = net.op(
         "GatedRMSNormHadamardQuantize",
         net.tap(f"{site}.y", net.reshape_last(y, [config.d_inner])),
@@ -139,7 +141,14 @@ def mamba2_block(
         epsilon=config.norm_epsilon,
         out_scale=model.scale(f"{site}.out_proj_in"),
     )
-    return _project_out(net, model, site, hidden, rotated), conv_state, ssm_state
+    return _project_out(net, model, site, hidden, rotated), conv_state, tuple(held)
+
+
+def _scan_kind(model: QuantizedModel) -> str:
+    """Which of the scan ops, by what it takes x and the state as."""
+    if model.ssm_input.is_float:
+        return "FloatInput"
+    return "DynamicState" if model.dynamic_state else "Quantized"
 
 
 def _norm(net: Backend[V], model: QuantizedModel, site: str, hidden: V) -> V:

@@ -42,10 +42,10 @@ def quantize_model(
     widths = qformat_named(qformat)
     calibration = calibration_for(checkpoint, widths, calibration)
     blocks = _blocks(widths, calibration.recipe, checkpoint.config.n_layer)
-    if any(block.activation_bits != 8 for block in blocks) and ssm_state_dtype == "int8":
+    if any(block.activation_bits != 8 for block in blocks) and ssm_state_dtype.startswith("int8"):
         raise QuambaError(
-            f"{qformat} has no scales for an int8 scan state",
-            found="--ssm-state-dtype int8",
+            f"{qformat} has no int8 scan state",
+            found=f"--ssm-state-dtype {ssm_state_dtype}",
             allowed="float16, float32",
             fix="leave --ssm-state-dtype out: float16 is the default",
             code=ExitCode.USAGE,
@@ -107,12 +107,12 @@ def _check_rounded(calibration: Calibration, widths: QFormat, blocks: tuple[Bloc
 
 def _ends(source: Mapping[str, Tensor], calibration: Calibration, widths: QFormat) -> dict[str, Tensor]:
     """Embedding and head at their bits; a head that the calibration has rounded is taken from there."""
-    rounding = Nearest(clip=bool(calibration.recipe.weights.as_table()["clip"]))
+    clip = bool(calibration.recipe.weights.as_table()["clip"])
     embedding, head = source["backbone.embedding.weight"], source["lm_head.weight"]
-    tensors = stored_table("embedding", embedding, widths.embedding_bits, rounding)
+    tensors = stored_table("embedding", embedding, widths.embedding_bits, clip=clip)
     if widths.head_bits in BITS and "lm_head.weight" in calibration.weights:
         return tensors | {n: t for n, t in calibration.weights.items() if n.startswith("lm_head.")}
-    return tensors | stored_table("lm_head", head, widths.head_bits, rounding)
+    return tensors | stored_table("lm_head", head, widths.head_bits, clip=clip)
 
 
 class _Layer:

@@ -20,7 +20,7 @@ from quamba_export.calib.states import States
 from quamba_export.calib.torch_backend import TorchBackend
 from quamba_export.runtime.errors import QuambaError
 
-SsmStateDtype = Literal["float16", "float32", "int8"]
+SsmStateDtype = Literal["float16", "float32", "int8", "int8-dynamic"]
 Tap = Callable[[str, Tensor], None]
 
 
@@ -58,6 +58,15 @@ class QuantizedModel:
         """Bits of the weight of `layers.{i}.in_proj` and the like."""
         return self.block(layer_of(projection)).bits(projection)
 
+    @property
+    def dynamic_state(self) -> bool:
+        """Whether the rows of the scan state are scaled as they are written."""
+        return self.ssm_state_dtype == "int8-dynamic"
+
+    def state_scale(self, site: str) -> float:
+        """Scale of the scan state of Mamba-1's layer `site`; 1 for a float state."""
+        return self.scale(f"{site}.ssm_state") if self.ssm_state_dtype == "int8" else 1.0
+
     def scale(self, name: str) -> float:
         """Per-tensor scale of a site or parameter; raises QuambaError where the calibration gave none."""
         if name not in self.scales:
@@ -74,7 +83,7 @@ class QuantizedModel:
 
     def site_scale(self, site: str) -> Tensor:
         """fp32 scale that dequantizes the tensor tapped at `site`; broadcasts against it, 1 for a float
-        tensor.
+        tensor and for a state whose scales are beside it.
         """
         layer, _, name = site.rpartition(".")
         if (
@@ -95,7 +104,12 @@ class QuantizedModel:
 
     def zero_states(self, batch: int) -> States:
         """States before the first token, in the dtypes that they are stored in."""
-        states = States.zeros(self.config, batch, ssm_dtype=getattr(torch, self.ssm_state_dtype))
+        states = States.zeros(
+            self.config,
+            batch,
+            ssm_dtype=getattr(torch, self.ssm_state_dtype.removesuffix("-dynamic")),
+            dynamic=self.dynamic_state,
+        )
         pairs = zip(states.conv, self.blocks, strict=True)
         return replace(states, conv=[c.to(getattr(torch, block.conv_state_dtype)) for c, block in pairs])
 
@@ -114,8 +128,8 @@ class QuantizedModel:
         states = states or self.zero_states(batch)
         count = torch.tensor(length if num_logits is None else num_logits)
         backend = TorchBackend(self.tensors, tap)
-        logits, conv, ssm = forward(backend, self, input_ids, states.conv, states.ssm, count)
-        return logits, States(conv=conv, ssm=ssm)
+        logits, conv, scan = forward(backend, self, input_ids, states.conv, states.scan_states(), count)
+        return logits, States.of_layers(conv, scan)
 
     def __call__(self, input_ids: Tensor, states: States | None = None) -> tuple[Tensor, States]:
         return self.run(input_ids, states)

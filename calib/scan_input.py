@@ -25,7 +25,7 @@ MODES: tuple[InputMode, ...] = get_args(InputMode)
 STUDY_FACTOR = 2025.0  # of the Quamba study: a placeholder, which rounds outliers below 1012 s1 to 0
 _LARGEST_CODE = {"fp32": 0, "simulated-int8": 127, "dual-scale": 127, "w4a5-se": 7}
 _BITS = {"int8": 8, "fp32": 32, "simulated-int8": 8, "dual-scale": 9, "uniform-scale": 8, "w4a5-se": 5}
-_SCALED = ("dual-scale", "uniform-scale", "w4a5-se")
+SCALED = ("dual-scale", "uniform-scale", "w4a5-se")
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class ScanInput:
     def __post_init__(self) -> None:
         if self.factor is None:
             return
-        if self.mode not in _SCALED:
+        if self.mode not in SCALED:
             raise QuambaError(
                 f"--ssm-input {self.mode} has one scale",
                 found=f"--scale-factor {self.factor:g}",
-                allowed=f"with {', '.join(_SCALED)}",
+                allowed=f"with {', '.join(SCALED)}",
                 code=ExitCode.USAGE,
             )
         if not 2.0**-20 <= self.factor <= 2.0**20:
@@ -82,7 +82,7 @@ class ScanInput:
 
         An auto factor is at least 1, but for w4a5-se, whose s1 is for 8 bits.
         """
-        if self.mode not in _SCALED:
+        if self.mode not in SCALED:
             return torch.ones_like(scales)
         if self.factor is not None:
             return torch.full_like(scales, self.factor)
@@ -123,6 +123,13 @@ def with_scan_input(
             f"{model.qformat} has no int8 scan input to study",
             found=f"--ssm-input {mode.mode}",
             allowed="blocks with int8 activations: w8a8, w4a8",
+            code=ExitCode.USAGE,
+        )
+    if model.dynamic_state:
+        raise QuambaError(
+            "a study of the scan's input has no dynamic int8 state",
+            found=f"--ssm-input {mode.mode} --ssm-state-dtype int8-dynamic",
+            allowed="float16, float32, int8",
             code=ExitCode.USAGE,
         )
     tensors, scales = dict(model.tensors), dict(model.scales)

@@ -14,6 +14,8 @@ CELL_WIDTH, CELL_HEIGHT, LABEL_WIDTH, HEADER = 38, 22, 112, 18
 PANEL_WIDTH, PANEL_HEIGHT, PANEL_GAP, PANEL_COLUMNS = 206, 92, 14, 4
 BAR_HEIGHT, BAR_GAP, BAR_WIDTH, BAR_LABEL = 30, 14, 620, 150
 
+DOT_ROW, DOT_WIDTH = 26, 460
+
 
 @dataclass(frozen=True)
 class Band:
@@ -128,6 +130,34 @@ def stacked_bars(bars: Sequence[Bar], title: str) -> str:
         total = megabytes(sum(size for _, size in bar.parts))
         marks.append(tag("text", total, class_="value", x=round(x + 8, 1), y=y + 20))
     return svg(BAR_LABEL + BAR_WIDTH + 90, len(bars) * (BAR_HEIGHT + BAR_GAP), title, marks)
+
+
+def dots(points: Sequence[tuple[str, float]], title: str) -> str:
+    """A line a label, a dot for its value on one logarithmic axis; zeros stand at the lowest value."""
+    positive = [value for _, value in points if value > 0] or [1.0]
+    low, high = min(positive), max(positive)
+    span = math.log(high / low) if high > low else 1.0
+    label = 16 + 7 * max(len(name) for name, _ in points)
+    marks = []
+    for i, (name, value) in enumerate(points):
+        y = DOT_ROW * i + 14
+        x = round(label + math.log(max(value, low) / low) / span * DOT_WIDTH, 1)
+        marks.append(tag("text", name, class_="label", x=label - 12, y=y + 4, text_anchor="end"))
+        marks.append(
+            tag(
+                "line",
+                class_="axis",
+                x1=label,
+                x2=label + DOT_WIDTH,
+                y1=y,
+                y2=y,
+                stroke="currentColor",
+                stroke_opacity=0.15,
+            )
+        )
+        marks.append(titled(tag("circle", class_="dot", cx=x, cy=y, r=5), f"{name}: {value:.3g}"))
+        marks.append(tag("text", f"{value:.3g}", class_="value", x=x + 10, y=y + 4))
+    return svg(label + DOT_WIDTH + 80, DOT_ROW * len(points) + 8, title, marks)
 
 
 def megabytes(size: int) -> str:

@@ -13,20 +13,25 @@ from collections.abc import Callable
 
 import typer
 
+from quamba_export.exporter.commands.accuracy import accuracy
 from quamba_export.exporter.commands.bench import bench
 from quamba_export.exporter.commands.build import build
 from quamba_export.exporter.commands.calibrate import calibrate
 from quamba_export.exporter.commands.compare import compare
+from quamba_export.exporter.commands.cost import cost
 from quamba_export.exporter.commands.deploy import deploy
 from quamba_export.exporter.commands.doctor import doctor
 from quamba_export.exporter.commands.eval import evaluate
 from quamba_export.exporter.commands.export import export
+from quamba_export.exporter.commands.export_triton import export_triton
 from quamba_export.exporter.commands.inspect import inspect
 from quamba_export.exporter.commands.report import report
 from quamba_export.exporter.commands.run import run
 from quamba_export.exporter.commands.scale_drift import scale_drift
+from quamba_export.exporter.commands.search import search
 from quamba_export.exporter.commands.serve import serve
 from quamba_export.exporter.commands.sign import sign
+from quamba_export.exporter.commands.sweep import sweep
 from quamba_export.exporter.commands.targets import targets
 from quamba_export.exporter.commands.verify import verify
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -45,11 +50,18 @@ EXTRA_OF_MODULE = {
     "prometheus_client": "serve",
     "huggingface_hub": "hub",
     "datasets": "hub",
+    "lm_eval": "tasks",
     "cryptography": "verify",
     "model_signing": "sign",
     "OpenSSL": "sign",
 }
-EXTRA_OF_COMMAND = {"export": "export", "build": "export", "compare": "compare", "report": "compare"}
+EXTRA_OF_COMMAND = {
+    "export": "export",
+    "build": "export",
+    "compare": "compare",
+    "report": "compare",
+    "sweep": "compare",
+}
 OUT_OF_MEMORY_TEXTS = (
     "not enough memory",
     "can't allocate memory",
@@ -81,8 +93,13 @@ for name, command in (
     ("compare", compare),
     ("inspect", inspect),
     ("scale-drift", scale_drift),
+    ("sweep", sweep),
+    ("accuracy", accuracy),
+    ("cost", cost),
+    ("search", search),
     ("bench", bench),
     ("report", report),
+    ("export-triton", export_triton),
     ("sign", sign),
     ("verify", verify),
     ("deploy", deploy),

@@ -1,7 +1,8 @@
 """Polygraphy runners whose outputs are named by site, so that models can be laid side by side.
 
 All take `input_ids` (B, L) from a zero state. Output names: `logits`, every site of docs/architecture.md, and
-`layers.{i}.conv_state`, `layers.{i}.ssm_state` after the last token. Integer tensors stay codes here.
+`layers.{i}.conv_state`, `layers.{i}.ssm_state` after the last token. Integer tensors stay codes here, but for
+a state whose rows have scales of their own.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class OnnxRunner(SiteRunner):
         }
         names = [output.name for output in self.session.get_outputs()]
         outputs = dict(zip(names, self.session.run(names, feed), strict=True))
-        return {site_of_state(name): array for name, array in outputs.items()}
+        return by_site(outputs)
 
 
 class EngineRunner(SiteRunner):
@@ -115,7 +116,7 @@ class EngineRunner(SiteRunner):
         batch, length = input_ids.shape
         logits, _ = self.engine.run(input_ids, self.engine.zero_states(batch), num_logits=length)
         last, states = prefill(self.engine, input_ids)
-        outputs: Arrays = {site_of_state(name): np.array(states[name]) for name in states}
+        outputs = by_site({name: np.array(states[name]) for name in states})
         return outputs | {"logits": np.concatenate([logits[:, :-1], last], axis=1)}
 
 
@@ -132,7 +133,7 @@ def observed(run: Callable[[Callable[[str, torch.Tensor], None]], tuple[torch.Te
 
     with torch.inference_mode():
         logits, states = run(observe)
-    for i, (conv, ssm) in enumerate(zip(states.conv, states.ssm, strict=True)):
+    for i, (conv, ssm) in enumerate(zip(states.conv, states.float_ssm(), strict=True)):
         outputs[f"layers.{i}.conv_state"], outputs[f"layers.{i}.ssm_state"] = conv.numpy(), ssm.numpy()
     return outputs | {"logits": logits.numpy()}
 
@@ -147,8 +148,20 @@ def with_site_outputs(model_path: Path) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def by_site(outputs: Arrays) -> Arrays:
+    """Outputs of a graph by site; a dynamic int8 state as the fp32 values that it holds."""
+    from quamba_export.calib.states import float_state
+
+    found = {site_of_state(name): array for name, array in outputs.items()}
+    for scale in [name for name in found if name.endswith(".ssm_scale")]:
+        state = scale.replace(".ssm_scale", ".ssm_state")
+        parts = (torch.from_numpy(array) for array in (found[state], found.pop(scale)))
+        found[state] = float_state(*parts).numpy()
+    return found
+
+
 def site_of_state(name: str) -> str:
     """past_ssm_states.3 and present_ssm_states.3 -> layers.3.ssm_state; any other name as it is."""
     when, _, rest = name.partition("_")
-    kind, _, layer = rest.partition("_states.")
-    return f"layers.{layer}.{kind}_state" if when in ("past", "present") and layer else name
+    kind, _, layer = rest.partition("s.")
+    return f"layers.{layer}.{kind}" if when in ("past", "present") and layer else name

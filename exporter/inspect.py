@@ -158,7 +158,8 @@ def manifest_facts(path: Path, manifest: Manifest) -> dict[str, Any]:
         "files": {name: entry.size for name, entry in manifest.files.items()},
         "state_bytes": {name: sum(state.nbytes for state in table) for name, table in states.items()},
         "state_dtypes": {
-            name: ", ".join(sorted({state.dtype for state in table})) for name, table in states.items()
+            "conv": ", ".join(sorted({state.dtype for state in states["conv"]})),
+            "ssm": manifest.ssm_state_dtype,
         },
     }
 

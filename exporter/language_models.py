@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
 Forward = Callable[[Ids, Any], tuple[Logits, Any]]
-SsmStateDtype = Literal["float16", "float32", "int8"]
+SsmStateDtype = Literal["float16", "float32", "int8", "int8-dynamic"]
 ModelKind = Literal["checkpoint", "reference", "export", "bundle"]
 
 

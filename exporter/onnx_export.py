@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from quamba_export.runtime.manifest import files_of
 
 SCHEMA_VERSION = 1
 MODEL, DATA = "model.onnx", "model.onnx.data"
+CHAT_FILES = ("tokenizer_config.json", "chat_template.jinja")  # where a checkpoint has them
 
 
 def export_onnx(
@@ -48,33 +50,45 @@ def onnx_from_model(model: QuantizedModel) -> onnx.ModelProto:
         for i in layers
     ]
     ssm = [
-        Value(f"past_ssm_states.{i}", model.ssm_state_dtype, ("batch", *config.ssm_state_shape))
+        tuple(Value(f"past_{kind}.{i}", dtype, ("batch", *shape)) for kind, dtype, shape in scan_state(model))
         for i in layers
     ]
     logits, conv_out, ssm_out = forward(net, model, input_ids, conv, ssm, count)
     net.rename(logits, "logits")
     for i in layers:
         net.rename(conv_out[i], f"present_conv_states.{i}")
-        net.rename(ssm_out[i], f"present_ssm_states.{i}")
+        for (kind, _, _), value in zip(scan_state(model), ssm_out[i], strict=True):
+            net.rename(value, f"present_{kind}.{i}")
     producer = f"quamba-export {version('quamba-export')}"
-    return net.model_proto([input_ids, count, *conv, *ssm], [logits, *conv_out, *ssm_out], producer)
+    return net.model_proto(
+        [input_ids, count, *conv, *chain(*ssm)], [logits, *conv_out, *chain(*ssm_out)], producer
+    )
+
+
+def scan_state(model: QuantizedModel) -> list[tuple[str, str, tuple[int, ...]]]:
+    """The tensors of a layer's scan state: kind, dtype, shape without the batch."""
+    shape = model.config.ssm_state_shape
+    if model.ssm_state_dtype == "int8-dynamic":
+        return [("ssm_states", "int8", shape), ("ssm_scales", "float32", shape[:-1])]
+    return [("ssm_states", model.ssm_state_dtype, shape)]
 
 
 def state_table(model: QuantizedModel) -> list[dict[str, Any]]:
     """Every state of the graph: input and output name, dtype and shape without the batch."""
     config = model.config
-    kinds = {
-        "conv": ([block.conv_state_dtype for block in model.blocks], config.conv_state_shape),
-        "ssm": ([model.ssm_state_dtype] * config.n_layer, config.ssm_state_shape),
-    }
+    convolutions: list[str] = [block.conv_state_dtype for block in model.blocks]
+    kinds: list[tuple[str, list[str], tuple[int, ...]]] = [
+        ("conv_states", convolutions, config.conv_state_shape)
+    ]
+    kinds += [(kind, [dtype] * config.n_layer, shape) for kind, dtype, shape in scan_state(model)]
     return [
         {
-            "past": f"past_{kind}_states.{i}",
-            "present": f"present_{kind}_states.{i}",
+            "past": f"past_{kind}.{i}",
+            "present": f"present_{kind}.{i}",
             "dtype": dtype,
             "shape": list(shape),
         }
-        for kind, (dtypes, shape) in kinds.items()
+        for kind, dtypes, shape in kinds
         for i, dtype in enumerate(dtypes)
     ]
 
@@ -104,6 +118,9 @@ def _write_configs(model: QuantizedModel, checkpoint: Checkpoint, directory: Pat
     _write_json(directory / "generation_config.json", {"eos_token_id": checkpoint.eos_token_id})
     if checkpoint.tokenizer_path is not None:
         shutil.copyfile(checkpoint.tokenizer_path, directory / "tokenizer.json")
+    for name in CHAT_FILES:
+        if (checkpoint.path / name).is_file():
+            shutil.copyfile(checkpoint.path / name, directory / name)
 
 
 def _export_record(

@@ -14,7 +14,7 @@ from quamba_export.runtime.manifest import Manifest, StateTensor
 from quamba_export.runtime.ort_session import session_options
 from quamba_export.runtime.vnni_probe import probe_int8_products
 
-SsmStateDtype = Literal["float16", "float32", "int8"]
+SsmStateDtype = Literal["float16", "float32", "int8", "int8-dynamic"]
 States = dict[str, NDArray[Any]]
 
 
@@ -28,8 +28,7 @@ def open_session(model: bytes | Path, data_folder: Path) -> onnxruntime.Inferenc
 
 def ssm_state_dtype(manifest: Manifest) -> SsmStateDtype:
     """How the graph stores the scan state."""
-    dtypes = {state.dtype for state in manifest.states if state.past.startswith("past_ssm_states.")}
-    return cast(SsmStateDtype, dtypes.pop())
+    return cast(SsmStateDtype, manifest.ssm_state_dtype)
 
 
 def zero_states(table: Sequence[StateTensor], batch: int) -> States:

@@ -19,6 +19,12 @@ Data = Annotated[
         "--data", metavar="TEXT", help="A .txt or .jsonl file, or the name of a Hugging Face dataset."
     ),
 ]
+TextToScore = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="TEXT", help="A .txt or .jsonl file, or the name of a Hugging Face dataset."
+    ),
+]
 Window = Annotated[
     int, typer.Option("--window", min=2, help="Tokens a window; the state starts at zero in each.")
 ]
@@ -41,7 +47,7 @@ EmbeddingBits = Annotated[
 ]
 LmHeadBits = Annotated[int | None, typer.Option(help="lm_head: 8 or 4, codes; 16, fp16. Default: as above.")]
 SsmStateDtype = Annotated[
-    Literal["float16", "float32", "int8"],
+    Literal["float16", "float32", "int8", "int8-dynamic"],
     typer.Option(
         "--ssm-state-dtype",
         help="How the scan state is stored between tokens. Default: float16, or float32 in fp32.",

@@ -67,6 +67,7 @@ class BuildOptions:
     timing_cache: Path | None = None
     version_compatible: bool = False
     verbose: bool = False
+    plugins_inside: bool = False  # the plan holds the plugin library, for a runtime that loads none itself
 
 
 def engines_from_export(
@@ -104,6 +105,14 @@ def engines_from_export(
         weights=weights,
         device_bytes=estimate.total,
     )
+
+
+def plan_with_weights(export: Path, profile: Profile, options: BuildOptions) -> bytes:
+    """One plan of export/'s model, its weights inside; its plugins are loaded. Raises as above."""
+    from quamba_export.exporter.tensorrt_graph import tensorrt_graph  # imports torch
+
+    graph = tensorrt_graph(onnx.load(str(export / "model.onnx")))
+    return engine_from_graph(graph, profile, options, _timing_cache(options, Cuda()))
 
 
 def engine_from_graph(
@@ -163,6 +172,8 @@ def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:
         config.set_flag(
             trt.BuilderFlag.VERSION_COMPATIBLE
         )  # the plan takes this version's lean runtime along
+    if options.plugins_inside:
+        config.plugins_to_serialize = [str(options.plugins.resolve())]
     if options.verbose:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     return config

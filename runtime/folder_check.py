@@ -32,6 +32,8 @@ MAX_BYTES = {
     "config.json": 4 * MIB,
     "generation_config.json": 4 * MIB,
     "tokenizer.json": 128 * MIB,
+    "tokenizer_config.json": 4 * MIB,
+    "chat_template.jinja": 4 * MIB,
     "decode.engine": 65536 * MIB,
     "prefill.engine": 65536 * MIB,
     WEIGHTS: 65536 * MIB,

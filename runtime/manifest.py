@@ -41,6 +41,7 @@ REMAKE = {
 }
 BACKENDS = ("onnxruntime", "tensorrt")
 BYTES_OF_DTYPE = {"int8": 1, "float16": 2, "float32": 4}
+ROW_SCALES = "past_ssm_scales."
 MAX_VOCAB = 1 << 24
 MAX_DIMENSION = 1 << 20
 MAX_STATE_BYTES = 4 << 30  # one sequence, all layers
@@ -95,6 +96,13 @@ class Manifest:
         if self.kind == "bundle":
             return cast(str, self.sources["export"])
         return self.portable or (self.digest if self.prepared is None else self.prepared.export)
+
+    @property
+    def ssm_state_dtype(self) -> str:
+        """How the scan state is stored: a dtype, or int8-dynamic where every row of it has a scale."""
+        if any(state.past.startswith(ROW_SCALES) for state in self.states):
+            return "int8-dynamic"
+        return next(state.dtype for state in self.states if state.past.startswith("past_ssm_states."))
 
     @property
     def vocab_size(self) -> int:
@@ -198,15 +206,17 @@ def parse_portable(fields: Fields) -> str:
 
 
 def parse_states(fields: Fields) -> tuple[StateTensor, ...]:
-    """The state table: `past_{conv,ssm}_states.{i}` -> `present_...` for every layer i, each once."""
+    """The state table: `past_{conv,ssm}_states.{i}` -> `present_...` for every layer i, each once, and where
+    a dynamic int8 state has its scales in a tensor of their own `past_ssm_scales.{i}` as well.
+    """
     states = tuple(parse_state(entry) for entry in fields.objects("states"))
-    layers, found = range(len(states) // 2), {(state.past, state.present) for state in states}
-    wanted = {
-        (f"past_{kind}_states.{i}", f"present_{kind}_states.{i}") for kind in ("conv", "ssm") for i in layers
-    }
+    dynamic = any(state.past.startswith(ROW_SCALES) for state in states)
+    kinds = ("conv_states", "ssm_states", *(("ssm_scales",) if dynamic else ()))
+    layers, found = range(len(states) // len(kinds)), {(state.past, state.present) for state in states}
+    wanted = {(f"past_{kind}.{i}", f"present_{kind}.{i}") for kind in kinds for i in layers}
     if not states or len(states) != len(wanted) or found != wanted:
         odd = sorted(found - wanted) or sorted(wanted - found) or "no states, or one of them twice"
-        raise fields.error("states", str(odd), "one conv and one ssm state for each layer 0, 1, ...")
+        raise fields.error("states", str(odd), f"one each of {', '.join(kinds)} for layers 0, 1, ...")
     if (total := sum(state.nbytes for state in states)) > MAX_STATE_BYTES:
         raise fields.error("states", f"{total} bytes a sequence", f"at most {MAX_STATE_BYTES}")
     return states

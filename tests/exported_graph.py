@@ -87,6 +87,7 @@ def tapped(model: QuantizedModel, ids: torch.Tensor, states: States | None = Non
     logits, after = model.run(ids, states, tap=lambda site, tensor: sites.update({site: tensor}))
     present = {f"present_conv_states.{i}": state for i, state in enumerate(after.conv)}
     present |= {f"present_ssm_states.{i}": state for i, state in enumerate(after.ssm)}
+    present |= {f"present_ssm_scales.{i}": scale for i, scale in enumerate(after.row_scales)}
     sites = {site: tensor for site, tensor in sites.items() if not site.endswith(".ssm_state")}
     return sites | present | {"logits": logits}
 

@@ -1,4 +1,4 @@
-"""The kernels' arithmetic, tests/plugins/host_math.cpp, compiled for the host."""
+"""The kernels' arithmetic, tests/plugins/host_*.cpp, compiled for the host."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-SOURCE = Path(__file__).parent / "plugins" / "host_math.cpp"
+SOURCES = Path(__file__).parent / "plugins"
 EXACT = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror")
 
 
-def host_math(folder: Path) -> ctypes.CDLL:
-    """The library, compiled into `folder`; skips where there is no g++."""
+def host_math(folder: Path, source: str = "host_math.cpp") -> ctypes.CDLL:
+    """The library of `source`, compiled into `folder`; skips where there is no g++."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++ found: apt install g++")
     path = folder / "host_math.so"
-    subprocess.run([compiler, *EXACT, "-shared", "-fPIC", str(SOURCE), "-o", str(path)], check=True)
+    subprocess.run([compiler, *EXACT, "-shared", "-fPIC", str(SOURCES / source), "-o", str(path)], check=True)
     library = ctypes.CDLL(str(path))
+    if source != "host_math.cpp":
+        return library
     library.tree_sum_of.restype = library.root_of.restype = ctypes.c_float
     library.hadamard_bytes.restype = ctypes.c_int64
     return library

@@ -7,6 +7,7 @@ longdouble (80 bits on x86), rounded to fp32 at the places the ops' READMEs name
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,9 +76,16 @@ def tree(x: Array) -> Array:
     return x[..., 0]
 
 
+class Rows(NamedTuple):
+    """int8 codes (..., N) and a scale (...) found when they were written."""
+
+    codes: Array
+    scale: Array
+
+
 def recurrence(
-    state: Array, scale: Array | float, decay: Array, inputs: Array, rows: Array, read: Array
-) -> tuple[Array, Array]:
+    state: Array | Rows, scale: Array | float, decay: Array, inputs: Array, rows: Array, read: Array
+) -> tuple[Array, Array | Rows]:
     """One fp32 step a token, rounded to the state's dtype; all but the state lead with time -> y, last h."""
     outputs = []
     for t in range(len(decay)):
@@ -87,11 +95,16 @@ def recurrence(
     return np.stack(outputs, axis=1), state
 
 
-def narrowed(h: Array, like: Array, scale: Array | float) -> Array:
+def narrowed(h: Array, like: Array | Rows, scale: Array | float) -> Array | Rows:
+    if isinstance(like, Rows):
+        peak = np.maximum(np.abs(h).max(-1, keepdims=True), f32(2.0**-100))
+        return Rows(np.rint(h * (f32(127) / peak)).astype(np.int8), (peak / f32(127))[..., 0])
     return quantize(h, scale) if like.dtype == np.int8 else h.astype(like.dtype)
 
 
-def widened(state: Array, scale: Array | float) -> NDArray[np.float32]:
+def widened(state: Array | Rows, scale: Array | float) -> NDArray[np.float32]:
+    if isinstance(state, Rows):
+        return dequantize(state.codes, state.scale[..., None])
     return dequantize(state, scale) if state.dtype == np.int8 else state.astype(f32)
 
 

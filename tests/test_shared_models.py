@@ -23,6 +23,7 @@ from quamba_export.exporter.evaluate import Mode, evaluate
 from quamba_export.exporter.language_models import open_language_model
 from quamba_export.exporter.onnx_export import export_onnx
 from quamba_export.runtime.bundle import open_bundle
+from quamba_export.runtime.engine import Engine
 from tests.conftest import SHARED_MODELS
 
 PROMPTS, PROMPT_LENGTH, STEPS = 10, 48, 256
@@ -81,16 +82,22 @@ def test_onnx_runtime_writes_the_tokens_of_the_reference(quantized: Quantized) -
 
 
 def test_however_a_prompt_is_cut_the_states_are_the_same_bits(quantized: Quantized) -> None:
-    """Whole, in three pieces, token by token; the logits differ by the order of the head's fp32 sums."""
-    engine, ids = open_bundle(quantized.bundle).engine, validation_tokens(quantized, 96)[None]
+    """Whole, in pieces of whole chunks of the scan, one by one where there is no chunk; the logits differ by
+    the order of the head's fp32 sums.
+    """
+    engine, ids = open_bundle(quantized.bundle).engine, validation_tokens(quantized, 160)[None]
+    for length, cuts in ((160, [64]), (160, [128, 131]), (63, [31, 40]), (63, list(range(1, 63)))):
+        same_however_cut(engine, ids[:, :length], cuts)
+
+
+def same_however_cut(engine: Engine, ids: NDArray[np.int64], cuts: list[int]) -> None:
     whole_logits, whole = engine.run(ids, engine.zero_states(1))
-    for pieces in (np.split(ids, [31, 64], axis=1), np.split(ids, 96, axis=1)):
-        states = engine.zero_states(1)
-        for piece in pieces:
-            logits, states = engine.run(piece, states)
-        np.testing.assert_allclose(logits, whole_logits, rtol=0, atol=1e-4)
-        for name, state in whole.items():
-            np.testing.assert_array_equal(states[name], state, err_msg=name)
+    states = engine.zero_states(1)
+    for piece in np.split(ids, cuts, axis=1):
+        logits, states = engine.run(piece, states)
+    np.testing.assert_allclose(logits, whole_logits, rtol=0, atol=1e-4)
+    for name, state in whole.items():
+        np.testing.assert_array_equal(states[name], state, err_msg=name)
 
 
 def validation_tokens(quantized: Quantized, count: int) -> NDArray[np.int64]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from quamba_export.exporter.console import emit, progress
 from quamba_export.exporter.options import (
     CalibrationPath,
-    Data,
     FloatSimAsicInt8,
     FloatSimAsicResearchSe,
     Fp32SsmInput,
@@ -19,6 +18,7 @@ from quamba_export.exporter.options import (
     ProviderOption,
     ScaleFactor,
     SsmInput,
+    TextToScore,
     W4a5Se,
     Window,
     chosen_scan_input,
@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from quamba_export.exporter.evaluate import Evaluation
+    from quamba_export.exporter.language_models import LanguageModel
 
 
 def evaluate(
     path: Annotated[str, typer.Argument(help="A checkpoint (directory or hub id), export/ or bundle/.")],
-    data: Data,
+    data: TextToScore = None,
     window: Window = 1024,
     max_tokens: MaxTokens = None,
     mode: Annotated[
@@ -50,12 +51,23 @@ def evaluate(
             help="Adds the share of the text's first N passages whose last word the model finds.",
         ),
     ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="lm-eval's tasks, by name, with commas; quamba: the paper's six. Needs lm-eval."),
+    ] = None,
+    task_path: Annotated[
+        Path | None, typer.Option(help="With --tasks: a folder of task files, in place of lm-eval's own.")
+    ] = None,
+    task_limit: Annotated[
+        int | None, typer.Option(min=1, help="With --tasks: examples of each task, its first.")
+    ] = None,
     calibration: CalibrationPath = None,
     qformat: Annotated[
         str | None, typer.Option(help="As in export: the quantized reference of a checkpoint.")
     ] = None,
     ssm_state_dtype: Annotated[
-        Literal["float16", "float32", "int8"] | None, typer.Option(help="As in export, as --qformat.")
+        Literal["float16", "float32", "int8", "int8-dynamic"] | None,
+        typer.Option(help="As in export, as --qformat."),
     ] = None,
     ssm_input: SsmInput = None,
     scale_factor: ScaleFactor = None,
@@ -66,17 +78,18 @@ def evaluate(
     provider: ProviderOption = None,
     as_json: Json = False,
 ) -> None:
-    """Perplexity and bits a byte; with --against, KL divergence and top-1 agreement; with --cloze last words.
+    """Perplexity and bits a byte; with --against, KL divergence and top-1 agreement; with --cloze last words;
+    with --tasks lm-eval's scores.
 
     With --calibration or --qformat, a CHECKPOINT is scored as the quantized PyTorch reference.
 
     Example: quamba-export eval bundle/ --data validation.txt --mode decode --against CHECKPOINT
     """
-    from quamba_export.calib.data import token_stream
-    from quamba_export.exporter.cloze import read_passages, with_cloze
-    from quamba_export.exporter.evaluate import evaluate
     from quamba_export.exporter.language_models import open_language_model
+    from quamba_export.exporter.task_scores import task_names, task_scores
 
+    check_asked(data, tasks, task_path or task_limit, against or cloze)
+    names = task_names(tasks) if tasks else []
     aliases = fp32_ssm_input, float_sim_asic_int8, float_sim_asic_research_se, w4a5_se
     study = chosen_scan_input(ssm_input, scale_factor, *aliases)
     flags = {
@@ -94,15 +107,60 @@ def evaluate(
         ssm_input=study,
         provider=provider,
     )
-    other = open_language_model(against) if against else None
+    result = None
+    if data is not None:
+        other = open_language_model(against) if against else None
+        result = scored_text(model, other, data, window, max_tokens, mode, cloze)
+    facts = result.present_fields() if result else described(model)
+    if names:
+        facts["tasks"] = task_scores(model, names, task_path, task_limit)
+    emit(facts, as_json, lambda console: show_all(result, facts, console))
+
+
+def scored_text(
+    model: LanguageModel,
+    other: LanguageModel | None,
+    data: str,
+    window: int,
+    max_tokens: int | None,
+    mode: Literal["prefill", "decode"],
+    cloze: int | None,
+) -> Evaluation:
+    """The model's scores on a text, and on its passages where they are asked for."""
+    from quamba_export.calib.data import token_stream
+    from quamba_export.exporter.cloze import read_passages, with_cloze
+    from quamba_export.exporter.evaluate import evaluate
+
     stream = token_stream(data, model.tokenizer_path, model.eos_token_id, limit=max_tokens)
     passages = read_passages(data, cloze) if cloze else []
-    with progress(f"{mode} {path}", len(stream)) as bar:
+    with progress(f"{mode} {model.path}", len(stream)) as bar:
         result = evaluate(model, stream, window=window, mode=mode, against=other, advance=bar.advance)
     if passages:
-        with progress(f"cloze {path}", len(passages), unit="passages") as bar:
+        with progress(f"cloze {model.path}", len(passages), unit="passages") as bar:
             result = with_cloze(result, model, other, passages, bar.advance)
-    emit(result.present_fields(), as_json, lambda console: show(result, console))
+    return result
+
+
+def described(model: LanguageModel) -> dict[str, Any]:
+    """What an evaluation says of its model, where no text was scored."""
+    keys = "path", "kind", "engine", "qformat", "ssm_state_dtype", "ssm_input"
+    return {key: getattr(model, key) for key in keys}
+
+
+def check_asked(data: str | None, tasks: str | None, of_tasks: object, of_text: object) -> None:
+    """Refuse (exit 2) nothing to score, and options of what is not scored."""
+    found = ""
+    if data is None and tasks is None:
+        found = "neither --data nor --tasks"
+    elif tasks is None and of_tasks is not None:
+        found = "--task-path or --task-limit without --tasks"
+    elif data is None and of_text is not None:
+        found = "--against or --cloze without --data"
+    if found:
+        allowed = "--data TEXT, --tasks NAMES, or both"
+        raise QuambaError(
+            "eval was not told what to score", found=found, allowed=allowed, code=ExitCode.USAGE
+        )
 
 
 def check_reference_flags(path: str, given: list[str]) -> None:
@@ -117,6 +175,16 @@ def check_reference_flags(path: str, given: list[str]) -> None:
             allowed="with a checkpoint and --calibration or --qformat, which make its quantized reference",
             code=ExitCode.USAGE,
         )
+
+
+def show_all(result: Evaluation | None, facts: dict[str, Any], console: Console) -> None:
+    if result:
+        show(result, console)
+    else:
+        console.print(f"[bold]{facts['path']}[/] ({facts['kind']}, {facts['engine']}, {facts['qformat']})")
+    for task, metrics in facts.get("tasks", {}).items():
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        console.print(f"  {task:<15} {shown}", highlight=False)
 
 
 def show(result: Evaluation, console: Console) -> None:

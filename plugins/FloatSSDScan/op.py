@@ -8,7 +8,8 @@ from torch import Tensor as T
 
 from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
 from quamba_export.plugins.common.half import widened_lines
-from quamba_export.plugins.QuantizedSSDScan.op import ssd_scan, ssd_scan_lines
+from quamba_export.plugins.QuantizedSSDScan.op import ssd_scan
+from quamba_export.plugins.QuantizedSSDScan.token_onnx import ssd_scan_lines
 
 SPEC = OpSpec(
     name="FloatSSDScan",

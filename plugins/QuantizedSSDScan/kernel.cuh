@@ -1,4 +1,5 @@
-// Mamba-2's scan as the recurrence of op.py, for any length but 1 (step.cuh): the state stays in registers.
+// Mamba-2's scan as the recurrence of op.py, for the tokens behind the whole chunks (chunk.cuh) but for a call of
+// one (step.cuh): the state stays in registers.
 //
 // A warp owns ROWS channels p of one head; lane l holds entries n = l + 32 k of each row's state. Tokens come
 // in tiles: while one is worked on, the codes of the next are on their way into shared memory. B and C are
@@ -7,6 +8,7 @@
 
 #include "../common/async_copy.cuh"
 #include "../common/overlap.cuh"
+#include "../common/rotation.cuh"
 #include "../common/state.cuh"
 #include "../common/warp.cuh"
 #include "contracts.h"
@@ -35,7 +37,7 @@ __device__ __forceinline__ SSDStep ssd_step(const QuambaQuantizedSSDScan &op, SS
     return {step, exp_rounded_soon(step * head.A)};
 }
 
-// steps (B L, H): all steps of a long call, once instead of once a block.
+// steps (B L, H): all steps of a call without chunks, once instead of once a block.
 __global__ void ssd_steps(QuambaQuantizedSSDScan op, SSDStep *steps) {
     const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, H = op.size.H;
     const SSDHead head = ssd_head(op.A_log[i % H], op.dt_bias[i % H]);
@@ -54,6 +56,7 @@ struct alignas(COUNT < 4 ? 4 * COUNT : 16) Entries {
 template <class Stored, int N_LANE, int ROWS, int TILE>
 struct SSDScan {
     static constexpr int BLOCK_ROWS = SSD_WARPS * ROWS, WIDTH = 32 * N_LANE;
+    static constexpr bool ROW_SCALES = std::is_same_v<Stored, RowCode>;
 
     // A tile as it comes from memory; two of them, so that one is filled while the other is worked on.
     struct Codes {
@@ -140,13 +143,17 @@ struct SSDScan {
         end_copy_group();
     }
 
+    // In the basis that the state is held in: rows with scales of their own are rotated.
     __device__ __forceinline__ Entries<N_LANE> dequantized_row(const int8_t *codes, float scale) const {
         Entries<N_LANE> entries;
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
             const int n = lane + 32 * k;
-            entries.at[k] = n < op.size.N ? dequantized(codes[n], scale) : 0.0f;
+            entries.at[k] = n < op.size.N ? static_cast<float>(codes[n]) : 0.0f;
         }
+        if constexpr (ROW_SCALES) rotate<false>(entries.at, lane, rotation_size(int(op.size.N)));
+#pragma unroll
+        for (int k = 0; k < N_LANE; k++) entries.at[k] = entries.at[k] * scale;
         return entries;
     }
 
@@ -168,7 +175,7 @@ struct SSDScan {
 
     // BATCH tokens from tile row t on; y of row r and token t + i is sum i ROWS + r of the lanes.
     template <int BATCH>
-    __device__ __forceinline__ void advance(float (&state)[ROWS][N_LANE], const float (&scale)[ROWS][N_LANE],
+    __device__ __forceinline__ void advance(float (&state)[ROWS][N_LANE], float (&scale)[ROWS][N_LANE],
                                             const Values &values, int64_t row, int t) const {
         float partial[BATCH * ROWS];
 #pragma unroll
@@ -196,13 +203,16 @@ struct SSDScan {
         }
     }
 
-    __device__ __forceinline__ int64_t state_at(int r) const {
-        return ((b * op.size.H + h) * op.size.P + channel(warp * ROWS + r)) * op.size.N;
+    __device__ __forceinline__ int64_t row_at(int r) const {
+        return (b * op.size.H + h) * op.size.P + channel(warp * ROWS + r);
     }
+    __device__ __forceinline__ int64_t state_at(int r) const { return row_at(r) * op.size.N; }
 };
 
+// Tokens from `begin` on, which are behind the chunks that left their state in state_out.
 template <class Stored, int N_LANE, int ROWS, int TILE>
-__global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan op, const SSDStep *steps,
+__global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan op, RowScales rows,
+                                                        const SSDStep *steps, int64_t begin,
                                                         int piece_bytes) {
     using Scan = SSDScan<Stored, N_LANE, ROWS, TILE>;
     extern __shared__ float4 bytes[];
@@ -217,35 +227,37 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
             const int n = scan.lane + 32 * k;
-            const bool read = sizeof(Stored) == 1 && n < N;
+            const bool read = std::is_same_v<Stored, int8_t> && n < N;
             const int p = scan.channel(scan.warp * ROWS + r);
             scale[r][k] = read ? op.state_scale[op.scale_index[scan.h * P + p] * N + n] : 1.0f;
         }
     }
     const int own = scan.h * P + scan.channel(threadIdx.x % Scan::BLOCK_ROWS);
     const float x_scale = op.x_scale[op.scale_index[own]], D = op.D[scan.h];
-    const float B_scale = op.B_scale[scan.g], C_scale = op.C_scale[scan.g];
+    const float share = Scan::ROW_SCALES ? 1.0f / rotation_size(N) : 1.0f;
+    const float B_scale = op.B_scale[scan.g], C_scale = op.C_scale[scan.g] * share;
     const SSDHead head =
         !steps && threadIdx.x < TILE ? ssd_head(op.A_log[scan.h], op.dt_bias[scan.h]) : SSDHead{};
 
     wait_for_inputs();
-    const Stored *stored = static_cast<const Stored *>(op.state);
+    const Stored *stored = static_cast<const Stored *>(begin ? op.state_out : op.state);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
             const int n = scan.lane + 32 * k;
-            held[r][k] = n < N ? stored[scan.state_at(r) + n] : Stored(0);
+            held[r][k] = n < N ? stored[scan.state_at(r) + n] : Stored{};
+            if constexpr (Scan::ROW_SCALES) scale[r][k] = rows.in[scan.row_at(r)];
         }
     }
-    scan.load(shared.codes[0], head, 0, int(min(int64_t(TILE), op.size.L)));
+    scan.load(shared.codes[0], head, begin, int(min(int64_t(TILE), op.size.L - begin)));
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) state[r][k] = State<Stored>::load(held[r][k], scale[r][k]);
     }
     int turn = 0;
-    for (int64_t first = 0; first < op.size.L; first += TILE, turn ^= 1) {
+    for (int64_t first = begin; first < op.size.L; first += TILE, turn ^= 1) {
         const int count = int(min(int64_t(TILE), op.size.L - first));
         const int64_t row = scan.b * op.size.L + first, following = first + TILE;
         wait_copy_groups<0>();
@@ -274,6 +286,9 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
             if (scan.p_0 + scan.warp * ROWS + r < P && n < N) {
                 out[scan.state_at(r) + n] = State<Stored>::store(state[r][k], scale[r][k]);
             }
+        }
+        if constexpr (Scan::ROW_SCALES) {
+            if (scan.p_0 + scan.warp * ROWS + r < P && scan.lane == 0) rows.out[scan.row_at(r)] = scale[r][0];
         }
     }
 }

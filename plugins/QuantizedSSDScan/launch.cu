@@ -1,95 +1,31 @@
 // C ABI of QuantizedSSDScan; the struct is made from op.py.
-#include "../common/launch.cuh"
-#include "kernel.cuh"
-#include "step.cuh"
+#include "chunk_launch.cuh"
+#include "launch.cuh"
 
 namespace quamba {
 
-// 16 or 4 where every row of B, C and x begins on as many bytes and is made of whole pieces, else 1.
-inline int piece_bytes(const QuambaQuantizedSSDScan &op) {
-    const auto address = [](const int8_t *pointer) { return reinterpret_cast<uintptr_t>(pointer); };
-    const uintptr_t all = address(op.x) | address(op.B) | address(op.C) | uintptr_t(op.size.N) |
-                          uintptr_t(op.size.P) | uintptr_t(op.x_stride) | uintptr_t(op.B_stride) |
-                          uintptr_t(op.C_stride);
-    return all % 16 == 0 ? 16 : all % 4 == 0 ? 4 : 1;
-}
-
-constexpr int SSD_STEPS_FROM = 8;  // tokens from which on the steps are found in a kernel of their own
-
-template <class Stored, int N_LANE, int ROWS, int TILE>
-cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, SSDStep *steps, const Gpu &gpu,
-                        cudaStream_t stream) {
-    using Scan = SSDScan<Stored, N_LANE, ROWS, TILE>;
-    if (op.size.L < SSD_STEPS_FROM) steps = nullptr;
-    if (steps) {
-        const unsigned blocks = unsigned((op.size.B * op.size.L * op.size.H + 255) / 256);
-        const cudaError_t error =
-            launch_overlapped(ssd_steps, dim3(blocks), 256, 0, 1, gpu, stream, op, steps);
-        if (error != cudaSuccess) return error;
-    }
-    const unsigned blocks = unsigned((op.size.P + Scan::BLOCK_ROWS - 1) / Scan::BLOCK_ROWS);
-    return launch_overlapped(ssd_scan<Stored, N_LANE, ROWS, TILE>,
-                             dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)), SSD_THREADS,
-                             sizeof(typename Scan::Shared), 1, gpu, stream, op,
-                             static_cast<const SSDStep *>(steps), piece_bytes(op));
-}
-
-template <class Stored, int N_LANE>
-cudaError_t launch_one_token(const QuambaQuantizedSSDScan &op, const Gpu &gpu, cudaStream_t stream) {
-    constexpr int ROWS = 4, BLOCK_ROWS = STEP_WARPS * ROWS;
-    const auto address = [](const void *pointer) { return reinterpret_cast<uintptr_t>(pointer); };
-    const uintptr_t codes =
-        address(op.B) | address(op.C) | uintptr_t(op.B_stride) | uintptr_t(op.C_stride);
-    const uintptr_t states = address(op.state) | address(op.state_out) | address(op.state_scale);
-    const bool whole =
-        op.size.N == 32 * N_LANE && op.size.P % ROWS == 0 && codes % N_LANE == 0 && states % 16 == 0;
-    const auto kernel = whole ? ssd_one_token<Stored, N_LANE, ROWS, true>
-                              : ssd_one_token<Stored, N_LANE, ROWS, false>;
-    const unsigned blocks = unsigned((op.size.P + BLOCK_ROWS - 1) / BLOCK_ROWS);
-    return launch_overlapped(kernel, dim3(blocks, unsigned(op.size.H), unsigned(op.size.B)), STEP_THREADS, 0,
-                             1, gpu, stream, op);
-}
-
-// More rows a warp share the reads of B and C; fewer give more warps where rows are few.
-template <class Stored, int N_LANE>
-cudaError_t launch_lanes(const QuambaQuantizedSSDScan &op, SSDStep *steps, cudaStream_t stream) {
-    Gpu gpu = {};
-    const cudaError_t error = current_gpu(gpu);
-    if (error != cudaSuccess) return error;
-    if (op.size.L == 1) return launch_one_token<Stored, N_LANE>(op, gpu, stream);
-    const int64_t rows = op.size.B * op.size.H * op.size.P;
-    if constexpr (N_LANE <= 4) {
-        if (rows >= int64_t(64) * gpu.multiprocessors)
-            return launch_rows<Stored, N_LANE, 4, 32>(op, steps, gpu, stream);
-    }
-    const bool fits = sizeof(typename SSDScan<Stored, N_LANE, 2, 32>::Shared) <= size_t(gpu.shared_bytes);
-    if (fits && rows >= int64_t(16) * gpu.multiprocessors)
-        return launch_rows<Stored, N_LANE, 2, 32>(op, steps, gpu, stream);
-    return launch_rows<Stored, N_LANE, 1, 32>(op, steps, gpu, stream);
-}
-
 template <class Stored>
-cudaError_t launch_state(const QuambaQuantizedSSDScan &op, void *workspace, cudaStream_t stream) {
-    SSDStep *steps = static_cast<SSDStep *>(workspace);
-    if (op.size.N <= 32) return launch_lanes<Stored, 1>(op, steps, stream);
-    if (op.size.N <= 64) return launch_lanes<Stored, 2>(op, steps, stream);
-    if (op.size.N <= 128) return launch_lanes<Stored, 4>(op, steps, stream);
-    return launch_lanes<Stored, 8>(op, steps, stream);
+cudaError_t launch_state(const QuambaQuantizedSSDScan &op, void *memory, cudaStream_t stream) {
+    Gpu gpu = {};
+    cudaError_t error = current_gpu(gpu);
+    if (error != cudaSuccess) return error;
+    SSDStep *steps = static_cast<SSDStep *>(memory);  // where ChunkWorkspace has them, too
+    const int64_t begin = op.size.L / CHUNK * CHUNK;
+    const bool aligned = piece_bytes(op) == 16 && reinterpret_cast<uintptr_t>(op.y) % 8 == 0;
+    if (begin) error = launch_chunks<Stored>(op, memory, aligned, gpu, stream);
+    if (error != cudaSuccess || begin == op.size.L) return error;
+    return launch_tokens<Stored>(op, {}, steps, begin, gpu, stream);
 }
 
 }  // namespace quamba
 
 extern "C" const char *quamba_QuantizedSSDScan_refusal(const QuambaQuantizedSSDScan *op) {
-    if (op->size.N > 256) return "N, the state size, must be at most 256";
-    if (op->size.H > 65535) return "H, the number of heads, must be at most 65535";
-    if (op->size.B > 65535) return "B, the batch, must be at most 65535";
-    return nullptr;
+    return quamba::ssd_refusal(op->size.B, op->size.H, op->size.N);
 }
 
 extern "C" size_t quamba_QuantizedSSDScan_workspace(const QuambaQuantizedSSDScan *op) {
-    return op->size.L < quamba::SSD_STEPS_FROM
-               ? 0
-               : op->size.B * op->size.L * op->size.H * sizeof(quamba::SSDStep);
+    if (op->size.L < quamba::CHUNK) return quamba::steps_bytes(op->size.B, op->size.L, op->size.H);
+    return quamba::ChunkWorkspace::of(*op, nullptr).bytes;
 }
 
 extern "C" int quamba_QuantizedSSDScan_launch(const QuambaQuantizedSSDScan *op, void *workspace,

@@ -1,4 +1,4 @@
-"""Mamba-2's SSD scan on int8 codes: one fp32 recurrence, the same bits in prefill and in decode.
+"""Mamba-2's SSD scan on int8 codes: whole chunks of 64 tokens in integers, one fp32 recurrence behind them.
 
 x and the int8 state share a table of head-group x channel-group scales (Quamba2): `scale_index` names, for
 each head and channel, the row of `x_scale` and `state_scale`. A float state takes a `state_scale` of ones.
@@ -12,15 +12,17 @@ import torch
 from torch import Tensor as T
 
 from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
-from quamba_export.plugins.common.onnx_text import FLOAT, exp_lines, softplus_lines
+from quamba_export.plugins.common.onnx_text import FLOAT
 from quamba_export.plugins.common.precise import exp, softplus
 from quamba_export.plugins.common.quantization import dequantize
-from quamba_export.plugins.common.recurrence import (
-    ONNX_TYPE,
-    scan,
-    state_in_lines,
-    state_out_lines,
-    tree_sum_lines,
+from quamba_export.plugins.common.recurrence import scan
+from quamba_export.plugins.common.scan_state import CARRIED, State
+from quamba_export.plugins.QuantizedSSDScan.chunk import CHUNK, Scales, scan_chunks
+from quamba_export.plugins.QuantizedSSDScan.chunk_onnx import chunk_lines
+from quamba_export.plugins.QuantizedSSDScan.token_onnx import (
+    end_of_scan_lines,
+    recurrence_lines,
+    start_lines,
 )
 
 SPEC = OpSpec(
@@ -74,20 +76,39 @@ def reference(
 ) -> tuple[T, T]:
     """h = exp(dt A) h + dt x B^T;  y = h C + D x, with A = -exp(A_log), dt = clamp(softplus(dt + dt_bias)).
 
-    fp32 throughout; exp and softplus are rounded once. Source: Mamba-2 (arXiv 2405.21060), section 3.
+    Whole chunks of 64 tokens in integers (chunk.py), the tokens behind them one by one in fp32; exp and
+    softplus are rounded once. Source: Mamba-2 (arXiv 2405.21060), sections 3 and 6.
     """
-    return ssd_scan(
-        dequantize(x, x_scale[scale_index]),
-        dequantize(dt, dt_scale),
-        A_log,
-        dequantize(B, B_scale[:, None]),
-        dequantize(C, C_scale[:, None]),
-        D,
-        dt_bias,
-        state_scale[scale_index],  # (H, P, N)
-        state,
-        (dt_min, dt_max),
-    )
+    x_scales, state_scales = x_scale[scale_index], state_scale[scale_index]  # (H, P), (H, P, N)
+    wide = dequantize(x, x_scales), dequantize(dt, dt_scale)
+    limits, parts = (dt_min, dt_max), []
+    whole = x.shape[1] // CHUNK * CHUNK
+    if whole:
+        by_group = (B.shape[2], -1)
+        scales = Scales(
+            x_scales.unflatten(0, by_group),
+            B_scale[:, None, None],
+            C_scale[:, None, None],
+            state_scales.unflatten(0, by_group),
+        )
+        step, decay = steps(wide[1][:, :whole], A_log, dt_bias, limits)
+        y, state = scan_chunks(x[:, :whole], step, decay, B[:, :whole], C[:, :whole], scales, state)
+        parts.append(y + D[:, None] * wide[0][:, :whole])
+    if whole < x.shape[1]:
+        y, state = ssd_scan(
+            wide[0][:, whole:],
+            wide[1][:, whole:],
+            A_log,
+            dequantize(B[:, whole:], B_scale[:, None]),
+            dequantize(C[:, whole:], C_scale[:, None]),
+            D,
+            dt_bias,
+            state_scales,
+            state,
+            limits,
+        )
+        parts.append(y)
+    return torch.cat(parts, dim=1), state
 
 
 def ssd_scan(
@@ -99,16 +120,15 @@ def ssd_scan(
     D: T,
     dt_bias: T,
     state_scale: T,
-    state: T,
+    state: State,
     limits: tuple[float, float],
-) -> tuple[T, T]:
+) -> tuple[T, State]:
     """The reference behind the dequantization: all but the state is fp32, in the contract's shapes.
 
     state_scale (H, P, N) is read for an int8 state only.
     """
     groups = B.shape[2]
-    step = softplus(dt + dt_bias).clamp(*(_fp32(limit) for limit in limits))
-    decay = exp(step * -exp(A_log))  # (B, L, H)
+    step, decay = steps(dt, A_log, dt_bias, limits)
     inputs = step[..., None] * x  # (B, L, H, P)
     decay = decay.unflatten(2, (groups, -1))[..., None, None]  # (B, L, G, H/G, 1, 1)
     inputs = inputs.unflatten(2, (groups, -1))[..., None]  # (B, L, G, H/G, P, 1)
@@ -124,94 +144,73 @@ def ssd_scan(
     return y.flatten(2, 3) + D[:, None] * x, h.flatten(1, 2)
 
 
+def steps(dt: T, A_log: T, dt_bias: T, limits: tuple[float, float]) -> tuple[T, T]:
+    """Step and decay (B, L, H) of every token and head, fp32."""
+    step = softplus(dt + dt_bias).clamp(*(_fp32(limit) for limit in limits))
+    return step, exp(step * -exp(A_log))
+
+
 def _fp32(limit: float) -> float:
     """The value that ONNX and a plugin hold."""
     return float(torch.tensor(limit))
 
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
-    """The reference in standard ops: a Scan over the length. Groups, heads and N are fixed in the body."""
+    """The reference in standard ops. Groups, heads, P and N are fixed in the body."""
+    dtype = dtypes["state"]
+
+    def outputs(name: str) -> str:
+        return f"(float[b, l, h, p] y_{name}, {CARRIED[dtype]}[b, g, r, p, n] h_{name})"
+
     return f"""
-        {_DEQUANTIZED}
-        {ssd_scan_lines(sizes, dtypes["state"])}
+        {_WIDENED}
+        {start_lines(sizes, dtype)}
+        length = Shape <start = 1, end = 2> (x)
+        chunk_length = Constant <value_ints = [{CHUNK}]> ()
+        has_chunks = GreaterOrEqual (length, chunk_length)
+        y_scanned, h_last = If <
+            then_branch = chunks () => {outputs("all")} {{
+                chunk_count = Div (length, chunk_length)
+                whole = Mul (chunk_count, chunk_length)
+                {chunk_lines(sizes, dtype)}
+                has_rest = Less (whole, length)
+                y_all, h_all = If <
+                    then_branch = rest () => {outputs("joined")} {{
+                        {"".join(f"{name}_rest = Slice ({name}, whole, length, at_1)" for name in _BY_TOKEN)}
+                        {_ROWS.format(tokens="_rest")}
+                        {recurrence_lines(sizes, dtype, "_rest", "h_behind -> y_rest, h_joined")}
+                        y_joined = Concat <axis = 1> (y_chunks, y_rest)
+                    }},
+                    else_branch = no_rest () => {outputs("same")} {{
+                        y_same = Identity (y_chunks)
+                        h_same = Identity (h_behind)
+                    }}> (has_rest)
+            }},
+            else_branch = tokens () => {outputs("tokens")} {{
+                {_ROWS.format(tokens="")}
+                {recurrence_lines(sizes, dtype, "", "h_0 -> y_tokens, h_tokens")}
+            }}> (has_chunks)
+        {end_of_scan_lines(sizes, dtype)}
     """
 
 
-def ssd_scan_lines(sizes: Mapping[str, Size], dtype: str) -> str:
-    """ssd_scan of x_f, dt_f, A_log, B_f, C_f, D, dt_bias and `state` of `dtype`.
+_BY_TOKEN = ("x_f", "step", "decay_f", "B", "C")
 
-    h_scales (H, P, N) is read for an int8 state only.
-    """
-    groups, heads, channels, n_state = (int(sizes[letter]) for letter in "GHPN")
-    per_group = heads // groups
-    shapes = {  # 0 keeps batch and length
-        "heads_shape": [0, 0, groups, per_group, 1, 1],
-        "channels_shape": [0, 0, groups, per_group, channels, 1],
-        "rows_shape": [0, 0, groups, 1, 1, n_state],
-        "state_shape": [0, groups, per_group, channels, n_state],
-        "scale_shape": [groups, per_group, channels, n_state],
-        "y_shape": [0, 0, heads, channels],
-        "state_out_shape": [0, heads, channels, n_state],
-    }
-    shape_lines = "\n".join(f"{name} = Constant <value_ints = {shape}> ()" for name, shape in shapes.items())
-    return f"""
-        {shape_lines}
-        {_STEPS}
-        {"h_scale = Reshape (h_scales, scale_shape)" if dtype == "int8" else ""}
-        h_0 = Reshape (state, state_shape)
-        h_last, y_scanned = Scan <
-            num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
-            token (
-                {ONNX_TYPE[dtype]}[B, G, R, P, N] held, float[B, G, R, I, I] decay_t,
-                float[B, G, R, P, I] inputs_t, float[B, G, I, I, N] B_t, float[B, G, I, I, N] C_t
-            ) => ({ONNX_TYPE[dtype]}[B, G, R, P, N] held_next, float[B, G, R, P, I] y_t) {{
-                {state_in_lines("held", "h", dtype, "h_scale")}
-                kept = Mul (h, decay_t)
-                added = Mul (inputs_t, B_t)
-                h_next = Add (kept, added)
-                read = Mul (h_next, C_t)
-                {tree_sum_lines("read", "y_t", n_state)}
-                {state_out_lines("h_next", "held_next", dtype, "h_scale")}
-            }}> (h_0, decay, inputs, B_rows, C_rows)
-        y_heads = Reshape (y_scanned, y_shape)
-        D_column = Unsqueeze (D, last)
-        skip = Mul (D_column, x_f)
-        y = Add (y_heads, skip)
-        state_out = Reshape (h_last, state_out_shape)
-    """
-
-
-_DEQUANTIZED = f"""
+_WIDENED = f"""
         scale_axis = Constant <value_ints = [-1]> ()
         dt_scale = Constant <value_float: float = @dt_scale> ()
         dt_f = DequantizeLinear (dt, dt_scale)
         x_codes = Cast <to = {FLOAT}> (x)
         x_scales = Gather <axis = 0> (x_scale, scale_index)
         x_f = Mul (x_codes, x_scales)
-        B_codes = Cast <to = {FLOAT}> (B)
         B_column = Unsqueeze (B_scale, scale_axis)
-        B_f = Mul (B_codes, B_column)
-        C_codes = Cast <to = {FLOAT}> (C)
         C_column = Unsqueeze (C_scale, scale_axis)
-        C_f = Mul (C_codes, C_column)
         h_scales = Gather <axis = 0> (state_scale, scale_index)
 """
 
-_STEPS = f"""
-        last = Constant <value_ints = [-1]> ()
-        dt_min = Constant <value_float: float = @dt_min> ()
-        dt_max = Constant <value_float: float = @dt_max> ()
-        dt_sum = Add (dt_f, dt_bias)
-        {softplus_lines("dt_sum", "dt_soft")}
-        step = Clip (dt_soft, dt_min, dt_max)
-        {exp_lines("A_log", "A_negative")}
-        A = Neg (A_negative)
-        exponent = Mul (step, A)
-        {exp_lines("exponent", "decay_f")}
-        decay = Reshape (decay_f, heads_shape)
-        step_column = Unsqueeze (step, last)
-        weighted = Mul (step_column, x_f)
-        inputs = Reshape (weighted, channels_shape)
-        B_rows = Reshape (B_f, rows_shape)
-        C_rows = Reshape (C_f, rows_shape)
+_ROWS = f"""
+        B_codes = Cast <to = {FLOAT}> (B{{tokens}})
+        B_f{{tokens}} = Mul (B_codes, B_column)
+        C_codes = Cast <to = {FLOAT}> (C{{tokens}})
+        C_f{{tokens}} = Mul (C_codes, C_column)
 """

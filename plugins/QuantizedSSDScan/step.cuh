@@ -31,6 +31,7 @@ struct Entry {
 // The states of a warp as they are stored; for int8 with the reciprocals of their scales, made before the wait.
 template <class Stored, int ROWS, int N_LANE>
 struct StoredStates {
+    static constexpr bool SCALED = false;  // by scales that are found here
     Entry<Stored, N_LANE> held[ROWS];
     Entry<float, N_LANE> scale[ROWS], reciprocal[ROWS];
     bool plain = true;  // every scale has a plain reciprocal
@@ -64,6 +65,30 @@ struct StoredStates {
                     held[r].at[k] = quantized_anyhow(next[r][k], scale[r].at[k]);
                 }
             }
+        }
+    }
+};
+
+// Those of rows with scales of their own, which every lane finds in `largest_of_lanes`.
+template <int ROWS, int N_LANE>
+struct StoredStates<RowCode, ROWS, N_LANE> {
+    static constexpr bool SCALED = true;
+    Entry<RowCode, N_LANE> held[ROWS];
+    float scale[ROWS];
+    static constexpr bool plain = true;
+
+    __device__ __forceinline__ float load(int r, int k) const {
+        return State<RowCode>::load(held[r].at[k], scale[r]);
+    }
+
+    template <bool>
+    __device__ __forceinline__ void store(const float (&next)[ROWS][N_LANE]) {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            const RowScale row = found_row_scale<32>(next[r]);
+            scale[r] = row.scale;
+#pragma unroll
+            for (int k = 0; k < N_LANE; k++) held[r].at[k] = {static_cast<int8_t>(row.steps(next[r][k]))};
         }
     }
 };
@@ -149,13 +174,15 @@ struct StepWarp {
 template <class Stored, int ROWS, bool WHOLE>
 struct StepPlaces {
     const int8_t *dt, *x, *B, *C;
+    int64_t row;  // the warp's first of the state
     const Stored *state;
     Stored *state_out;
     float *y;
 
     __device__ __forceinline__ StepPlaces(const QuambaQuantizedSSDScan &op,
                                           const StepWarp<ROWS, WHOLE> &warp, int N) {
-        const int64_t b = blockIdx.z, P = op.size.P, row = (b * op.size.H + warp.h) * P + warp.inside;
+        const int64_t b = blockIdx.z, P = op.size.P;
+        row = (b * op.size.H + warp.h) * P + warp.inside;
         dt = found_now(op.dt + b * op.dt_stride + warp.h);
         x = found_now(op.x + b * op.x_stride + warp.h * P + warp.inside + warp.own);
         B = found_now(op.B + b * op.B_stride + warp.g * N);
@@ -166,36 +193,58 @@ struct StepPlaces {
     }
 };
 
+// B or C of the lane in the basis that the state is held in.
+template <bool ROTATED, int N_LANE>
+__device__ __forceinline__ Entry<float, N_LANE> values_of(const Entry<int8_t, N_LANE> &codes, float scale,
+                                                          int lane, int N) {
+    Entry<float, N_LANE> values;
+#pragma unroll
+    for (int k = 0; k < N_LANE; k++) values.at[k] = static_cast<float>(codes.at[k]);
+    if constexpr (ROTATED) rotate<true>(values.at, lane, rotation_size(N));
+#pragma unroll
+    for (int k = 0; k < N_LANE; k++) values.at[k] = values.at[k] * scale;
+    return values;
+}
+
 // Behind the wait.
 template <bool WHOLE, bool PLAIN, class Stored, int ROWS, int N_LANE>
 __device__ __forceinline__ void take_token(const StepPlaces<Stored, ROWS, WHOLE> &places,
                                            const StepWarp<ROWS, WHOLE> &warp,
                                            StoredStates<Stored, ROWS, N_LANE> &states, const SSDStep *steps,
-                                           float x_scale, int N) {
+                                           const RowScales &rows, float x_scale, int N) {
+    constexpr bool SCALED = StoredStates<Stored, ROWS, N_LANE>::SCALED;
     const int first = warp.lane * N_LANE, own_row = warp.lane / warp.LANES;
-    const auto B = read_entries<WHOLE, N_LANE>(places.B, first, N);
-    const auto C = read_entries<WHOLE, N_LANE>(places.C, first, N);
+    const auto B_codes = read_entries<WHOLE, N_LANE>(places.B, first, N);
+    const auto C_codes = read_entries<WHOLE, N_LANE>(places.C, first, N);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         states.held[r] = read_entries<WHOLE, N_LANE>(places.state + warp.row(r) * N, first, N);
+        if constexpr (SCALED) states.scale[r] = rows.in[places.row + warp.row(r)];
     }
     const int8_t x_code = *places.x, dt = *places.dt;
     const SSDStep step = steps[static_cast<uint8_t>(dt)];
     const float x = dequantized(x_code, x_scale), own_input = step.step * x;
+    const auto B = values_of<SCALED>(B_codes, warp.B_scale, warp.lane, N);
+    const float share = SCALED ? 1.0f / rotation_size(N) : 1.0f;
+    const auto C = values_of<SCALED>(C_codes, warp.C_scale * share, warp.lane, N);
     float next[ROWS][N_LANE], read[ROWS * N_LANE];
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
         const float input = __shfl_sync(ALL_LANES, own_input, r * warp.LANES);
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
-            next[r][k] = next_state(states.load(r, k), step.decay, input, dequantized(B.at[k], warp.B_scale));
-            read[r * N_LANE + k] = next[r][k] * dequantized(C.at[k], warp.C_scale);
+            next[r][k] = next_state(states.load(r, k), step.decay, input, B.at[k]);
+            read[r * N_LANE + k] = next[r][k] * C.at[k];
         }
     }
     states.template store<PLAIN>(next);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        if (WHOLE || r <= warp.last) write_entries<WHOLE>(places.state_out + r * N, states.held[r], first, N);
+        if (!WHOLE && r > warp.last) continue;
+        write_entries<WHOLE>(places.state_out + r * N, states.held[r], first, N);
+        if constexpr (SCALED) {
+            if (warp.lane == 0) rows.out[places.row + r] = states.scale[r];
+        }
     }
     const float sum = row_sums<ROWS, N_LANE>(read);
     if (warp.lane % warp.LANES == 0 && own_row <= warp.last) places.y[own_row] = sum + warp.D * x;
@@ -204,7 +253,7 @@ __device__ __forceinline__ void take_token(const StepPlaces<Stored, ROWS, WHOLE>
 // Grid: rows of P in blocks, H, B. N_LANE: a power of two, 32 N_LANE >= N. WHOLE: 32 N_LANE = N, P is a
 // multiple of ROWS, and a lane's entries are aligned words.
 template <class Stored, int N_LANE, int ROWS, bool WHOLE>
-__global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSDScan op) {
+__global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSDScan op, RowScales rows) {
     __shared__ SSDStep steps[256];  // by the code of dt
     let_next_kernel_begin();
     StepWarp<ROWS, WHOLE> warp(op);
@@ -215,7 +264,7 @@ __global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSD
     warp.read(op);
     const float x_scale = op.x_scale[warp.scale_row];
     StoredStates<Stored, ROWS, N_LANE> states;
-    if constexpr (sizeof(Stored) == 1) {
+    if constexpr (std::is_same_v<Stored, int8_t>) {
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             const int64_t index = __shfl_sync(ALL_LANES, warp.scale_row, r * warp.LANES);
@@ -233,9 +282,9 @@ __global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSD
     wait_for_inputs();
     if (warp.p_0 != warp.inside) return;  // behind the last row
     if (plain) {
-        take_token<WHOLE, true>(places, warp, states, steps, x_scale, N);
+        take_token<WHOLE, true>(places, warp, states, steps, rows, x_scale, N);
     } else {
-        take_token<WHOLE, false>(places, warp, states, steps, x_scale, N);
+        take_token<WHOLE, false>(places, warp, states, steps, rows, x_scale, N);
     }
 }
 

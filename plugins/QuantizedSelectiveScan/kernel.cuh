@@ -50,7 +50,7 @@ struct SelectiveTile {
 
 // BATCH tokens from token t of the tile on; lane l ends up with y of token l / (LANES / BATCH).
 template <class Stored, int BATCH, int LANES, int N_LANE>
-__device__ __forceinline__ float advance(float (&h)[N_LANE], const float (&A)[N_LANE], float state_scale,
+__device__ __forceinline__ float advance(float (&h)[N_LANE], const float (&A)[N_LANE], float (&scale)[N_LANE],
                                          const SelectiveTile<LANES, N_LANE> &tile, const LaneDecay &decayed,
                                          int t, int lane, int channel) {
     float decay[BATCH][N_LANE], partial[BATCH];
@@ -64,8 +64,9 @@ __device__ __forceinline__ float advance(float (&h)[N_LANE], const float (&A)[N_
             const int n = lane + LANES * k;
             const float next = next_state(h[k], decay[i][k], input, tile.B[t + i][n]);
             read[k] = next * tile.C[t + i][n];
-            h[k] = State<Stored>::rounded(next, state_scale);
+            h[k] = next;
         }
+        round_states<Stored, LANES>(h, scale);
         partial[i] = in_lane_sum(read);
     }
     const int token = t + lane / (LANES / BATCH);
@@ -73,7 +74,8 @@ __device__ __forceinline__ float advance(float (&h)[N_LANE], const float (&A)[N_
 }
 
 template <class Stored, int LANES, int N_LANE>
-__global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuantizedSelectiveScan op) {
+__global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuantizedSelectiveScan op,
+                                                                    RowScales rows) {
     using Tile = SelectiveTile<LANES, N_LANE>;
     constexpr int BATCH = selective_batch(N_LANE);
     __shared__ Tile tile;
@@ -83,7 +85,8 @@ __global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuanti
     const bool owned = e_0 + channel < op.size.E;
 
     const LaneDecay decayed;
-    float A[N_LANE], h[N_LANE];
+    constexpr bool ROW_SCALES = std::is_same_v<Stored, RowCode>;
+    float A[N_LANE], h[N_LANE], scale[N_LANE];
     const Stored *stored = static_cast<const Stored *>(op.state);
 #pragma unroll
     for (int k = 0; k < N_LANE; k++) {
@@ -94,7 +97,8 @@ __global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuanti
 #pragma unroll
     for (int k = 0; k < N_LANE; k++) {
         const int n = lane + LANES * k;
-        h[k] = n < N ? State<Stored>::load(stored[at + n], op.state_scale) : 0.0f;
+        scale[k] = ROW_SCALES ? rows.in[at / N] : op.state_scale;
+        h[k] = n < N ? State<Stored>::load(stored[at + n], scale[k]) : 0.0f;
     }
     for (int64_t first = 0; first < op.size.L; first += SELECTIVE_TILE) {
         const int count = int(min(int64_t(SELECTIVE_TILE), op.size.L - first));
@@ -104,12 +108,12 @@ __global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuanti
         __syncthreads();
         int t = 0;
         for (; t + BATCH <= count; t += BATCH) {
-            const float y = advance<Stored, BATCH>(h, A, op.state_scale, tile, decayed, t, lane, channel);
+            const float y = advance<Stored, BATCH>(h, A, scale, tile, decayed, t, lane, channel);
             const int64_t token = row + t + lane / (LANES / BATCH);
             if (lane % (LANES / BATCH) == 0 && owned) op.y[token * op.size.E + e] = y;
         }
         for (; t < count; t++) {
-            const float y = advance<Stored, 1>(h, A, op.state_scale, tile, decayed, t, lane, channel);
+            const float y = advance<Stored, 1>(h, A, scale, tile, decayed, t, lane, channel);
             if (lane == 0 && owned) op.y[(row + t) * op.size.E + e] = y;
         }
     }
@@ -119,8 +123,9 @@ __global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuanti
 #pragma unroll
     for (int k = 0; k < N_LANE; k++) {
         const int n = lane + LANES * k;
-        if (n < N) out[at + n] = State<Stored>::store(h[k], op.state_scale);
+        if (n < N) out[at + n] = State<Stored>::store(h[k], scale[k]);
     }
+    if (ROW_SCALES && lane == 0) rows.out[at / N] = scale[0];
 }
 
 }  // namespace quamba

@@ -13,12 +13,14 @@ from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
 from quamba_export.plugins.common.onnx_text import exp_lines, silu_lines, softplus_lines
 from quamba_export.plugins.common.precise import exp, silu, softplus
 from quamba_export.plugins.common.quantization import dequantize
-from quamba_export.plugins.common.recurrence import (
-    ONNX_TYPE,
-    scan,
-    state_in_lines,
-    state_out_lines,
-    tree_sum_lines,
+from quamba_export.plugins.common.recurrence import scan, tree_sum_lines
+from quamba_export.plugins.common.scan_state import (
+    CARRIED,
+    State,
+    begin_lines,
+    end_lines,
+    loaded_lines,
+    stored_lines,
 )
 
 SPEC = OpSpec(
@@ -54,7 +56,7 @@ def reference(
     D: T,
     z: T,
     dt_bias: T,
-    state: T,
+    state: State,
     *,
     x_scale: float,
     dt_scale: float,
@@ -65,7 +67,7 @@ def reference(
     z_scale: float,
     dt_bias_scale: float,
     state_scale: float,
-) -> tuple[T, T]:
+) -> tuple[T, State]:
     """h = exp(dt A) h + dt x B;  y = (h C + D x) silu(z), with A = -exp(A_log), dt = softplus(dt + dt_bias).
 
     fp32 throughout; exp, softplus and silu are rounded once.
@@ -86,8 +88,8 @@ def reference(
 
 
 def selective_scan(
-    x: T, dt: T, A_log: T, B: T, C: T, D: T, z: T, dt_bias: T, state: T, state_scale: float
-) -> tuple[T, T]:
+    x: T, dt: T, A_log: T, B: T, C: T, D: T, z: T, dt_bias: T, state: State, state_scale: float
+) -> tuple[T, State]:
     """The reference behind the dequantization: all but the state is fp32, in the contract's shapes."""
     A = -exp(A_log)  # (E, N)
     step = softplus(dt + dt_bias)  # (B, L, E)
@@ -108,7 +110,7 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
     DequantizeLinear goes without a zero point: with session.x64quantprecision, ONNX Runtime 1.31 cannot load
     a graph in which two constants share one.
     """
-    scales = "\n".join(f"{a.name} = Constant <value_float: float = @{a.name}> ()" for a in SPEC.attrs)
+    scales = "\n".join(f"{name} = Constant <value_float: float = @{name}> ()" for name in attrs)
     names = (tensor.name for tensor in SPEC.inputs[:-1])
     widened = "\n".join(f"{name}_f = DequantizeLinear ({name}, {name}_scale)" for name in names)
     return f"""
@@ -118,8 +120,11 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
     """
 
 
-def selective_scan_lines(dtype: str, n_state: int) -> str:
-    """selective_scan of x_f, dt_f, A_log_f, ... and `state` of `dtype`; state_scale is read for int8 only."""
+def selective_scan_lines(kind: str, n_state: int) -> str:
+    """selective_scan of x_f, dt_f, A_log_f, ... and `state` of `kind`, its dtype or ROWS (scan_state.py).
+
+    state_scale is read for int8 only.
+    """
     return f"""
         last = Constant <value_ints = [-1]> ()
         middle = Constant <value_ints = [1]> ()
@@ -128,13 +133,14 @@ def selective_scan_lines(dtype: str, n_state: int) -> str:
         dt_sum = Add (dt_f, dt_bias_f)
         {softplus_lines("dt_sum", "step")}
         inputs = Mul (step, x_f)
+        {begin_lines("state", "h_0", kind)}
         h_last, scanned = Scan <
             num_scan_inputs = 4, scan_input_axes = [1, 1, 1, 1], scan_output_axes = [1], body =
             token (
-                {ONNX_TYPE[dtype]}[B, E, N] held, float[B, E] step_t, float[B, E] inputs_t, float[B, N] B_t,
+                {CARRIED[kind]}[B, E, M] held, float[B, E] step_t, float[B, E] inputs_t, float[B, N] B_t,
                 float[B, N] C_t
-            ) => ({ONNX_TYPE[dtype]}[B, E, N] held_next, float[B, E, I] y_t) {{
-                {state_in_lines("held", "h", dtype, "state_scale")}
+            ) => ({CARRIED[kind]}[B, E, M] held_next, float[B, E, I] y_t) {{
+                {loaded_lines("held", "h", kind, "state_scale", n_state)}
                 step_column = Unsqueeze (step_t, last)
                 exponent = Mul (step_column, A)
                 {exp_lines("exponent", "decay")}
@@ -146,9 +152,9 @@ def selective_scan_lines(dtype: str, n_state: int) -> str:
                 C_row = Unsqueeze (C_t, middle)
                 read = Mul (h_next, C_row)
                 {tree_sum_lines("read", "y_t", n_state)}
-                {state_out_lines("h_next", "held_next", dtype, "state_scale")}
-            }}> (state, step, inputs, B_f, C_f)
-        state_out = Identity (h_last)
+                {stored_lines("h_next", "held_next", kind, "state_scale")}
+            }}> (h_0, step, inputs, B_f, C_f)
+        {end_lines("h_last", "state_out", kind, n_state)}
         y_read = Squeeze (scanned, last)
         skip = Mul (D_f, x_f)
         skipped = Add (y_read, skip)

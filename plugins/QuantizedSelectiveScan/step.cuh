@@ -14,7 +14,8 @@ constexpr int SELECTIVE_STEP_THREADS = 256;
 // Grid: channels in blocks, B.
 template <class Stored, int LANES, int N_LANE>
 __global__ void __launch_bounds__(SELECTIVE_STEP_THREADS)
-    selective_one_token(QuambaQuantizedSelectiveScan op) {
+    selective_one_token(QuambaQuantizedSelectiveScan op, RowScales rows) {
+    constexpr bool ROW_SCALES = std::is_same_v<Stored, RowCode>;
     __shared__ float gates[256];  // by the code of z
     let_next_kernel_begin();
     const int lane = threadIdx.x % LANES, N = int(op.size.N), E = int(op.size.E);
@@ -46,19 +47,31 @@ __global__ void __launch_bounds__(SELECTIVE_STEP_THREADS)
         const int n = lane + LANES * k;
         B[k] = n < N ? op.B[b * op.B_stride + n] : int8_t(0);
         C[k] = n < N ? op.C[b * op.C_stride + n] : int8_t(0);
-        held[k] = n < N ? state[LANES * k] : Stored(0);
+        held[k] = n < N ? state[LANES * k] : Stored{};
     }
+    const float state_scale = ROW_SCALES ? rows.in[b * E + e] : op.state_scale;
     const float step = softplus_soon(dequantized(dt, op.dt_scale) + dt_bias);
     const float x = dequantized(x_code, op.x_scale), input = step * x;
-    float read[N_LANE];
+    float next[N_LANE], read[N_LANE];
+#pragma unroll
+    for (int k = 0; k < N_LANE; k++) {
+        const float h = State<Stored>::load(held[k], state_scale);
+        next[k] = next_state(h, exp_rounded_soon(step * A[k]), input, dequantized(B[k], op.B_scale));
+        read[k] = next[k] * dequantized(C[k], op.C_scale);
+    }
+    RowScale row{};
+    if constexpr (ROW_SCALES) row = found_row_scale<LANES>(next);
     Stored *out = static_cast<Stored *>(op.state_out) + at;
 #pragma unroll
     for (int k = 0; k < N_LANE; k++) {
-        const float h = State<Stored>::load(held[k], op.state_scale);
-        const float next = next_state(h, exp_rounded_soon(step * A[k]), input, dequantized(B[k], op.B_scale));
-        read[k] = next * dequantized(C[k], op.C_scale);
-        if (channel < E && lane + LANES * k < N) out[LANES * k] = State<Stored>::store(next, op.state_scale);
+        if (channel >= E || lane + LANES * k >= N) continue;
+        if constexpr (ROW_SCALES) {
+            out[LANES * k] = {static_cast<int8_t>(row.steps(next[k]))};
+        } else {
+            out[LANES * k] = State<Stored>::store(next[k], state_scale);
+        }
     }
+    if (ROW_SCALES && channel < E && lane == 0) rows.out[b * E + e] = row.scale;
     float sum[1] = {in_lane_sum(read)};
     const float y = (lane_sums<1, LANES / 2>(sum) + D * x) * gates[z];
     if (lane == 0 && channel < E) op.y[b * E + e] = y;

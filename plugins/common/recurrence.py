@@ -12,24 +12,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor as T
 
-from quamba_export.plugins.common.onnx_text import FLOAT, FLOAT16, quantize_lines
-from quamba_export.plugins.common.quantization import dequantize, quantize
-
-ONNX_TYPE = {"float16": "float16", "float32": "float", "int8": "int8"}
+from quamba_export.plugins.common.scan_state import State, loaded, stored
 
 
-def scan(state: T, state_scale: T | float, decay: Callable[[int], T], inputs: T, B: T, C: T) -> tuple[T, T]:
+def scan(
+    state: State, state_scale: T | float, decay: Callable[[int], T], inputs: T, B: T, C: T
+) -> tuple[T, State]:
     """h[t] = round(h[t-1]) decay(t) + inputs[t] B[t];  y[t] = tree_sum(h[t] C[t]) -> y, round(h[L-1]).
 
-    state (b, ..., N) fp16, fp32 or int8 on `state_scale`; decay(t), inputs[:, t], B[:, t] and C[:, t] fp32,
-    each broadcasting against the state; -> y (b, L, ...) fp32.
+    state (b, ..., N) fp16, fp32, int8 on `state_scale`, or RowScaled; decay(t), inputs[:, t], B[:, t] and
+    C[:, t] fp32, each broadcasting against the state; -> y (b, L, ...) fp32.
     """
     outputs = []
     for t in range(inputs.shape[1]):
-        h = dequantize(state, state_scale) if state.dtype == torch.int8 else state.float()
-        h = h * decay(t) + inputs[:, t] * B[:, t]
+        h = loaded(state, state_scale) * decay(t) + inputs[:, t] * B[:, t]
         outputs.append(tree_sum(h * C[:, t]))
-        state = quantize(h, state_scale) if state.dtype == torch.int8 else h.to(state.dtype)
+        state = stored(h, state, state_scale)
     return torch.stack(outputs, dim=1), state
 
 
@@ -71,20 +69,3 @@ def tree_sum_lines(source: str, target: str, n_state: int) -> str:
             {target}_{width} = Add ({left}, {right})
         """)
     return "\n".join([*lines, f"{target} = Identity ({target}_1)"])
-
-
-def state_in_lines(source: str, target: str, dtype: str, scale: str) -> str:
-    """`target` = the state `source` of `dtype` in fp32; codes of an int8 one stand on `scale`."""
-    if dtype == "int8":
-        return f"""
-            {source}_codes = Cast <to = {FLOAT}> ({source})
-            {target} = Mul ({source}_codes, {scale})
-        """
-    return f"{target} = Cast <to = {FLOAT}> ({source})"
-
-
-def state_out_lines(source: str, target: str, dtype: str, scale: str) -> str:
-    """`target` = the fp32 `source` rounded to a state of `dtype`; an int8 one on `scale`."""
-    if dtype == "int8":
-        return quantize_lines(source, target, scale)
-    return f"{target} = Cast <to = {FLOAT16 if dtype == 'float16' else FLOAT}> ({source})"

@@ -1,6 +1,8 @@
 // A scan's state between two tokens: held in fp32 registers, always a value that its stored dtype has.
 #pragma once
 
+#include <type_traits>
+
 #include "numeric.cuh"
 
 #ifdef __CUDACC__
@@ -34,7 +36,57 @@ struct State<int8_t> {
     static QUAMBA_HOST_DEVICE int8_t store(float h, float scale) { return quantized(h, scale); }
 };
 
+// A code of a state whose rows have scales of their own.
+struct RowCode {
+    int8_t code;
+};
+
+// Where those scales are, one a row of the state; null for other states.
+struct RowScales {
+    const float *in;
+    float *out;
+};
+
+// Of a row whose largest absolute value is `peak`.
+struct RowScale {
+    float scale, inverse;
+
+    static QUAMBA_HOST_DEVICE RowScale of(float peak) {
+        const float limit = fmaxf(peak, 0x1p-100f);
+        return {limit / 127.0f, 127.0f / limit};
+    }
+    QUAMBA_HOST_DEVICE float steps(float h) const { return rintf(h * inverse); }
+};
+
+// `scale` is the row's; what is stored has been rounded to a value of the row before.
+template <>
+struct State<RowCode> {
+    static QUAMBA_HOST_DEVICE float load(RowCode stored, float scale) { return dequantized(stored.code, scale); }
+    static QUAMBA_HOST_DEVICE RowCode store(float h, float scale) {
+        return {static_cast<int8_t>(rintf(h / scale))};
+    }
+};
+
 #ifdef __CUDACC__
+
+// The largest of `value` over a group of LANES lanes, in all of them.
+template <int LANES>
+__device__ __forceinline__ float largest_of_lanes(float value) {
+#pragma unroll
+    for (int distance = LANES / 2; distance > 0; distance /= 2) {
+        value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, distance));
+    }
+    return value;
+}
+
+// The scale of a row that LANES lanes hold, COUNT entries each.
+template <int LANES, int COUNT>
+__device__ __forceinline__ RowScale found_row_scale(const float (&h)[COUNT]) {
+    float peak = 0.0f;
+#pragma unroll
+    for (int k = 0; k < COUNT; k++) peak = fmaxf(peak, fabsf(h[k]));
+    return RowScale::of(largest_of_lanes<LANES>(peak));
+}
 
 template <>
 struct State<__half> {
@@ -45,10 +97,15 @@ struct State<__half> {
     static __device__ __forceinline__ __half store(float h, float) { return __float2half_rn(h); }
 };
 
-// Every entry behind a token becomes the value that its stored dtype has.
-template <class Stored, int COUNT>
-__device__ __forceinline__ void round_states(float (&h)[COUNT], const float (&scale)[COUNT]) {
-    if constexpr (sizeof(Stored) == 2 && COUNT % 2 == 0) {  // __half: one conversion for two
+// Every entry behind a token becomes the value that its stored dtype has; LANES lanes hold a row, whose scale
+// is found here where it has one.
+template <class Stored, int LANES = 32, int COUNT>
+__device__ __forceinline__ void round_states(float (&h)[COUNT], float (&scale)[COUNT]) {
+    if constexpr (std::is_same_v<Stored, RowCode>) {
+        const RowScale row = found_row_scale<LANES>(h);
+#pragma unroll
+        for (int k = 0; k < COUNT; k++) h[k] = row.steps(h[k]) * row.scale, scale[k] = row.scale;
+    } else if constexpr (sizeof(Stored) == 2 && COUNT % 2 == 0) {  // __half: one conversion for two
 #pragma unroll
         for (int k = 0; k < COUNT; k += 2) {
             const float2 rounded = __half22float2(__floats2half2_rn(h[k], h[k + 1]));

@@ -83,7 +83,7 @@ def _linear(op: str, random: np.random.Generator, name: str) -> Case:
 def _int4_linear(op: str, random: np.random.Generator, name: str) -> Case:
     sizes = {
         "B": _pick(random, 1, 1, 2, 3, 8),
-        "L": _pick(random, *LENGTHS, 100),
+        "L": _pick(random, *LENGTHS, 63, 100, 127, 129, 200),
         "K": _pick(random, 32 * int(random.integers(1, 60)), 128 * int(random.integers(1, 20)), 768, 2560),
         "M": _pick(random, int(random.integers(1, 300)), int(random.integers(1, 3000)), 384),
     }
@@ -127,21 +127,24 @@ def _head(random: np.random.Generator, name: str) -> Case:
     return head.case_of(name, sizes)
 
 
-def _selective(random: np.random.Generator, name: str) -> Case:
+def _selective(op: str, random: np.random.Generator, name: str) -> Case:
     sizes = {
         "B": _pick(random, 1, 2),
         "L": _pick(random, *LENGTHS),
         "E": _pick(random, int(random.integers(1, 80)), 96),
         "N": _pick(random, 16, 16, 16, int(random.integers(1, 257)), 32, 64, 128),
     }
-    return draw("QuantizedSelectiveScan", name, sizes, state_dtype=str(random.choice(STATE_DTYPES)))
+    if op == "DynamicStateSelectiveScan":
+        return draw(op, name, sizes)
+    return draw(op, name, sizes, state_dtype=str(random.choice(STATE_DTYPES)))
 
 
-def _ssd(random: np.random.Generator, name: str) -> Case:
+def _ssd(op: str, random: np.random.Generator, name: str) -> Case:
     G = _pick(random, 1, 1, 2, 4)
     sizes = {
         "B": _pick(random, 1, 2),
-        "L": _pick(random, *LENGTHS, *[1] * len(LENGTHS)),  # one token has a kernel of its own
+        # one token has a kernel of its own, and whole chunks of 64 have
+        "L": _pick(random, *LENGTHS, *[1] * len(LENGTHS), *[64, 65, 100, 128, 200, 256] * 2),
         "H": G * _pick(random, 1, 2, 3),
         "P": _pick(random, int(random.integers(1, 257)), 4 * int(random.integers(1, 65)), 16, 32, 64),
         "G": G,
@@ -149,7 +152,7 @@ def _ssd(random: np.random.Generator, name: str) -> Case:
         "S": _pick(random, 1, 16),
     }
     dtype, strided = str(random.choice(STATE_DTYPES)), bool(random.integers(2))
-    return draw("QuantizedSSDScan", name, sizes, state_dtype=dtype, strided=strided)
+    return draw(op, name, sizes, state_dtype=dtype, strided=strided)
 
 
 def _tokens(random: np.random.Generator) -> dict[str, int]:
@@ -172,6 +175,8 @@ def _gated(random: np.random.Generator, name: str) -> Case:
 
 
 DRAWN = {
+    "DynamicStateSSDScan": lambda random, name: _ssd("DynamicStateSSDScan", random, name),
+    "DynamicStateSelectiveScan": lambda random, name: _selective("DynamicStateSelectiveScan", random, name),
     "GatedRMSNormHadamardQuantize": _gated,
     "HadamardQuantize": _hadamard,
     "InputProjectionStep": _step,
@@ -180,8 +185,8 @@ DRAWN = {
     "Int4RequantizedLinear": lambda random, name: _int4_linear("Int4RequantizedLinear", random, name),
     "QuantizedCausalConv1d": _conv,
     "QuantizedLinear": lambda random, name: _linear("QuantizedLinear", random, name),
-    "QuantizedSSDScan": _ssd,
-    "QuantizedSelectiveScan": _selective,
+    "QuantizedSSDScan": lambda random, name: _ssd("QuantizedSSDScan", random, name),
+    "QuantizedSelectiveScan": lambda random, name: _selective("QuantizedSelectiveScan", random, name),
     "RMSNormLinear": _head,
     "RMSNormQuantize": _rms_norm,
     "RequantizedLinear": lambda random, name: _linear("RequantizedLinear", random, name),

@@ -7,6 +7,7 @@ import numpy as np
 from op_cases.drawing import STEP, Case, draw, letters
 
 SELECTIVE, SSD = "QuantizedSelectiveScan", "QuantizedSSDScan"
+DYNAMIC_SELECTIVE, DYNAMIC_SSD = "DynamicStateSelectiveScan", "DynamicStateSSDScan"
 STATE_DTYPES = ("float16", "float32", "int8")
 SELECTIVE_SHAPES = {
     "one_of_everything": letters(B=1, L=1, E=1, N=1),
@@ -32,6 +33,8 @@ SSD_SHAPES = {
     "L_64": letters(B=1, L=64, H=2, P=16, G=2, N=16, S=16),
     "L_65": letters(B=2, L=65, H=2, P=16, G=1, N=16, S=16),
     "L_130": letters(B=1, L=130, H=2, P=16, G=1, N=16, S=16),
+    "L_200_odd": letters(B=1, L=200, H=3, P=21, G=3, N=50, S=4),  # codes that lie on no word
+    "L_128_wide": letters(B=1, L=128, H=2, P=80, G=1, N=144, S=4),
     "P_256": letters(B=1, L=3, H=1, P=256, G=1, N=16, S=4),
     "N_256": letters(B=1, L=3, H=2, P=16, G=1, N=256, S=4),
 }
@@ -72,6 +75,21 @@ def _extremes(op: str, sizes: dict[str, int]) -> list[Case]:
     ]
 
 
+def _dynamic(op: str, shapes: dict[str, dict[str, int]], extremes: str) -> list[Case]:
+    """Rows whose scale is found as they are written: of one entry, of nothing, far below the least peak."""
+    sizes = shapes[extremes]
+    return [
+        *(draw(op, name, shape) for name, shape in shapes.items()),
+        draw(op, "saturated", sizes, saturated=True),
+        draw(op, "strided", sizes, strided=True),
+        draw(op, "step_1000", sizes, attrs={"dt_scale": 8.0}),
+        draw(op, "nothing", sizes, x=0, state=0, row_scale=0.0),
+        draw(op, "nothing_but_state", sizes, x=0, attrs={"dt_scale": 1e-3}),
+        draw(op, "tiny_rows", sizes, x=0, row_scale=1e-37),
+        draw(op, "one_peak", sizes, B=np.eye(1, sizes["N"], 3, dtype=np.int8)[0]),
+    ]
+
+
 CASES = [
     *(
         draw(SELECTIVE, f"{name}_{dtype}", sizes, state_dtype=dtype)
@@ -93,8 +111,15 @@ CASES = [
         draw(SSD, f"decode_scale_{scale}", SSD_SHAPES["decode_N_64"], state_dtype="int8", state_scale=scale)
         for scale in (1e-20, 1e20)  # beyond those that a reciprocal serves
     ),
+    draw(SSD, "chunk_saturated", SSD_SHAPES["L_64"], state_dtype="int8", saturated=True),
+    draw(SSD, "chunk_strided", SSD_SHAPES["L_65"], state_dtype="float16", strided=True),
+    draw(SSD, "chunk_of_nothing", SSD_SHAPES["L_64"], x=0, state=0),
+    draw(SSD, "chunk_step_1000", SSD_SHAPES["L_64"], attrs={"dt_scale": 8.0}),  # decays of nothing
+    draw(SSD, "chunk_step_1e_56", SSD_SHAPES["L_64"], dt=-128, attrs={"dt_scale": 1.0}),
     draw(SSD, "decode_saturated", SSD_SHAPES["decode_N_128"], state_dtype="int8", saturated=True),
     draw(SSD, "decode_dt_below_0", SSD_SHAPES["decode_N_32"], attrs={"dt_min": -1.5, "dt_max": -0.7}),
     draw(SSD, "dt_limits", SSD_SHAPES["L_65"], state_dtype="float16", attrs={"dt_min": 0.3, "dt_max": 1.1}),
     draw(SSD, "one_scale", SSD_SHAPES["odd_sizes"], state_dtype="int8", scale_index=0),
+    *_dynamic(DYNAMIC_SELECTIVE, SELECTIVE_SHAPES, "odd_sizes"),
+    *_dynamic(DYNAMIC_SSD, SSD_SHAPES, "G_2"),
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -22,6 +23,8 @@ from torch import Tensor, exp, log
 
 from quamba_export.plugins.common import recurrence
 from quamba_export.plugins.common.quantization import as_scale, dequantize, quantize
+from quamba_export.plugins.QuantizedSSDScan import chunk
+from quamba_export.plugins.QuantizedSSDScan.chunk import fixed_point, products
 
 GATED, HADAMARD, NORM = "GatedRMSNormHadamardQuantize", "HadamardQuantize", "RMSNormQuantize"
 CONV, LINEAR, REQUANTIZED = "QuantizedCausalConv1d", "QuantizedLinear", "RequantizedLinear"
@@ -33,11 +36,14 @@ def module_of(op: str) -> ModuleType:
     return importlib.import_module(f"quamba_export.plugins.{op}.op")
 
 
+definition_of = cache(run_definition)
+
+
 def caught(op: str, alter: Callable[[Case], Case] = lambda case: case) -> bool:
     """Whether the gate is red on any case of the op."""
     for case in cases_of(op):
         try:
-            assert_same(case, run_definition(case), run_reference(alter(case)))
+            assert_same(case, definition_of(case), run_reference(alter(case)))
         except AssertionError:
             return True
     return False
@@ -75,6 +81,34 @@ def scan_rounded_at_the_end(state: Tensor, scale: Tensor | float, *rest: object)
     return y, quantize(h, scale) if quantized else h.to(state.dtype)
 
 
+def scan_of_unrounded_states(*call: object) -> tuple[Tensor, Tensor]:
+    *inputs, state = call
+    y, behind = chunk.scan_chunks(*inputs, state.float())
+    return y, behind.to(state.dtype)
+
+
+def fixed_point_of_13_bits(x: Tensor) -> tuple[Tensor, Tensor]:
+    codes, unit = fixed_point(x)
+    return torch.round(codes / 2), unit * 2
+
+
+def fixed_point_towards_zero(x: Tensor) -> tuple[Tensor, Tensor]:
+    _, unit = fixed_point(x)
+    return torch.trunc(x / unit), unit
+
+
+def products_from_the_right(factors: Tensor) -> Tensor:
+    return products(factors.flip(-1)).mT.flip(-1, -2)
+
+
+CHUNKS = [
+    ("fixed_point", fixed_point_of_13_bits),
+    ("fixed_point", fixed_point_towards_zero),
+    ("products", products_from_the_right),
+    ("exact_product", lambda left, right: (left.half() @ right.half()).float()),
+    ("SMALLEST", 2.0**-140),
+]
+
 FUNCTIONS = [
     *((op, "quantize", f) for op in QUANTIZING for f in (through_reciprocal, half_away_from_zero)),
     *((op, "quantize", f) for op in QUANTIZING for f in (symmetric_range, wrapping)),
@@ -103,6 +137,17 @@ def test_a_wrong_function_is_caught(
     module = module_of(op)
     monkeypatch.setattr(module if hasattr(module, name) else recurrence, name, fault)
     assert caught(op)
+
+
+@pytest.mark.parametrize(("name", "fault"), CHUNKS, ids=lambda value: getattr(value, "__name__", value))
+def test_a_wrong_chunk_is_caught(monkeypatch: pytest.MonkeyPatch, name: str, fault: object) -> None:
+    monkeypatch.setattr(chunk, name, fault)
+    assert caught(SSD)
+
+
+def test_a_state_that_is_rounded_at_the_end_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module_of(SSD), "scan_chunks", scan_of_unrounded_states)
+    assert caught(SSD)
 
 
 # Another reading of the inputs

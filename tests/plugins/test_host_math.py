@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from op_cases.drawing import STEP
 
 from quamba_export.plugins.common import hadamard, precise, quantization, recurrence
+from quamba_export.plugins.QuantizedSSDScan import chunk
 
 F32, F64, I8 = NDArray[np.float32], NDArray[np.float64], NDArray[np.int8]
 TINY, LARGEST = np.finfo(np.float32).tiny, np.finfo(np.float32).max
@@ -236,6 +237,22 @@ def test_codes_of_a_part(kernels: ctypes.CDLL, scale: float) -> None:
         pointer(sums), ctypes.c_int(x.size), ctypes.c_int(4096), ctypes.c_float(scale), pointer(found)
     )
     assert_same_bits(quantization.quantize(torch.from_numpy(x), scale), found)
+
+
+def test_a_row_of_integers_as_two_codes_each(kernels: ctypes.CDLL) -> None:
+    """In words of four; and bytes of four words change places."""
+    x = drawn(64, 16) * (2.0 ** np.linspace(-110, 120, 64)[:, None]).astype(np.float32)
+    x[0], x[1] = 0, np.r_[8192.0, np.arange(-7, 8) + 0.5]
+    low, high, units = np.empty(x.shape, np.int8), np.empty(x.shape, np.int8), np.empty(len(x), np.float32)
+    sizes = ctypes.c_int(x.shape[0]), ctypes.c_int(x.shape[1])
+    kernels.fixed_points(pointer(x), *sizes, pointer(units), pointer(low), pointer(high))
+    codes, unit = chunk.fixed_point(torch.from_numpy(x))
+    assert_same_bits(unit[:, 0], units)
+    assert np.array_equal(codes.numpy(), 256.0 * high + low)
+    words = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    turned = words.copy()
+    kernels.turn_words(pointer(turned))
+    assert np.array_equal(turned, words.T)
 
 
 @pytest.mark.parametrize("divisor", [2, 3, 4, 7, 60, 640, 1023, 1024, 16384, 65535])

@@ -22,6 +22,8 @@ from quamba_export.plugins.common.registry import get_op, op_names
 
 NEWEST_OPSET, NEWEST_IR = 20, 10  # what TensorRT 10.3 parses
 SMALL = {
+    "DynamicStateSSDScan": "G_2",
+    "DynamicStateSelectiveScan": "odd_sizes",
     "FloatCausalConv1d": "shorter_than_the_window",
     "FloatGatedRMSNormHadamard": "two_groups",
     "FloatHadamard": "E_16",
@@ -154,8 +156,18 @@ FAULTS = [
         "Concat <axis = 1> (past, x)",
         "Concat <axis = 1> (x, past)",
     ),
+    ("DynamicStateSSDScan", "L_65", "Div (held_next_limit, held_next_peak)", "Identity (held_next_limit)"),
+    (
+        "DynamicStateSelectiveScan",
+        "nothing",
+        "Max (held_next_largest, held_next_smallest)",
+        "Identity (held_next_largest)",
+    ),
     ("QuantizedSSDScan", "L_65_float32", "kept = Mul (h, decay_t)", "kept = Identity (h)"),
-    ("QuantizedSSDScan", "L_65_float32", "Add (y_heads, skip)", "Identity (y_heads)"),
+    ("QuantizedSSDScan", "L_65_float32", "Add (y_scanned, skip)", "Identity (y_scanned)"),
+    ("QuantizedSSDScan", "L_64_float16", "Mul (h_chunk, share)", "Identity (h_chunk)"),
+    ("QuantizedSSDScan", "L_64_float16", "Round (mixed_units)", "Floor (mixed_units)"),
+    ("QuantizedSSDScan", "L_130_float32", "(y_chunks, y_rest)", "(y_rest, y_chunks)"),
     ("QuantizedSSDScan", "dt_limits", "Clip (dt_soft, dt_min, dt_max)", "Identity (dt_soft)"),
     ("QuantizedSelectiveScan", "L_65_float32", "h_next = Add (kept, added)", "h_next = Add (h, added)"),
     ("GatedRMSNormHadamardQuantize", "two_groups", "Mul (merged, norm_weight)", "Identity (merged)"),

@@ -18,14 +18,15 @@ STATEFUL = [
     case_named("QuantizedCausalConv1d", "W_2"),
     case_named("QuantizedSelectiveScan", "L_65_float32"),
     case_named("QuantizedSelectiveScan", "L_65_float16"),
-    case_named("QuantizedSSDScan", "L_65_float32"),
-    case_named("QuantizedSSDScan", "L_130_float32"),
-    case_named("QuantizedSSDScan", "L_65_float16"),
-    case_named("QuantizedSSDScan", "L_65_int8"),
     case_named("QuantizedSelectiveScan", "L_65_int8"),
+    case_named("DynamicStateSSDScan", "L_65"),
+    case_named("DynamicStateSelectiveScan", "L_65"),
     case_named("HalfCausalConv1d", "L_65"),
     case_named("HalfSelectiveScan", "L_65_float16"),
     case_named("HalfSSDScan", "L_65_float16"),
+    case_named("QuantizedSSDScan", "L_63_float16"),
+    case_named("QuantizedSSDScan", "L_63_float32"),
+    case_named("QuantizedSSDScan", "L_63_int8"),
     case_named("FloatInputSSDScan", "L_65_int8"),
     case_named("FloatInputSelectiveScan", "L_65_float16"),
 ]
@@ -50,12 +51,14 @@ def length_of(case: Case) -> int:
 
 def in_pieces(case: Case, cuts: list[int]) -> list[Array]:
     """y of the calls between the cuts, joined, and the last state."""
-    parts, state = [], case.inputs["state"]
+    parts: list[Array] = []
+    carried = {t.aliases: case.inputs[t.aliases] for t in case.spec.outputs if t.aliases}
     for start, end in zip([0, *cuts], [*cuts, length_of(case)], strict=True):
         pieces = {name: case.inputs[name][:, start:end] for name in SEQUENCES if name in case.inputs}
-        y, state = run_reference(case.replace(**pieces, state=state))
+        y, *state = run_reference(case.replace(**pieces, **carried))
         parts.append(y)
-    return [np.concatenate(parts, axis=1), state]
+        carried = dict(zip(carried, state, strict=True))
+    return [np.concatenate(parts, axis=1), *carried.values()]
 
 
 @pytest.mark.parametrize("cuts", [[1], [3, 4, 5], "every"], ids=str)
@@ -64,4 +67,17 @@ def test_pieces_are_the_whole(case: Case, cuts: list[int] | str) -> None:
     """However the length is cut, the same bits: the state is rounded after every token anyway."""
     places = list(range(1, length_of(case))) if isinstance(cuts, str) else cuts
     for piecewise, whole in zip(in_pieces(case, places), run_reference(case), strict=True):
+        assert np.array_equal(piecewise, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "cuts"),
+    [("L_130", [64]), ("L_130", [64, 128, 129]), ("L_200_odd", [128, 193]), ("odd_sizes", [1, 2, 5])],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+def test_pieces_of_whole_chunks_are_the_whole(name: str, cuts: list[int], dtype: str) -> None:
+    """QuantizedSSDScan rounds the state behind every 64 tokens, and behind every token after the last 64."""
+    case = case_named("QuantizedSSDScan", f"{name}_{dtype}")
+    for piecewise, whole in zip(in_pieces(case, cuts), run_reference(case), strict=True):
         assert np.array_equal(piecewise, whole)

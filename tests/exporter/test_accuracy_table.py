@@ -1,0 +1,44 @@
+"""`accuracy`: which rows a model gets, and that the table holds what was scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from random_checkpoints import MAMBA1, MAMBA2_GROUPS
+from tiny_flow import Flow, run_json
+
+from quamba_export.exporter.accuracy_table import HEADS, ROWS, chosen_rows, row_variants, table_of
+from quamba_export.runtime.errors import QuambaError
+
+
+def test_every_row_is_a_variant_of_its_models() -> None:
+    for config in (MAMBA1, MAMBA2_GROUPS):
+        rows = chosen_rows([], config)
+        assert len(row_variants(rows, config, 4096, 512)) == len(rows)
+        assert ("quamba2-w8a8" in {row.name for row in rows}) == (config.kind == "mamba2")
+    assert len({row.name for row in ROWS}) == len(ROWS)
+    with pytest.raises(QuambaError, match="unknown row") as caught:
+        chosen_rows(["w4a8-gptk"], MAMBA1)
+    assert caught.value.fix == "did you mean w4a8-gptq?"
+
+
+def test_a_line_holds_what_was_scored() -> None:
+    mode = {"perplexity": 5.05, "against_perplexity": 5.0, "ratio": 1.01, "kl": 0.01, "top1_agreement": 0.97}
+    words = {"cloze_accuracy": 0.25, "cloze_standard_error": 0.04, "against_cloze_accuracy": 0.26}
+    lines = table_of([(ROWS[0], {"prefill": mode, "decode": mode | words})]).splitlines()
+    assert [len(line.split("|")) for line in lines] == [len(HEADS) + 2] * 4
+    assert lines[2] == "| float | 5.0000 | - | - | 5.0000 | - | - | 26.0% |"
+    figures = "5.0500 (1.0100) | 0.0100 | 97.0%"
+    assert lines[3] == f"| {ROWS[0].name} | {figures} | {figures} | 25.0% +- 4.0% |"
+
+
+def test_the_command_writes_a_table_for_each_model(flow: Flow, tmp_path: Path) -> None:
+    size = ("--calib-size", 2, "--calib-seqlen", 32, "--window", 16, "--max-tokens", 32)
+    rows = ("--only", "w4a8-nearest", "--only", "quarot-w8a8")
+    text = ("--data", flow.text, "--score", flow.text)
+    found = run_json("accuracy", flow.checkpoint, *text, "-o", tmp_path, *size, *rows)
+    (model,) = found["models"].values()
+    assert list(model) == ["quarot-w8a8", "w4a8-nearest"]
+    assert {"prefill", "decode"} <= set(model["w4a8-nearest"])
+    assert (tmp_path / "accuracy.md").read_text().count("\n| ") == 5

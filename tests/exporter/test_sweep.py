@@ -1,0 +1,162 @@
+"""`sweep`: the variants that fields make, what is refused before any work, what a second run takes over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_flow import Flow, run_json
+
+from quamba_export.calib.checkpoint import load_checkpoint
+from quamba_export.calib.recipe import load_recipe
+from quamba_export.exporter import sweep as engine
+from quamba_export.exporter.charts import dots
+from quamba_export.exporter.variants import Variant, known_fields, parse_vary, variants
+from quamba_export.runtime.errors import QuambaError
+
+SIZE = ("--calib-size", 2, "--calib-seqlen", 32, "--window", 16, "--max-tokens", 32)
+
+
+def made(flow: Flow, *vary: str) -> list[Variant]:
+    config = load_checkpoint(str(flow.checkpoint)).config
+    return variants(parse_vary(vary), load_recipe("quamba"), config, 4096, 512)
+
+
+# Variants
+
+
+def test_every_combination_is_a_variant(flow: Flow) -> None:
+    found = made(flow, "alpha=0.99,1.0", "hadamard=on,off", "qformat=w8a8,w4a8,w4a16")
+    assert len(found) == 12
+    assert [v.values["qformat"] for v in found[:3]] == ["w8a8", "w4a8", "w4a16"]
+    assert {(v.recipe.observer("x").as_table()["alpha"], v.recipe.rotate_out_proj) for v in found} == {
+        (alpha, flag) for alpha in (0.99, 1.0) for flag in (True, False)
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "path", "expected"),
+    [
+        ("observer", "mse", ("observers", "x"), {"kind": "mse"}),
+        ("sigma", "0.1", ("observers", "x", "sigma"), 0.1),
+        ("observers.dt.kind", "entropy", ("observers", "dt", "kind"), "entropy"),
+        ("observers.ssm_state.alpha", "0.9", ("observers", "ssm_state", "alpha"), 0.9),
+        ("per_channel_weights", "off", ("per_channel_weights",), False),
+        ("weights.kind", "gptq", ("weights", "kind"), "gptq"),
+        ("weights.clip", "true", ("weights", "clip"), True),
+        ("recipe", "quamba-1b", ("name",), "quamba-1b"),
+    ],
+)
+def test_a_field_lands_where_a_recipe_has_it(
+    flow: Flow, field: str, value: str, path: tuple[str, ...], expected: Any
+) -> None:
+    (variant,) = made(flow, f"{field}={value}")
+    table: Any = variant.recipe.as_table()
+    for key in path:
+        table = table[key]
+    assert table == expected
+    assert field in known_fields()
+
+
+def test_groups_bring_their_reorder() -> None:
+    from random_checkpoints import MAMBA2_GROUPS
+
+    (variant,) = variants(parse_vary(["groups=2x2"]), load_recipe("quamba"), MAMBA2_GROUPS, 4096, 512)
+    assert (variant.recipe.head_groups, variant.recipe.channel_groups, variant.recipe.reorder) == (2, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("vary", "text"),
+    [
+        ("alfa=0.9", "did you mean alpha"),
+        ("observers.x.alfa=0.9", r"did you mean observers\.x\.alpha"),
+        ("alpha", "names no values"),
+        ("alpha=0.9,0.9", "twice"),
+        ("alpha=1.5", "out of range"),
+        ("alpha=0.9999999999", "too short"),
+        ("hadamard=maybe", "is a flag"),
+        ("groups=4", "is a number"),
+        ("qformat=w3a3", "unknown --qformat"),
+        ("ssm-input=int4", "unknown --ssm-input"),
+        ("ssm_state_dtype=int4", "unknown --ssm-state-dtype"),
+        ("recipe=quambo", "did you mean quamba"),
+        (f"alpha={','.join(str(1 - k / 10000) for k in range(1001))}", "too many"),
+    ],
+)
+def test_what_no_variant_can_be_made_of_is_refused(flow: Flow, vary: str, text: str) -> None:
+    with pytest.raises(QuambaError) as caught:
+        made(flow, vary)
+    assert text.replace("\\", "") in str(caught.value)
+
+
+# Runs
+
+
+def test_a_sweep_goes_on_and_shares_what_it_can(
+    flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("sweep", flow.checkpoint, "--data", flow.text, "--score", flow.text, "-o", tmp_path, *SIZE)
+    vary = ("--vary", "ssm-state-dtype=float16,float32")
+    first = run_json(*command, *vary, "--mode", "both")
+    assert [v["values"] for v in first["variants"]] == [
+        {"ssm-state-dtype": "float16"},
+        {"ssm-state-dtype": "float32"},
+    ]
+    assert {mode: set(first["variants"][0]["scores"][mode]) for mode in ("prefill", "decode")} == {
+        mode: {"perplexity", "against_perplexity", "ratio", "kl", "top1_agreement", "tokens", "bits_per_byte"}
+        for mode in ("prefill", "decode")
+    }
+    assert len(list((tmp_path / "calibrations").iterdir())) == 1
+    assert "<circle" in (tmp_path / "sweep.html").read_text()
+    assert json.loads((tmp_path / "sweep.json").read_text())["variants"] == first["variants"]
+
+    def no_work(task: object) -> str:
+        raise AssertionError(task)
+
+    monkeypatch.setattr(engine, "_calibrate", no_work)
+    monkeypatch.setattr(engine, "_score", no_work)
+    assert run_json(*command, *vary, "--mode", "both")["variants"] == first["variants"]
+    run_json(*command, "--vary", "alpha=0.9", exit_code=70)  # no_work's AssertionError
+
+
+def test_ssm_input_has_every_mode_and_its_control_groups(flow: Flow, tmp_path: Path) -> None:
+    result = run_json(
+        *("sweep", "ssm-input", flow.checkpoint, "--data", flow.text, "--score", flow.text),
+        "-o",
+        tmp_path,
+        *SIZE,
+    )
+    rows = {(v["values"]["ssm-input"], v["values"]["scale-factor"]): v["scores"] for v in result["variants"]}
+    assert len(rows) == 9
+    int8 = rows.pop(("int8", "-"))
+    same = [rows[key] for key in (("simulated-int8", "-"), ("dual-scale", "1 (control)"))]
+    assert all(row["prefill"] == int8["prefill"] for row in (*same, rows[("uniform-scale", "1 (control)")]))
+    inner = load_checkpoint(str(flow.checkpoint)).config
+    per_token = inner.d_inner * inner.n_layer
+    sizes = {mode: row["scan_input_bytes_a_token"] for (mode, _), row in rows.items()}
+    assert sizes["fp32"] == 4 * per_token
+    assert sizes["w4a5-se"] == per_token * 5 / 8
+    assert rows[("w4a5-se", "auto")]["outlier_share"] > int8["outlier_share"]
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("CHECKPOINT",), "a sweep of nothing"),
+        (("a", "b"), "takes one checkpoint"),
+        (("ssm-input",), "one checkpoint"),
+    ],
+)
+def test_arguments_that_name_no_sweep_are_refused(
+    words: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run_json("sweep", *words, "--data", "a.txt", "--score", "b.txt", "-o", tmp_path, exit_code=2)
+    assert text in capsys.readouterr().err
+
+
+def test_dots_stand_in_the_order_of_their_values() -> None:
+    drawn = dots([("a", 0.001), ("b", 0.1), ("c", 0.0)], "KL")
+    places = [float(part.split('"')[0]) for part in drawn.split('cx="')[1:]]
+    assert places[0] == places[2] < places[1]

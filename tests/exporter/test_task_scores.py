@@ -1,0 +1,96 @@
+"""`eval --tasks`: what is refused without lm-eval, and with it a tiny local task on two engines."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_flow import Flow, run_json
+
+from quamba_export.exporter.language_models import open_language_model
+from quamba_export.exporter.task_scores import QUAMBA_TASKS, task_names
+from quamba_export.runtime.errors import QuambaError
+
+WITHOUT = "no lm-eval: pip install '.[tasks]' (760 MB with what it needs)"
+TASK = """
+task: next_word
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{text}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: 0
+metric_list: [{{metric: acc}}]
+"""
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    pytest.importorskip("lm_eval", reason=WITHOUT)
+    words = [{"text": f"w{k} w{k + 1}", "choices": [f"w{k + 2}", f"w{k + 3} w1"]} for k in range(1, 9)]
+    (tmp_path / "words.jsonl").write_text("".join(json.dumps(line) + "\n" for line in words))
+    (tmp_path / "next_word.yaml").write_text(TASK.format(data=tmp_path / "words.jsonl"))
+    return tmp_path
+
+
+def test_engines_score_a_local_task_alike(flow: Flow, task: Path) -> None:
+    flags = ("--tasks", "next_word", "--task-path", task)
+    reference = run_json("eval", flow.checkpoint, "--calibration", flow.calibration, *flags)
+    bundle = run_json("eval", flow.bundle, *flags, "--data", flow.text, "--window", 16, "--max-tokens", 32)
+    assert reference["tasks"] == bundle["tasks"]
+    assert 0 <= bundle["tasks"]["next_word"]["acc"] <= 1
+    assert ("perplexity" in bundle, "perplexity" in reference) == (True, False)
+
+
+def test_loglikelihood_is_that_of_the_model_s_own_logits(flow: Flow) -> None:
+    pytest.importorskip("lm_eval", reason=WITHOUT)
+    from quamba_export.exporter.task_model import TaskModel
+
+    model = open_language_model(str(flow.checkpoint))
+    scored = TaskModel(model=model)._loglikelihood_tokens([(None, [3, 4], [5, 6]), (None, [7], [8])])
+    logits, _ = model.forward(np.array([[3, 4, 5]]), None)
+    chosen = logits[0].astype(np.float64) - np.log(
+        np.exp(logits[0].astype(np.float64)).sum(-1, keepdims=True)
+    )
+    assert scored[0][0] == pytest.approx(chosen[1, 5] + chosen[2, 6], abs=1e-4)
+    assert math.isfinite(scored[1][0])
+    (likeliest,) = (int(logits[0, 1].argmax()),)
+    assert TaskModel(model=model)._loglikelihood_tokens([(None, [3, 4], [likeliest])])[0][1]
+
+
+def test_an_unknown_task_is_refused_with_the_nearest(
+    flow: Flow, task: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_json("eval", flow.checkpoint, "--tasks", "next_wurd", "--task-path", task, exit_code=2)
+    assert "did you mean next_word?" in capsys.readouterr().err
+
+
+def test_without_lm_eval_the_extra_is_named(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    run_json("eval", flow.checkpoint, "--tasks", "quamba", exit_code=2)
+    assert "quamba-export[tasks]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("--tasks", "piqa", "--cloze", 3), ("--data", "a.txt", "--task-limit", 3)], ids=str
+)
+def test_options_of_what_is_not_scored_are_refused(
+    flow: Flow, flags: tuple[object, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_json("eval", flow.checkpoint, *flags, exit_code=2)
+    assert "was not told what to score" in capsys.readouterr().err
+
+
+def test_the_paper_s_tasks_go_by_one_name() -> None:
+    assert task_names("quamba") == list(QUAMBA_TASKS)
+    assert task_names("piqa, quamba")[0] == "piqa"
+    assert len(task_names("piqa,quamba")) == len(QUAMBA_TASKS)
+    with pytest.raises(QuambaError, match="names none"):
+        task_names(" ,")
