@@ -77,6 +77,11 @@ class QFormat:
         return f"{self.block.name if self.block else MIXED}{embedding}{head}"
 
     @property
+    def of_floats(self) -> bool:
+        """No weight of a block is codes: a calibration has nothing for such a format."""
+        return self.block is not None and self.block.weight_bits >= 16
+
+    @property
     def ssm_state_dtype(self) -> Literal["float16", "float32"]:
         """Of the scan's state unless another is asked for."""
         return "float32" if self.block and self.block.activation_bits == 32 else "float16"

@@ -107,12 +107,12 @@ def _check_rounded(calibration: Calibration, widths: QFormat, blocks: tuple[Bloc
 
 def _ends(source: Mapping[str, Tensor], calibration: Calibration, widths: QFormat) -> dict[str, Tensor]:
     """Embedding and head at their bits; a head that the calibration has rounded is taken from there."""
-    rounding = Nearest(clip=bool(calibration.recipe.weights.as_table()["clip"]))
+    clip = bool(calibration.recipe.weights.as_table()["clip"])
     embedding, head = source["backbone.embedding.weight"], source["lm_head.weight"]
-    tensors = stored_table("embedding", embedding, widths.embedding_bits, rounding)
+    tensors = stored_table("embedding", embedding, widths.embedding_bits, clip=clip)
     if widths.head_bits in BITS and "lm_head.weight" in calibration.weights:
         return tensors | {n: t for n, t in calibration.weights.items() if n.startswith("lm_head.")}
-    return tensors | stored_table("lm_head", head, widths.head_bits, rounding)
+    return tensors | stored_table("lm_head", head, widths.head_bits, clip=clip)
 
 
 class _Layer:

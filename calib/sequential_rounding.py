@@ -35,10 +35,10 @@ from quamba_export.calib.rounding_nearest import Nearest
 from quamba_export.calib.sample_file import SampleFile
 from quamba_export.calib.states import States
 from quamba_export.calib.stored_weight import stored
-from quamba_export.calib.weight_grid import BITS, RoundedWeight, WeightGrid, grid_of
+from quamba_export.calib.tables import in_pieces
+from quamba_export.calib.weight_grid import BITS, WeightGrid, grid_of
 
 STAGE = "weights"
-HEAD_ROWS = 8192  # of lm_head that are rounded at once: fp64 copies of them are in memory
 
 Errors = dict[str, dict[str, float]]
 
@@ -147,15 +147,13 @@ class SequentialRounding:
         }
 
     def _round_head(self) -> tuple[dict[str, Tensor], Errors]:
-        """lm_head on what the rounded layers give it; its rows are rounded HEAD_ROWS at a time."""
+        """lm_head on what the rounded layers give it; its rows are rounded a piece at a time."""
         model, bits, stream = self.model, self.rounding.head_bits, self._stream[len(self._layers) % 2]
         norm, epsilon = model.tensors[FINAL_NORM], model.config.norm_epsilon
         exact = model.tensors[HEAD]
         matrix = self._hessian("lm_head", exact.shape[1], stream, lambda x: rms_norm(x, norm, epsilon))
-        grid, pieces = grid_of(bits), exact.split(HEAD_ROWS)
-        parts = [self.rounding.round(rows, grid, matrix, "lm_head") for rows in pieces]
-        codes, scales = torch.cat([part.codes for part in parts]), torch.cat([part.scale for part in parts])
-        rounded = RoundedWeight(codes, scales, parts[0].group)
+        grid = grid_of(bits)
+        rounded = in_pieces(exact, lambda rows: self.rounding.round(rows, grid, matrix, "lm_head"))
         weight, scale = stored(rounded, bits, "lm_head")
         nearest = Nearest().round(exact, grid).dequantize()
         errors = {

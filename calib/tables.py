@@ -7,32 +7,44 @@ head everything is fp32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from quamba_export.calib.backend import Backend, V
-from quamba_export.calib.rounding import Rounding
+from quamba_export.calib.rounding_nearest import Nearest
 from quamba_export.calib.stored_weight import stored
-from quamba_export.calib.weight_grid import grid_of
+from quamba_export.calib.weight_grid import RoundedWeight, grid_of
 
 if TYPE_CHECKING:
     from quamba_export.calib.quantized_model import QuantizedModel
 
 FLOATS = {16: torch.float16, 32: torch.float32}
+PIECE = 8192  # rows of a table that are rounded at once: several copies of them are in memory
 HEAD_OPS = {8: "RMSNormInt8Linear", 4: "RMSNormInt4Linear"}
 
 
-def stored_table(name: str, weight: Tensor, bits: int, rounding: Rounding) -> dict[str, Tensor]:
-    """`{name}.weight` and, of codes, `{name}.weight_scale` of weight (V, D) fp32.
+def stored_table(name: str, weight: Tensor, bits: int, *, clip: bool) -> dict[str, Tensor]:
+    """`{name}.weight` and, of codes, `{name}.weight_scale` of weight (V, D) fp32, rounded to nearest.
 
+    clip: scales of the least squared error, at 8 bits; at 4 they are that always: it halves what codes cost.
     Raises QuambaError for columns that int4's packing does not fit.
     """
     if bits in FLOATS:
         return {f"{name}.weight": weight.to(FLOATS[bits])}
-    codes, scale = stored(rounding.round(weight.float(), grid_of(bits), name=name), bits, name)
+    rounding, grid = Nearest(clip=clip or bits == 4), grid_of(bits)
+    rounded = in_pieces(weight, lambda rows: rounding.round(rows.float(), grid, name=name))
+    codes, scale = stored(rounded, bits, name)
     return {f"{name}.weight": codes, f"{name}.weight_scale": scale}
+
+
+def in_pieces(weight: Tensor, round_rows: Callable[[Tensor], RoundedWeight]) -> RoundedWeight:
+    """weight (V, D) with its rows rounded PIECE at a time; a row's codes depend on no other row."""
+    parts = [round_rows(rows) for rows in weight.split(PIECE)]
+    codes, scale = torch.cat([part.codes for part in parts]), torch.cat([part.scale for part in parts])
+    return RoundedWeight(codes, scale, parts[0].group)
 
 
 def embed(net: Backend[V], model: QuantizedModel, input_ids: V) -> V:

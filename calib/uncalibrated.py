@@ -18,7 +18,6 @@ def calibration_for(checkpoint: Checkpoint, widths: QFormat, calibration: Calibr
     floats. Raises QuambaError (exit 2) for int8 activations without a calibration, and for floats with one:
     nothing in it would be used.
     """
-    floats = widths.block is not None and widths.block.weight_bits >= 16
     if calibration is None and (widths.block is None or widths.block.activation_bits == 8):
         raise QuambaError(
             f"{widths.name} has int8 activations, whose scales are found on text",
@@ -27,7 +26,7 @@ def calibration_for(checkpoint: Checkpoint, widths: QFormat, calibration: Calibr
             fix="quamba-export calibrate CHECKPOINT --data TEXT -o calibration/",
             code=ExitCode.USAGE,
         )
-    if calibration is not None and floats:
+    if calibration is not None and widths.of_floats:
         raise QuambaError(
             f"{widths.name} has nothing to take from a calibration",
             found="--calibration",
@@ -37,6 +36,6 @@ def calibration_for(checkpoint: Checkpoint, widths: QFormat, calibration: Calibr
     if calibration is not None:
         return calibration
     recipe = replace(default_recipe(checkpoint.config), reorder=False, head_groups=1, channel_groups=1)
-    if floats:
+    if widths.of_floats:
         recipe = replace(recipe, rotate_residual=False, rotate_out_proj=False)
     return Calibration(checkpoint.config, checkpoint.digest, recipe, scales={})

@@ -17,6 +17,7 @@ from quamba_export.exporter.prepare_device import LIBRARY, prepare_for_device, p
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.folder_check import GRAPHS, PLUGIN_SOURCES
 from quamba_export.runtime.manifest import Manifest, manifest_for, read_manifest, write_manifest
 from quamba_export.runtime.self_test import SelfTest, self_test_of
 from quamba_export.targets.target import load_target
@@ -61,25 +62,20 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
     export, 9 for engines that compute something else.
     """
     target = load_target(target_name)
-    if artefact_kind(export) != "export":
-        raise QuambaError(
-            f"{export} is not an export/ directory",
-            found=f"a {artefact_kind(export)}" if export.is_dir() else "no such directory",
-            allowed="a directory that `quamba-export export` wrote",
-            fix="quamba-export export CHECKPOINT --calibration calibration/ -o export/",
-        )
+    _check_export(export)
     elsewhere = target.jetpack > 0 and platform.machine() != "aarch64"
     _check_choices(choices, target, elsewhere)
     source = read_manifest(export)
-    _check_kernels(source, target)
-    _check_no_study(export, target)
+    if target.backend == "tensorrt":
+        _check_kernels(source, target.name)
+        _check_no_study(export, target.name)
     if elsewhere:
         release = choices.jetpack or target.jetpack
         return _built(out, target, prepare_for_device(export, target, release, out, choices.plugins))
     choices = replace(choices, plugins=choices.plugins or prepared_library(export, source, target))
     with written_directory(out, "bundle") as folder:
         plans = target.backend == "tensorrt"
-        left_out = ("model.onnx", LIBRARY) if plans else (LIBRARY,)
+        left_out = (LIBRARY, PLUGIN_SOURCES, *GRAPHS.values(), *(["model.onnx"] if plans else []))
         copy_checked(export, source, folder, [name for name in source.files if not name.startswith(left_out)])
         record: EngineRecord | None = None
         if plans:
@@ -97,6 +93,33 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
         )
         write_manifest(manifest, folder)
     return _built(out, target, manifest)
+
+
+def build_portable(export: Path, out: Path) -> Build:
+    """Make an export/ that carries engine graphs and plugin sources, of which a device builds its bundle.
+
+    Raises QuambaError: exit 5 for widths without kernels, 4 for a changed export, 3 for what is no export.
+    """
+    from quamba_export.exporter.portable import write_portable
+
+    _check_export(export)
+    source = read_manifest(export)
+    _check_kernels(source, "TensorRT")
+    _check_no_study(export, "TensorRT")
+    made = write_portable(export, source, out)
+    files = {name: entry.size for name, entry in made.files.items()}
+    return Build(str(out), "any", "tensorrt", made.kind, files, sum(files.values()))
+
+
+def _check_export(export: Path) -> None:
+    """Refuse (exit 3) what is no export/."""
+    if artefact_kind(export) != "export":
+        raise QuambaError(
+            f"{export} is not an export/ directory",
+            found=f"a {artefact_kind(export)}" if export.is_dir() else "no such directory",
+            allowed="a directory that `quamba-export export` wrote",
+            fix="quamba-export export CHECKPOINT --calibration calibration/ -o export/",
+        )
 
 
 def cpu_self_test(folder: Path, source: Manifest) -> SelfTest:
@@ -126,11 +149,11 @@ def _check_choices(choices: EngineChoices, target: Target, elsewhere: bool) -> N
         )
 
 
-def _check_kernels(source: Manifest, target: Target) -> None:
+def _check_kernels(source: Manifest, target: str) -> None:
     """Refuse (exit 5) an export in widths that no kernel computes yet, before anything is compiled."""
-    if target.backend == "tensorrt" and source.qformat not in WITH_KERNELS:
+    if source.qformat not in WITH_KERNELS:
         raise QuambaError(
-            f"{target.name} has no kernels for {source.qformat} yet: they are planned",
+            f"{target} has no kernels for {source.qformat} yet: they are planned",
             found=f"an export made with --qformat {source.qformat}",
             allowed=", ".join(WITH_KERNELS),
             fix=f"use --target cpu, or export with --qformat {WITH_KERNELS[-1]}",
@@ -138,11 +161,11 @@ def _check_kernels(source: Manifest, target: Target) -> None:
         )
 
 
-def _check_no_study(export: Path, target: Target) -> None:
+def _check_no_study(export: Path, target: str) -> None:
     """Refuse (exit 5) what `export --ssm-input` wrote: its ops have no kernels, and will have none."""
-    if target.backend == "tensorrt" and (mode := recorded_scan_input(export)) != "int8":
+    if (mode := recorded_scan_input(export)) != "int8":
         raise QuambaError(
-            f"{target.name} does not run studies of the scan's input",
+            f"{target} does not run studies of the scan's input",
             found=f"an export made with --ssm-input {mode}",
             allowed="int8",
             fix="use --target cpu, or export without --ssm-input",
@@ -169,6 +192,7 @@ def write_engines(
     """
     from quamba_export.exporter.engine_gate import check_engine
     from quamba_export.exporter.plugin_library import plugin_library
+    from quamba_export.exporter.plugin_sources import sources_of
     from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
     from quamba_export.runtime.engine_tensorrt import PLUGINS, load_engine
     from quamba_export.runtime.tensorrt_library import import_builder
@@ -184,7 +208,11 @@ def write_engines(
             code=ExitCode.INCOMPATIBLE,
         )
     library = folder / PLUGINS
-    shutil.copyfile(choices.plugins or plugin_library([cuda.sm]), library)
+    if choices.plugins:
+        shutil.copyfile(choices.plugins, library)
+    else:
+        with sources_of(export, source) as sources:
+            shutil.copyfile(plugin_library([cuda.sm], sources=sources), library)
     profiles = profiles_for(
         choices.max_batch or target.max_batch, choices.prefill_length or target.prefill_length
     )

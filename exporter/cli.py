@@ -19,13 +19,16 @@ from quamba_export.exporter.commands.build import build
 from quamba_export.exporter.commands.calibrate import calibrate
 from quamba_export.exporter.commands.compare import compare
 from quamba_export.exporter.commands.cost import cost
+from quamba_export.exporter.commands.deploy import deploy
 from quamba_export.exporter.commands.doctor import doctor
 from quamba_export.exporter.commands.eval import evaluate
 from quamba_export.exporter.commands.export import export
+from quamba_export.exporter.commands.export_triton import export_triton
 from quamba_export.exporter.commands.inspect import inspect
 from quamba_export.exporter.commands.report import report
 from quamba_export.exporter.commands.run import run
 from quamba_export.exporter.commands.scale_drift import scale_drift
+from quamba_export.exporter.commands.search import search
 from quamba_export.exporter.commands.serve import serve
 from quamba_export.exporter.commands.sign import sign
 from quamba_export.exporter.commands.state_drift import state_drift
@@ -95,10 +98,13 @@ for name, command in (
     ("sweep", sweep),
     ("accuracy", accuracy),
     ("cost", cost),
+    ("search", search),
     ("bench", bench),
     ("report", report),
+    ("export-triton", export_triton),
     ("sign", sign),
     ("verify", verify),
+    ("deploy", deploy),
     ("targets", targets),
     ("doctor", doctor),
 ):

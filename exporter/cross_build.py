@@ -29,6 +29,7 @@ from quamba_export.exporter.plugin_library import (
     run_tool,
     tool_version,
 )
+from quamba_export.exporter.plugin_sources import PluginSources
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 JETPACKS = {6: "12.6", 7: "13"}  # the CUDA of each
@@ -47,13 +48,19 @@ exec {fatbinary} "$@"
 """
 
 
-def cross_library(jetpack: int, architectures: Sequence[int], *, cache: Path | None = None) -> Path:
+def cross_library(
+    jetpack: int,
+    architectures: Sequence[int],
+    *,
+    cache: Path | None = None,
+    sources: PluginSources | None = None,
+) -> Path:
     """Path of the aarch64 library for these GPU architectures, built where the cache has none.
 
     jetpack: 6 or 7. Raises QuambaError (exit 5) where a tool is missing, or a wheel cannot be fetched.
     """
     cache = (cache or cache_folder()).resolve()
-    return plugin_library(architectures, cache=cache, tools=cross_toolchain(jetpack, cache))
+    return plugin_library(architectures, cache=cache, tools=cross_toolchain(jetpack, cache), sources=sources)
 
 
 def cross_toolchain(jetpack: int, cache: Path) -> Toolchain:

@@ -95,6 +95,9 @@ PACKAGES = (
         "safetensors", "safetensors", "0.5", ("calibrate",), "checkpoints", "calibrate", ("safetensors",)
     ),
     Package("onnx", "onnx", "1.18", BUILD, "reading export/", "export", ("onnx",)),
+    Package(
+        "cryptography", "cryptography", "42", (), "verifying signed bundles", "verify", ("cryptography",)
+    ),
 )
 
 

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper, numpy_helper
 
+from quamba_export.exporter.tensorrt_weights import HEAD
 from quamba_export.plugins.common.registry import get_op
 from quamba_export.runtime.errors import QuambaError
 
-HEAD, LOGITS = "RMSNormLinear", "logits"
+LOGITS = "logits"
 
 
 def fuse_head(nodes: list[onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]) -> list[onnx.NodeProto]:

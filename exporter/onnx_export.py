@@ -22,6 +22,7 @@ from quamba_export.runtime.manifest import files_of
 
 SCHEMA_VERSION = 1
 MODEL, DATA = "model.onnx", "model.onnx.data"
+CHAT_FILES = ("tokenizer_config.json", "chat_template.jinja")  # where a checkpoint has them
 
 
 def export_onnx(
@@ -75,8 +76,10 @@ def scan_state(model: QuantizedModel) -> list[tuple[str, str, tuple[int, ...]]]:
 def state_table(model: QuantizedModel) -> list[dict[str, Any]]:
     """Every state of the graph: input and output name, dtype and shape without the batch."""
     config = model.config
-    convolutions = [block.conv_state_dtype for block in model.blocks]
-    kinds = [("conv_states", convolutions, config.conv_state_shape)]
+    convolutions: list[str] = [block.conv_state_dtype for block in model.blocks]
+    kinds: list[tuple[str, list[str], tuple[int, ...]]] = [
+        ("conv_states", convolutions, config.conv_state_shape)
+    ]
     kinds += [(kind, [dtype] * config.n_layer, shape) for kind, dtype, shape in scan_state(model)]
     return [
         {
@@ -115,6 +118,9 @@ def _write_configs(model: QuantizedModel, checkpoint: Checkpoint, directory: Pat
     _write_json(directory / "generation_config.json", {"eos_token_id": checkpoint.eos_token_id})
     if checkpoint.tokenizer_path is not None:
         shutil.copyfile(checkpoint.tokenizer_path, directory / "tokenizer.json")
+    for name in CHAT_FILES:
+        if (checkpoint.path / name).is_file():
+            shutil.copyfile(checkpoint.path / name, directory / name)
 
 
 def _export_record(

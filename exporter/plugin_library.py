@@ -20,11 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quamba_export.exporter.kept_folder import kept_folder
+from quamba_export.exporter.plugin_sources import HEADER, PluginSources, own_sources
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 NAME = "libquamba_plugins.so"
-SOURCES = Path(__file__).resolve().parent.parent / "plugins"
-SOURCE_ENDINGS = {".cu", ".cuh", ".cpp", ".h", ".map", ".txt"}
 ARCHITECTURES = (80, 86, 87, 89, 90)  # of the GPU; newer ones take the PTX of the last
 HEADER_PLACES = (
     "/usr/include/x86_64-linux-gnu",
@@ -61,18 +60,18 @@ def plugin_library(
     headers: Path | None = None,
     cache: Path | None = None,
     tools: Toolchain | None = None,
+    sources: PluginSources | None = None,
 ) -> Path:
     """Path of the library for these GPU architectures (sm_90 is 90), built where the cache has none.
 
     headers: folder of TensorRT's NvInfer.h, by default the system's, else a public copy that cargo fetches;
     tools: by default those for this machine. Raises QuambaError where a tool is missing or the build fails.
     """
-    from quamba_export.plugins.common.c_header import header  # imports torch, which a look for tools does not
-
+    sources = sources or own_sources()
     cache = (cache or cache_folder()).resolve()
     tools = tools or native_toolchain(headers or find_headers(cache))
-    digest = _digest(header(), tools.describe(), ",".join(map(str, architectures)))
-    return kept_folder(cache / digest, lambda new: _build(tools, architectures, new)) / NAME
+    digest = _digest(sources, tools.describe(), ",".join(map(str, architectures)))
+    return kept_folder(cache / digest, lambda new: _build(sources, tools, architectures, new)) / NAME
 
 
 def native_toolchain(headers: Path) -> Toolchain:
@@ -175,11 +174,12 @@ def _fetch_headers(new: Path) -> None:
         shutil.copytree(found[0], new, dirs_exist_ok=True)
 
 
-def configured(tools: Toolchain, architectures: Sequence[int], work: Path) -> Path:
+def configured(
+    tools: Toolchain, architectures: Sequence[int], work: Path, sources: PluginSources | None = None
+) -> Path:
     """A build folder in `work` from which CMake makes the library. Raises QuambaError where it refuses."""
-    from quamba_export.plugins.common.c_header import header
-
-    (work / "contracts.h").write_text(header(), encoding="utf-8")
+    sources = sources or own_sources()
+    (work / HEADER).write_text(sources.contracts, encoding="utf-8")
     real = [f"{architecture}-real" for architecture in architectures[:-1]]
     options = {
         "CMAKE_BUILD_TYPE": "Release",
@@ -192,14 +192,14 @@ def configured(tools: Toolchain, architectures: Sequence[int], work: Path) -> Pa
     }
     defined = [f"-D{name}={value}" for name, value in options.items()]
     build = work / "build"
-    command = [str(tools.cmake), "-S", str(SOURCES), "-B", str(build), "-G", "Ninja", *defined]
+    command = [str(tools.cmake), "-S", str(sources.folder), "-B", str(build), "-G", "Ninja", *defined]
     run_tool(command, work, "cannot configure the plugin library")
     return build
 
 
-def _build(tools: Toolchain, architectures: Sequence[int], new: Path) -> None:
+def _build(sources: PluginSources, tools: Toolchain, architectures: Sequence[int], new: Path) -> None:
     with tempfile.TemporaryDirectory() as work:
-        build = configured(tools, architectures, Path(work))
+        build = configured(tools, architectures, Path(work), sources)
         run_tool([str(tools.cmake), "--build", str(build)], build, "cannot compile the plugin library")
         shutil.copyfile(build / NAME, new / NAME)
 
@@ -217,11 +217,9 @@ def run_tool(command: list[str], folder: Path, what: str) -> None:
         )
 
 
-def _digest(*texts: str) -> str:
+def _digest(sources: PluginSources, *texts: str) -> str:
     digest = hashlib.sha256()
-    for path in sorted(p for p in SOURCES.rglob("*") if p.suffix in SOURCE_ENDINGS):
-        digest.update(f"{path.relative_to(SOURCES)}\0".encode())
-        digest.update(path.read_bytes())
+    sources.update(digest)
     for text in texts:
         digest.update(f"\0{text}".encode())
     return digest.hexdigest()[:16]

@@ -13,6 +13,7 @@ from quamba_export.exporter.artefacts import copy_checked
 from quamba_export.exporter.console import say
 from quamba_export.exporter.cross_build import JETPACKS, cross_library
 from quamba_export.exporter.elf_header import AARCH64_LIBRARY, elf_kind
+from quamba_export.exporter.plugin_sources import sources_of
 from quamba_export.runtime.engine_record import PreparedRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest, files_of, read_manifest
@@ -34,7 +35,8 @@ def prepare_for_device(
         check_library(library, target)
     else:
         say(f"plugins: compiling for sm_{target.sm}, JetPack {jetpack}; half a minute the first time")
-        library = cross_library(jetpack, [target.sm])
+        with sources_of(export, source) as sources:
+            library = cross_library(jetpack, [target.sm], sources=sources)
     with written_directory(out, "export") as folder:
         copy_checked(export, source, folder, source.files)
         shutil.copyfile(library, folder / LIBRARY)

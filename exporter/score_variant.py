@@ -10,6 +10,7 @@ import torch
 from quamba_export.calib.calibration import Calibration, read_calibration
 from quamba_export.calib.checkpoint import load_checkpoint
 from quamba_export.calib.data import Tokens, token_stream
+from quamba_export.calib.qformat import qformat_named
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.calib.quantized_model import QuantizedModel
 from quamba_export.calib.scan_input import ScanInput, with_scan_input
@@ -34,8 +35,9 @@ def score_variant(study: Study, variant: Variant, calibration: Path) -> dict[str
     Raises QuambaError as evaluate does.
     """
     against = open_checkpoint(study.checkpoint)
+    given = None if qformat_named(variant.qformat).of_floats else calibration
     model = open_reference(
-        study.checkpoint, calibration, variant.qformat, variant.ssm_state_dtype, variant.ssm_input
+        study.checkpoint, given, variant.qformat, variant.ssm_state_dtype, variant.ssm_input
     )
     stream = token_stream(study.score, model.tokenizer_path, model.eos_token_id, limit=study.max_tokens)
     found: dict[str, Any] = {"variant": variant.name}
@@ -53,7 +55,8 @@ def scan_input_facts(
     source: str, calibration: Calibration, variant: Variant, stream: Tokens
 ) -> dict[str, Any]:
     """Of x on the first tokens scored; none where no block has int8 activations."""
-    model = quantize_model(load_checkpoint(source), calibration, variant.qformat)
+    given = None if qformat_named(variant.qformat).of_floats else calibration
+    model = quantize_model(load_checkpoint(source), given, variant.qformat)
     if any(block.activation_bits != 8 for block in model.blocks):
         return {}
     mode, config = variant.ssm_input, model.config

@@ -17,7 +17,7 @@ import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
 from quamba_export.exporter.console import say
-from quamba_export.exporter.tensorrt_graph import tensorrt_graph
+from quamba_export.exporter.portable import engine_graphs
 from quamba_export.exporter.tensorrt_memory import check_memory, estimate_memory
 from quamba_export.exporter.tensorrt_weights import weight_table, write_weights
 from quamba_export.exporter.timing_cache import TimingCache, cache_key, default_path
@@ -67,6 +67,7 @@ class BuildOptions:
     timing_cache: Path | None = None
     version_compatible: bool = False
     verbose: bool = False
+    plugins_inside: bool = False  # the plan holds the plugin library, for a runtime that loads none itself
 
 
 def engines_from_export(
@@ -81,10 +82,7 @@ def engines_from_export(
     contracts, cuda = load_plugins(options.plugins), Cuda()
     _, prefill = profiles
     model = onnx.load(str(export / "model.onnx"), load_external_data=False)
-    graphs = {
-        profile.name: tensorrt_graph(model, weights_as_inputs=True, steps=profile.longest == 1)
-        for profile in profiles
-    }
+    graphs = engine_graphs(export)
     weights = weight_table(graphs["prefill"], model)
     estimate = estimate_memory(model, weights, prefill.max_batch, prefill.longest)
     say(f"memory: about {estimate}")
@@ -107,6 +105,14 @@ def engines_from_export(
         weights=weights,
         device_bytes=estimate.total,
     )
+
+
+def plan_with_weights(export: Path, profile: Profile, options: BuildOptions) -> bytes:
+    """One plan of export/'s model, its weights inside; its plugins are loaded. Raises as above."""
+    from quamba_export.exporter.tensorrt_graph import tensorrt_graph  # imports torch
+
+    graph = tensorrt_graph(onnx.load(str(export / "model.onnx")))
+    return engine_from_graph(graph, profile, options, _timing_cache(options, Cuda()))
 
 
 def engine_from_graph(
@@ -166,6 +172,8 @@ def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:
         config.set_flag(
             trt.BuilderFlag.VERSION_COMPATIBLE
         )  # the plan takes this version's lean runtime along
+    if options.plugins_inside:
+        config.plugins_to_serialize = [str(options.plugins.resolve())]
     if options.verbose:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     return config

@@ -13,12 +13,16 @@ from pathlib import Path
 import onnx
 from onnx import helper, numpy_helper
 
-from quamba_export.exporter.head_fusion import HEAD
-from quamba_export.exporter.onnx_backend import ELEMENT
 from quamba_export.runtime.engine_record import WEIGHT_ALIGNMENT, WeightTensor
 
 LARGE_BYTES = 1 << 16  # smaller constants (norms, scales, biases) stay in the plans
-DTYPES = {element: dtype for dtype, element in ELEMENT.items()}
+DTYPES: dict[int, str] = {
+    onnx.TensorProto.INT8: "int8",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.FLOAT: "float32",
+}
+HEAD = "RMSNormLinear"  # final norm and head in one op
 
 
 def weight_inputs(

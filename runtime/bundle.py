@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quamba_export.runtime.chat_text import ChatTemplate, read_chat_template
 from quamba_export.runtime.decoder import HostDecoder
 from quamba_export.runtime.engine import Engine
 from quamba_export.runtime.engine_ort import OrtEngine
@@ -33,6 +34,7 @@ class Bundle:
     engine: Engine
     tokenizer: Tokenizer
     warnings: tuple[str, ...]  # about this host, one line each
+    chat: ChatTemplate | None = None  # the model's own
 
     def encode(self, text: str) -> list[int]:
         """Token ids without special tokens; for an empty text the end-of-text id: documents begin after it.
@@ -79,9 +81,10 @@ def open_bundle(
     with open_folder(path, require_signature) as (manifest, files):
         engine = open_engine(manifest, files.location, threads=threads, provider=provider)
         tokenizer = open_tokenizer(files.location, manifest)
+        chat = read_chat_template(files.location, manifest)
         files.check_unchanged()
     warning = probe_int8_products().warning if manifest.backend == "onnxruntime" else None
-    return Bundle(path, manifest, engine, tokenizer, (warning,) if warning else ())
+    return Bundle(path, manifest, engine, tokenizer, (warning,) if warning else (), chat)
 
 
 def open_model(path: Path, *, threads: int = 0, provider: Provider | None = None) -> tuple[Manifest, Engine]:

@@ -22,6 +22,8 @@ MIB = 1 << 20
 MANIFEST_NAMES = ("manifest.json", "export.json")
 MAX_MANIFEST_BYTES = 4 * MIB
 SIGNATURE = "model.sig"  # signs the manifest and every file that it lists, so it is in no manifest itself
+GRAPHS = {"decode": "decode.onnx", "prefill": "prefill.onnx"}  # of a portable bundle, for TensorRT
+PLUGIN_SOURCES = "plugin-sources.tar"  # of a portable bundle
 WEIGHTS = "weights.bin"  # of a TensorRT bundle, for both of its plans
 # What a directory may hold besides its manifest, and the largest size of each in bytes.
 MAX_BYTES = {
@@ -30,10 +32,14 @@ MAX_BYTES = {
     "config.json": 4 * MIB,
     "generation_config.json": 4 * MIB,
     "tokenizer.json": 128 * MIB,
+    "tokenizer_config.json": 4 * MIB,
+    "chat_template.jinja": 4 * MIB,
     "decode.engine": 65536 * MIB,
     "prefill.engine": 65536 * MIB,
     WEIGHTS: 65536 * MIB,
     "libquamba_plugins.so": 256 * MIB,
+    **dict.fromkeys(GRAPHS.values(), 256 * MIB),
+    PLUGIN_SOURCES: 64 * MIB,
 }
 MODEL_FILES = (
     ("model.onnx",),

@@ -20,6 +20,7 @@ from quamba_export.runtime.fields import Fields
 from quamba_export.runtime.folder_check import (
     MANIFEST_NAMES,
     MAX_BYTES,
+    PLUGIN_SOURCES,
     SIGNATURE,
     WEIGHTS,
     FileEntry,
@@ -83,6 +84,9 @@ class Manifest:
     sources: Mapping[str, str | None]  # sha256 by "checkpoint", "calibration" (null for float), "export"
     engine: EngineRecord | None = None  # of a bundle whose backend is "tensorrt"
     prepared: PreparedRecord | None = None  # of an export that holds a plugin library
+    portable: str | None = (
+        None  # of one that holds engine graphs and plugin sources: digest of what it was made of
+    )
     self_test: SelfTest | None = None  # of a bundle; those of earlier releases have none
     digest: str = ""  # sha256 of the manifest file itself; identifies everything above
 
@@ -91,7 +95,7 @@ class Manifest:
         """What identifies the export that this is, was prepared from, or was built of."""
         if self.kind == "bundle":
             return cast(str, self.sources["export"])
-        return self.digest if self.prepared is None else self.prepared.export
+        return self.portable or (self.digest if self.prepared is None else self.prepared.export)
 
     @property
     def ssm_state_dtype(self) -> str:
@@ -167,6 +171,8 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
         manifest = replace(manifest, engine=parse_engine(fields.object("engine"), size))
     if not bundle and "libquamba_plugins.so" in manifest.files:
         manifest = replace(manifest, prepared=parse_prepared(fields.object("prepared")))
+    if not bundle and PLUGIN_SOURCES in manifest.files:
+        manifest = replace(manifest, portable=parse_portable(fields.object("portable")))
     if bundle and "self_test" in fields.values:
         manifest = replace(manifest, self_test=parse_self_test(fields.object("self_test"), vocab_size))
     fields.end()
@@ -190,6 +196,13 @@ def parse_export_sources(fields: Fields) -> dict[str, str | None]:
         "checkpoint": fields.digest("checkpoint_digest"),
         "calibration": fields.optional_digest("calibration_digest"),
     }
+
+
+def parse_portable(fields: Fields) -> str:
+    """The digest of the export that a portable bundle was made of."""
+    digest = fields.digest("export")
+    fields.end()
+    return digest
 
 
 def parse_states(fields: Fields) -> tuple[StateTensor, ...]:
@@ -275,7 +288,7 @@ def write_manifest(manifest: Manifest, folder: Path | str) -> Path:
     """Check that `read_manifest` will take it, write `manifest.json` atomically, return its path."""
     path = Path(folder) / "manifest.json"
     record = {"schema_version": SCHEMA_VERSION, **asdict(manifest)}
-    del record["digest"], record["prepared"]
+    del record["digest"], record["prepared"], record["portable"]
     for optional in ("engine", "self_test"):
         if record[optional] is None:
             del record[optional]

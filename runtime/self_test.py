@@ -1,8 +1,9 @@
 """The self-test of a bundle: a fixed prompt, and the tokens that its model chose when the bundle was made.
 
-`python -m quamba_export.runtime.self_test BUNDLE` runs it on the device, before a deployment is switched on,
-and prints one JSON object. The tokens must be the same; the logits, floats, need not have the same bits on
-another processor, so their digest is reported and decides nothing.
+`python -m quamba_export.runtime.self_test BUNDLE [JSON]` runs it on the device, before a deployment is
+switched on, and prints one JSON object; JSON is another expectation than the manifest's: of a bundle built
+there, what the export gave elsewhere. The tokens must be the same; the logits, floats, need not have the
+same bits on another processor, so their digest is reported and decides nothing.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class SelfTestResult:
     """The JSON object of the program."""
 
     digest: str  # sha256 of the manifest of the bundle that ran
+    export: str  # digest of the export that it was built of
     same_bits: bool  # whether the logits are those of the build, too
     seconds: float  # to open the bundle and to run
     peak_bytes: int  # the largest resident size of the process
@@ -77,16 +79,20 @@ def self_test_of(
     return SelfTest(prompt, tuple(tokens), digest)
 
 
-def run_self_test(bundle: Path) -> SelfTestResult:
+def run_self_test(bundle: Path, expected: str = "") -> SelfTestResult:
     """Verify a bundle, run its self-test here and compare.
 
-    Raises QuambaError: exit 3 for a bundle without one, 9 for other tokens; and what open_bundle raises.
+    expected: JSON as in the manifest, "" for the manifest's own. Raises QuambaError: exit 3 for a bundle
+    without one, 9 for other tokens; and what open_bundle raises.
     """
     from quamba_export.runtime.bundle import open_bundle
 
     start = time.perf_counter()
     opened = open_bundle(bundle)
     wanted = opened.manifest.self_test
+    if expected:
+        fields = Fields.from_json(expected.encode(), "the expected self-test", fix="deploy again")
+        wanted = parse_self_test(fields, opened.manifest.vocab_size)
     if wanted is None:
         raise QuambaError(
             f"{bundle} has no self-test",
@@ -99,12 +105,13 @@ def run_self_test(bundle: Path) -> SelfTestResult:
         raise QuambaError(
             f"{bundle} computes something else here than where it was built",
             found=f"tokens {', '.join(map(str, found.tokens))}",
-            allowed=f"tokens {', '.join(map(str, wanted.tokens))}, as its manifest says",
+            allowed=f"tokens {', '.join(map(str, wanted.tokens))}, as where it was built",
             fix="build the bundle for this device, or report it with these lines",
             code=ExitCode.NUMERIC,
         )
     return SelfTestResult(
         digest=opened.manifest.digest,
+        export=opened.manifest.export_digest,
         same_bits=found.logits_sha256 == wanted.logits_sha256,
         seconds=round(time.perf_counter() - start, 3),
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -114,7 +121,7 @@ def run_self_test(bundle: Path) -> SelfTestResult:
 def main() -> None:
     """The program: exits with the code of runtime/errors.py, the error as JSON too."""
     try:
-        print(json.dumps(asdict(run_self_test(Path(sys.argv[1])))))
+        print(json.dumps(asdict(run_self_test(Path(sys.argv[1]), *sys.argv[2:3]))))
     except QuambaError as error:
         parts = {part: getattr(error, part) for part in ("message", "found", "allowed", "fix")}
         print(json.dumps({**parts, "code": int(error.code)}))

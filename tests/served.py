@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from tiny_recurrent import EOS, ArrayStates, NumpyEngine, V, byte_level_tokenizer, state_table
 
 from quamba_export.runtime.bundle import Bundle
+from quamba_export.runtime.chat_text import ChatText, PlainChat
 from quamba_export.runtime.engine import Ids, Logits, States
 from quamba_export.runtime.manifest import Manifest
 from quamba_export.runtime.serve.answering import Answering
-from quamba_export.runtime.serve.chat_text import ChatText, PlainChat
 from quamba_export.runtime.serve.server import listening_socket, server_of
 from quamba_export.runtime.serve.settings import Settings
 
@@ -51,6 +52,7 @@ class Served:
     engine: SlowEngine
     answering: Answering
     port: int
+    server: uvicorn.Server
     headers: dict[str, str] = field(default_factory=dict)
 
     def connect(self) -> http.client.HTTPConnection:
@@ -105,7 +107,7 @@ def serving(chat: ChatText | None = None, **settings: Any) -> Iterator[Served]:
     thread.start()
     assert isinstance(bundle.engine, SlowEngine)
     try:
-        yield Served(bundle.engine, answering, listener.getsockname()[1])
+        yield Served(bundle.engine, answering, listener.getsockname()[1], server)
     finally:
         server.should_exit = True
         thread.join()

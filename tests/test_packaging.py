@@ -45,7 +45,21 @@ def test_wheel_holds_the_stages_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     metadata = [name for name in names if ".dist-info/" in name]
     packaged = {name.removeprefix("quamba_export/") for name in names if name not in metadata}
-    data = {".toml", ".md", ".html", ".css", ".js", ".py", ".cu", ".cuh", ".h", ".cpp", ".map", ".txt"}
+    data = {
+        ".toml",
+        ".md",
+        ".html",
+        ".css",
+        ".js",
+        ".py",
+        ".cu",
+        ".cuh",
+        ".h",
+        ".cpp",
+        ".map",
+        ".txt",
+        ".service",
+    }
     expected = {
         str(path.relative_to(ROOT))
         for stage in STAGES

@@ -9,6 +9,7 @@ import typer
 
 from quamba_export.exporter.console import emit
 from quamba_export.exporter.options import Json, Output
+from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,11 +21,14 @@ def build(
     export: Annotated[Path, typer.Argument(help="An export/ directory.")],
     out: Output,
     target: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Where the bundle runs: cpu, h200, orin-nano, ... (`quamba-export targets`), or a .toml."
         ),
-    ],
+    ] = None,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="For no target yet: with what any device builds its own from.")
+    ] = False,
     max_batch: Annotated[int | None, typer.Option(min=1, help="Sequences at once (TensorRT).")] = None,
     prefill_length: Annotated[int | None, typer.Option(min=2, help="Tokens a call (TensorRT).")] = None,
     timing_cache: Annotated[
@@ -41,11 +45,13 @@ def build(
     """Make a bundle/ that the runtime loads: model, tokenizer and a manifest of digests.
 
     For a GPU target run it on that device: TensorRT builds its engines there. For an Orin on another machine
-    this compiles the plugins and writes an export/ that holds them, which `build` on the Orin finishes.
+    this compiles the plugins and writes an export/ that holds them, which `build` on the Orin finishes. With
+    --portable it writes one that holds graphs for TensorRT and the plugins' sources: `build` on the device
+    makes engines of it without torch.
 
     Example: quamba-export build export/ --target cpu -o bundle/
     """
-    from quamba_export.exporter.build import EngineChoices, build_bundle
+    from quamba_export.exporter.build import EngineChoices, build_bundle, build_portable
 
     choices = EngineChoices(
         plugins=plugins,
@@ -55,7 +61,14 @@ def build(
         version_compatible=version_compatible,
         jetpack=jetpack,
     )
-    result = build_bundle(export, target, out, choices)
+    if (target is None) != portable or (portable and choices != EngineChoices()):
+        raise QuambaError(
+            "a bundle is for one target, or portable",
+            found="--portable with options of a target" if portable else "no --target",
+            allowed="--target NAME, or --portable alone",
+            code=ExitCode.USAGE,
+        )
+    result = build_bundle(export, target, out, choices) if target else build_portable(export, out)
     emit(result, as_json, lambda console: show(result, console))
 
 
@@ -64,7 +77,7 @@ def show(result: Build, console: Console) -> None:
     for name, size in result.files.items():
         console.print(f"  {size:>12,} bytes  {name}")
     if result.kind == "export":
-        name, target = Path(result.bundle).name, result.target
+        name, target = Path(result.bundle).name, "TARGET" if result.target == "any" else result.target
         console.print(
             f"copy it to the device, and there: quamba-export build {name} --target {target} -o bundle"
         )

@@ -55,7 +55,7 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     for check in diagnosis.checks:
         counts = diagnosis.use in check.needed_for
         fix = f"\n[bold]{escape(check.fix)}[/]" if check.fix else ""
-        needed = f"{', '.join(check.needed_for)}: {escape(check.purpose)}"
+        needed = f"{', '.join(check.needed_for) or 'option'}: {escape(check.purpose)}"
         state = f"[{STYLE[check.state]}]{check.state}[/]"
         table.add_row(state, check.name, escape(check.found) + fix, needed, style=None if counts else "dim")
     console.print(table, highlight=False)

@@ -1,4 +1,4 @@
-"""`quamba-export run`: continue a prompt with a bundle. Needs the runtime's extra only."""
+"""`quamba-export run`: continue a prompt, many from a file, or chat. Needs the runtime's extra only."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import typer
 
 from quamba_export.exporter.console import emit
 from quamba_export.exporter.options import Json, ProviderOption, RequireSignature
+from quamba_export.exporter.run_batch import continue_file, peak_memory_mb
+from quamba_export.exporter.run_chat import talk
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
@@ -63,6 +65,20 @@ def run(
     prompt_library: Annotated[
         Path | None, typer.Option(help="Folder of states: the prefix is computed once, then read from here.")
     ] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Chat in the terminal; /help lists its commands.")
+    ] = False,
+    system: Annotated[str, typer.Option(help="What the chat is told first.")] = "",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Continue every prompt of a .jsonl file, or every line of another one."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="With --prompts: the .jsonl file of the results.")
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option(help="With --prompts: sequences at a time; 4, or what the bundle takes.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0: one a physical core.")] = 0,
     provider: ProviderOption = None,
     require_signature: RequireSignature = None,
@@ -78,7 +94,10 @@ def run(
     from quamba_export.runtime.sampling import Sampling
     from quamba_export.runtime.saved_states import save_states
 
-    no_prompt = load_state is not None and prompt is None and prompt_file is None
+    check_mode(chat=chat, prompts=prompts, out=out, prompt=prompt, prompt_file=prompt_file, as_json=as_json)
+    no_prompt = (
+        chat or prompts is not None or (load_state is not None and prompt is None and prompt_file is None)
+    )
     text = "" if no_prompt else read_prompt(prompt, prompt_file)
     check_state_flags(load_state, save_state, prefix_file, prompt_library)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
@@ -86,7 +105,13 @@ def run(
     limits = Limits(max_new_tokens, tuple(stop or ()), opened.manifest.eos_token_id)
     for warning in opened.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    if prompts is not None and out is not None:
+        continue_file(opened, prompts, out, limits, sampling, max_batch, as_json=as_json)
+        return
     before = states_before(opened, load_state, prefix_file, prompt_library)
+    if chat:
+        talk(opened, before, system, limits, sampling, save_state)
+        return
     ids = opened.encode(text) if text or before is None else []
     fed = [*([before.next_token] if before else []), *ids]
     decoder = HostDecoder(opened.engine, sampling, [before.states] if before else [])
@@ -95,8 +120,36 @@ def run(
         save_states(save_state, states_at_end(opened, decoder, before, ids, generation), opened.manifest)
     result = {"prompt": text, **asdict(generation), "tokens_before": before.tokens if before else 0}
     result |= {"seed": seed, "saved_state": str(save_state) if save_state else None}
-    result["warnings"] = opened.warnings
+    result["warnings"], result["peak_memory_mb"] = opened.warnings, peak_memory_mb()
     emit(result, as_json, lambda _: print(summary(result), file=sys.stderr))
+
+
+def check_mode(
+    *,
+    chat: bool,
+    prompts: Path | None,
+    out: Path | None,
+    prompt: str | None,
+    prompt_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Refuse (exit 2) flags of different uses of the command."""
+    given = {
+        "--chat": chat,
+        "--prompts": prompts,
+        "--prompt": prompt is not None,
+        "--prompt-file": prompt_file,
+    }
+    uses = [flag for flag, value in given.items() if value]
+    if len(uses) > 1 and (chat or prompts):
+        found, allowed = " and ".join(uses), "one of them"
+    elif (prompts is None) != (out is None):
+        found, allowed = "--out" if out else "--prompts", "--prompts FILE -o OUT.jsonl"
+    elif chat and as_json:
+        found, allowed = "--chat and --json", "one of them"
+    else:
+        return
+    raise QuambaError("these flags do not go together", found=found, allowed=allowed, code=ExitCode.USAGE)
 
 
 def check_state_flags(
@@ -190,6 +243,7 @@ def summary(result: dict[str, Any]) -> str:
         parts.append(f"TTFT {result['ttft_ms']:.1f} ms")
     if result["tpot_ms"] is not None:
         parts.append(f"TPOT {result['tpot_ms']:.2f} ms, {result['tokens_per_second']:.1f} tokens/s")
+    parts.append(f"peak memory {result['peak_memory_mb']:.0f} MB")
     if result["saved_state"]:
         parts.append(f"states in {result['saved_state']}")
     return ", ".join(parts)

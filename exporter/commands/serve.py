@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,9 @@ def serve(
         str | None,
         typer.Option(envvar=TOKEN_VARIABLE, help="What requests must carry as `Authorization: Bearer`."),
     ] = None,
-    max_batch: Annotated[int, typer.Option(help="Sequences decoded together.")] = 4,
+    max_batch: Annotated[
+        int | None, typer.Option(help="Sequences decoded together; 4, or what the bundle takes.")
+    ] = None,
     queue: Annotated[int, typer.Option(help="Sequences that may wait; more are refused with 429.")] = 32,
     max_sessions: Annotated[int, typer.Option(help="Sessions whose states are kept; 0: none.")] = 16,
     session_seconds: Annotated[float, typer.Option(help="A session unused for so long is forgotten.")] = 3600,
@@ -42,6 +45,7 @@ def serve(
     Example: quamba-export serve bundle/ --port 8000
     """
     from quamba_export.runtime.bundle import open_bundle
+    from quamba_export.runtime.serve.places import places_for
     from quamba_export.runtime.serve.server import serve as serve_bundle
     from quamba_export.runtime.serve.settings import Settings
 
@@ -49,7 +53,6 @@ def serve(
         host=host,
         port=port,
         token=token,
-        max_batch=max_batch,
         queue=queue,
         max_sessions=max_sessions,
         session_seconds=session_seconds,
@@ -59,6 +62,7 @@ def serve(
         grace=grace,
     )
     opened = open_bundle(bundle, threads=threads, provider=provider, require_signature=require_signature)
+    settings = replace(settings, max_batch=places_for(opened.manifest, max_batch))
     for warning in opened.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     serve_bundle(opened, settings, lambda url: say_where(bundle.resolve().name, url, as_json))

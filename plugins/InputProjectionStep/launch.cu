@@ -35,7 +35,7 @@ extern "C" int quamba_InputProjectionStep_launch(const QuambaInputProjectionStep
     const quamba::ProjectionStepEnd end = quamba::projection_step_end(*op);
     if (product.T == 1 && quamba::takes_gemv<quamba::Int8Format, quamba::ProjectionStepEnd>(product, gpu)) {
         return quamba::launch_gemv<quamba::Int8Format>(product, quamba::normed_token(*op), end,
-                                                       quamba::aligned_rows(product.weight, K, K), gpu, stream);
+                                                       quamba::whole_chunks(product.weight, K, K), gpu, stream);
     }
     const int status = quamba::launch_step_norm(*op, codes, stream);
     return status == 0 ? quamba::launch_int8_linear(product, end, gpu, stream) : status;

@@ -41,7 +41,7 @@ extern "C" int quamba_Int4InputProjectionStep_launch(const QuambaInt4InputProjec
     const quamba::Int4ProjectionStepEnd end = quamba::projection_step_end(*op);
     if (product.T == 1 && quamba::takes_gemv<quamba::Int4Format, quamba::Int4ProjectionStepEnd>(product, gpu)) {
         return quamba::launch_gemv<quamba::Int4Format>(product, quamba::normed_token(*op), end,
-                                                       quamba::int4_aligned(product), gpu, stream);
+                                                       quamba::whole_chunks(product.weight, K / 2, K / 2), gpu, stream);
     }
     const int status = quamba::launch_step_norm(*op, codes, stream);
     return status == 0 ? quamba::launch_int4_linear(product, end, stream) : status;

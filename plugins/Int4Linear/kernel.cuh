@@ -1,4 +1,5 @@
-// y[t][m] = residual[t][m] + (sum * x_scale + bias[m]), in fp32. The sums come from common/int4_gemv.cuh and int4_rows.cuh.
+// y[t][m] = residual[t][m] + (sum * x_scale + bias[m]), in fp32. The sums come from common/int4_gemv.cuh and
+// int4_gemm.cuh.
 #pragma once
 
 #include "../common/int4_linear.cuh"

@@ -1,5 +1,5 @@
 // y[t][m] = quantize(sum * x_scale + bias[m], out_scale[m]) as int8 codes. The sums come from
-// common/int4_gemv.cuh and int4_rows.cuh.
+// common/int4_gemv.cuh and int4_gemm.cuh.
 #pragma once
 
 #include "../common/int4_linear.cuh"

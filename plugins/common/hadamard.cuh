@@ -107,6 +107,42 @@ QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ORDER / 4], const double *entri
     (add_column<ORDER, FIRST, COLUMNS>(sums, entries[place(COLUMNS * power + q)]), ...);
 }
 
+// Row i of the base matrix, from the highest bit on, 1 for -1.
+QUAMBA_HOST_DEVICE constexpr uint32_t row_signs(int order, int i) {
+    uint32_t bits = 0;
+    for (int j = 0; j < order; j++) bits |= negative_entry(order, i, j) ? 0x80000000u >> j : 0u;
+    return bits;
+}
+
+// value, or -value where the highest bit of `sign` is set.
+QUAMBA_HOST_DEVICE double with_sign(double value, uint32_t sign) {
+#ifdef __CUDA_ARCH__
+    return __hiloint2double(__double2hiint(value) ^ int(sign & 0x80000000u), __double2loint(value));
+#else
+    return sign >> 31 ? -value : value;
+#endif
+}
+
+// base_rows() of any quarter in a loop, for a block that comes by once: it would wait for every line of instructions, and
+// the quarters' own code is four times as many.
+template <int ORDER, int... ROWS>
+QUAMBA_HOST_DEVICE void looped_base_rows(double (&sums)[ORDER / 4], const double *entries, int power, int q, int quarter,
+                                         std::integer_sequence<int, ROWS...>) {
+    constexpr int N = ORDER / 4;
+    uint32_t signs[N] = {(quarter < 2 ? quarter == 0 ? row_signs(ORDER, ROWS) : row_signs(ORDER, N + ROWS)
+                                      : quarter == 2 ? row_signs(ORDER, 2 * N + ROWS) : row_signs(ORDER, 3 * N + ROWS))...};
+    for (int i = 0; i < N; i++) sums[i] = 0.0;
+#pragma unroll 4
+    for (int j = 0; j < ORDER; j++) {
+        const double v = entries[place(j * power + q)];
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            sums[i] += with_sign(v, signs[i]);
+            signs[i] <<= 1;
+        }
+    }
+}
+
 // What makes the rows of the shape's +-1 matrix orthonormal.
 QUAMBA_HOST_DEVICE double hadamard_unit(HadamardShape shape) {
     return 1.0 / sqrt(static_cast<double>(shape.base * shape.power));
@@ -133,17 +169,21 @@ __device__ inline void sylvester_passes(double *entries, int size, int power, in
 // for a quarter of its rows, a warp for one quarter.
 __device__ inline int base_columns(int power) { return min(int(blockDim.x) / 4, max(power, 32)); }
 
-template <int ORDER>
+template <int ORDER, bool LOOPED>
 __device__ void base_quarter(double (&sums)[ORDER / 4], const double *entries, int power, int q, int quarter) {
     constexpr auto COLUMNS = std::make_integer_sequence<int, ORDER>();
     constexpr int ROWS = ORDER / 4;
-    if (quarter == 0) base_rows<ORDER, 0>(sums, entries, power, q, COLUMNS);
-    if (quarter == 1) base_rows<ORDER, ROWS>(sums, entries, power, q, COLUMNS);
-    if (quarter == 2) base_rows<ORDER, 2 * ROWS>(sums, entries, power, q, COLUMNS);
-    if (quarter == 3) base_rows<ORDER, 3 * ROWS>(sums, entries, power, q, COLUMNS);
+    if constexpr (LOOPED) {
+        looped_base_rows<ORDER>(sums, entries, power, q, quarter, std::make_integer_sequence<int, ROWS>());
+    } else {
+        if (quarter == 0) base_rows<ORDER, 0>(sums, entries, power, q, COLUMNS);
+        if (quarter == 1) base_rows<ORDER, ROWS>(sums, entries, power, q, COLUMNS);
+        if (quarter == 2) base_rows<ORDER, 2 * ROWS>(sums, entries, power, q, COLUMNS);
+        if (quarter == 3) base_rows<ORDER, 3 * ROWS>(sums, entries, power, q, COLUMNS);
+    }
 }
 
-template <int ORDER>
+template <int ORDER, bool LOOPED>
 __device__ void base_pass(double *entries, int power) {
     constexpr int ROWS = ORDER / 4;
     const int columns = base_columns(power), quarter = threadIdx.x / columns;
@@ -151,7 +191,7 @@ __device__ void base_pass(double *entries, int power) {
         const int q = first + threadIdx.x % columns;
         const bool works = q < power && quarter < 4;
         double sums[ROWS];
-        if (works) base_quarter<ORDER>(sums, entries, power, q, quarter);
+        if (works) base_quarter<ORDER, LOOPED>(sums, entries, power, q, quarter);
         __syncthreads();
         if (works) {
 #pragma unroll
@@ -161,13 +201,19 @@ __device__ void base_pass(double *entries, int power) {
     __syncthreads();
 }
 
+// The rows of base (x) I_power.
+template <bool LOOPED>
+__device__ void base_passes(double *entries, int base, int power) {
+    if (base == 12) base_pass<12, LOOPED>(entries, power);
+    if (base == 20) base_pass<20, LOOPED>(entries, power);
+    if (base == 28) base_pass<28, LOOPED>(entries, power);
+}
+
 // Transforms the shape's entries but for the factor that makes H orthonormal. The block is in step before and
 // after.
 __device__ inline void hadamard_transform(double *entries, HadamardShape shape) {
     sylvester_passes(entries, shape.base * shape.power * shape.blocks, shape.power, 0);
-    if (shape.base == 12) base_pass<12>(entries, shape.power);
-    if (shape.base == 20) base_pass<20>(entries, shape.power);
-    if (shape.base == 28) base_pass<28>(entries, shape.power);
+    base_passes<false>(entries, shape.base, shape.power);
 }
 
 // y = quantize(H entries, scale) for one token of `size` entries; `hadamard` 0 leaves H out.

@@ -34,9 +34,6 @@ struct TokenPart {
 
     // Levels that the lanes of a warp take among themselves, entries p and p ^ 1, 2, 4, 8, 16.
     QUAMBA_HOST_DEVICE int lane_levels() const { return shift < 5 ? shift : 5; }
-
-    // A quarter of a base matrix's rows gets 1 << column_levels() threads, one a column and a warp or more.
-    QUAMBA_HOST_DEVICE int column_levels() const { return shift > 5 ? shift : 5; }
 };
 
 // Positions a thread, of at most 2048.
@@ -95,18 +92,6 @@ __device__ __forceinline__ void load_position(Entry (&entries)[PARTS], const Ent
     for (int c = 0; c < PARTS; c++) entries[c] = position[c * part.width];
 }
 
-// use(p, sum) for the rows of base (x) I of this thread, in its column.
-template <int ORDER, class Use>
-__device__ __forceinline__ void use_base_rows(const double *entries, const TokenPart &part, Use use) {
-    const int quarter = threadIdx.x >> part.column_levels();
-    const int q = threadIdx.x & ((1 << part.column_levels()) - 1);
-    if (quarter > 3 || q >= part.width) return;
-    double sums[ORDER / 4];
-    base_quarter<ORDER>(sums, entries, part.width, q, quarter);
-#pragma unroll
-    for (int i = 0; i < ORDER / 4; i++) use((quarter * (ORDER / 4) + i) * part.width + q, sums[i]);
-}
-
 // y = quantize(H token) for this block's outputs. folded: of this thread's positions; entries: shared memory of
 // `count` entries.
 template <int ITEMS>
@@ -125,12 +110,8 @@ __device__ __forceinline__ void transform_part(double (&folded)[ITEMS], double *
     }
     __syncthreads();
     sylvester_passes(entries, part.count, part.width, part.lane_levels());
-    const auto use = [&](int p, double sum) { y[part.output(p)] = scale.code(sum); };
-    if (part.shape.base == 12) use_base_rows<12>(entries, part, use);
-    if (part.shape.base == 20) use_base_rows<20>(entries, part, use);
-    if (part.shape.base == 28) use_base_rows<28>(entries, part, use);
-    if (part.shape.base > 1) return;
-    for (int p = threadIdx.x; p < part.count; p += blockDim.x) use(p, entries[place(p)]);
+    base_passes<true>(entries, part.shape.base, part.width);
+    for (int p = threadIdx.x; p < part.count; p += blockDim.x) y[part.output(p)] = scale.code(entries[place(p)]);
 }
 
 #endif  // __CUDACC__

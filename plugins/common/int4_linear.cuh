@@ -23,26 +23,21 @@ struct Int4Product {
     }
 };
 
-// sum + a . b of four int8 each.
-QUAMBA_HOST_DEVICE int32_t dot_of_four(uint32_t a, uint32_t b, int32_t sum) {
-#ifdef __CUDA_ARCH__
-    return __dp4a(static_cast<int>(a), static_cast<int>(b), sum);
-#else
-    for (int i = 0; i < 4; i++) sum += int32_t(int8_t(a >> 8 * i)) * int32_t(int8_t(b >> 8 * i));
-    return sum;
-#endif
-}
-
-// Four bytes of codes by the activations of columns j and j + 16; sixteen times the sum of their products,
-// because a code in the upper half of a byte is a signed one as it is.
-QUAMBA_HOST_DEVICE int32_t product_of_codes(uint32_t codes, uint32_t low, uint32_t high, int32_t sum) {
-    sum = dot_of_four(codes << 4 & 0xf0f0f0f0u, low, sum);
-    return dot_of_four(codes & 0xf0f0f0f0u, high, sum);
-}
-
-// What a group adds to the sum of its row; `total` is sixteen times the integer sum.
+// What a group adds to the sum of its row; `total` is sixteen times the integer sum, because a code in the upper half of a
+// byte is a signed one as it is.
 QUAMBA_HOST_DEVICE float group_part(int32_t total, float scale) {
     return static_cast<float>(total >> 4) * scale;
+}
+
+// 1.5 2^23: a float whose ulp is 1. An integer below 2^22 added to these bits is added to its value.
+constexpr int32_t BIASED_ZERO = 0x4b400000;
+
+// group_part(total, scale) of the bits BIASED_ZERO + total, for `sixteenth` of the scale: an fp16 scale times the bias is a
+// float, so the FMA's only rounding is that of the product.
+QUAMBA_HOST_DEVICE float biased_group_part(int32_t bits, float sixteenth) {
+    float biased;
+    memcpy(&biased, &bits, sizeof(biased));
+    return fmaf(biased, sixteenth, -12582912.0f * sixteenth);
 }
 
 // sum * x_scale + bias, each rounded.

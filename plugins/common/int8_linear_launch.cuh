@@ -7,11 +7,6 @@
 
 namespace quamba {
 
-// Rows of a matrix of codes that 16-byte accesses may read whole.
-inline bool aligned_rows(const int8_t *matrix, int64_t stride, int K) {
-    return reinterpret_cast<uintptr_t>(matrix) % 16 == 0 && stride % 16 == 0 && K % 16 == 0;
-}
-
 template <class Tile>
 int64_t tile_count(const Int8Product &p) {
     return (int64_t(p.T) + Tile::BT - 1) / Tile::BT * ((p.M + Tile::BM - 1) / Tile::BM);
@@ -34,8 +29,8 @@ cudaError_t launch_gemm(const Int8Product &p, const End &end, int splits, const 
                         cudaStream_t stream) {
     const dim3 grid((p.T + Tile::BT - 1) / Tile::BT * splits, (p.M + Tile::BM - 1) / Tile::BM);
     return launch_overlapped(int8_gemm<End, Tile>, grid, Tile::THREADS, Tile::SHARED_BYTES, splits, gpu,
-                             stream, p, end, splits, aligned_rows(p.x, p.x_stride, p.K),
-                             aligned_rows(p.weight, p.K, p.K));
+                             stream, p, end, splits, whole_chunks(p.x, p.x_stride, p.K),
+                             whole_chunks(p.weight, p.K, p.K));
 }
 
 //                              tokens, rows, warps by tokens and by rows, stages, blocks on one SM
@@ -47,8 +42,8 @@ using LargeTile = GemmTile<128, 128, 2, 4, 3, 2>;
 template <class End>
 cudaError_t launch_int8_linear(const Int8Product &p, const End &end, const Gpu &gpu, cudaStream_t stream) {
     if (takes_gemv<Int8Format, End>(p, gpu)) {
-        return launch_gemv<Int8Format>(p, Codes{aligned_rows(p.x, p.x_stride, p.K)}, end,
-                                       aligned_rows(p.weight, p.K, p.K), gpu, stream);
+        return launch_gemv<Int8Format>(p, Codes{whole_chunks(p.x, p.x_stride, p.K)}, end,
+                                       whole_chunks(p.weight, p.K, p.K), gpu, stream);
     }
     if (p.T <= 16) return launch_gemm<FewTokens>(p, end, gemm_splits<FewTokens>(p, gpu), gpu, stream);
     if (p.T <= 32) return launch_gemm<SomeTokens>(p, end, gemm_splits<SomeTokens>(p, gpu), gpu, stream);

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from quamba_export.runtime.bundle import Bundle
+from quamba_export.runtime.chat_text import ChatText
 from quamba_export.runtime.serve.asked import Asked, Prompt
-from quamba_export.runtime.serve.chat_text import ChatText
 from quamba_export.runtime.serve.job import End, Event, Failed, Job
 from quamba_export.runtime.serve.meter import Meter
 from quamba_export.runtime.serve.replies import ApiError, Choice
 from quamba_export.runtime.serve.scheduler import QueueFull, Scheduler
-from quamba_export.runtime.serve.sessions import Sessions, session_after
+from quamba_export.runtime.serve.sessions import Sessions
 from quamba_export.runtime.serve.settings import Settings
+from quamba_export.runtime.text_states import states_after
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Answering:
 
     def __init__(self, bundle: Bundle, settings: Settings, chat: ChatText) -> None:
         self.bundle, self.settings, self.chat, self.meter = bundle, settings, chat, Meter()
+        # one thread: tokenizers keeps the words it has seen for each, up to 3 MB of them
+        self._encoding = ThreadPoolExecutor(1, "tokenizer")
         self.sessions = Sessions(settings.max_sessions, settings.session_seconds)
         self.scheduler = Scheduler(
             bundle.engine,
@@ -96,17 +100,26 @@ class Answering:
         session = self.sessions.find(asked.session) if asked.session else None
         rest = session.rest_of(prompt) if session and asked.sampling.repetition_penalty == 1.0 else None
         if session is None or rest is None:
-            job.ids = await asyncio.to_thread(self.bundle.encode, prompt)
+            job.ids = await self._encode(prompt)
             return job
         tokens, text = rest
-        job.ids = [*tokens, *(await asyncio.to_thread(self.bundle.encode, text) if text else [])]
+        job.ids = [*tokens, *(await self._encode(text) if text else [])]
         job.before = session.states
         return job
+
+    async def _encode(self, text: str) -> list[int]:
+        """Beside the event loop: a long text takes a while."""
+        return await asyncio.get_running_loop().run_in_executor(self._encoding, self.bundle.encode, text)
+
+    def close(self) -> None:
+        """End what is left, and the threads."""
+        self.scheduler.close()
+        self._encoding.shutdown()
 
     def _keep(self, asked: Asked, prompt: Prompt, job: Job, end: End) -> None:
         if asked.session is None or end.states is None or isinstance(prompt, list):
             return
-        session = session_after(self.bundle.tokenizer, prompt, job.ids, end.generation, end.states)
+        session = states_after(self.bundle.tokenizer, prompt, job.ids, end.generation, end.states)
         self.sessions.keep(asked.session, session)
         self.meter.sessions(len(self.sessions), self.sessions.nbytes)
 

@@ -166,7 +166,7 @@ def engine_until_end(answering: Answering) -> Callable[[Starlette], AbstractAsyn
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(answering.scheduler.close)
+        await asyncio.to_thread(answering.close)
 
     return lifespan
 

@@ -10,11 +10,11 @@ import secrets
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from quamba_export.runtime.chat_text import ROLES, Message
 from quamba_export.runtime.errors import QuambaError
 from quamba_export.runtime.fields import Fields
 from quamba_export.runtime.generate import Limits
 from quamba_export.runtime.sampling import Sampling
-from quamba_export.runtime.serve.chat_text import ROLES, Message
 
 MAX_PROMPTS, MAX_STOPS, MAX_SESSION_NAME = 64, 16, 128
 DEFAULT_TOKENS = {"completion": 16, "chat": 512}  # OpenAI's own for the first

@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
-
-from numpy.typing import NDArray
 
 from quamba_export.runtime.generate import Generation, Limits
 from quamba_export.runtime.sampling import Sampling
-
-
-@dataclass(frozen=True)
-class KeptStates:
-    """One sequence's states on the host, (1, ...) each, behind `tokens` tokens."""
-
-    arrays: Mapping[str, NDArray[Any]]
-    tokens: int
-
-    @property
-    def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays.values())
+from quamba_export.runtime.text_states import KeptStates
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,23 @@ from numpy.typing import NDArray
 from quamba_export.runtime.detokenize import Tokenizer
 from quamba_export.runtime.engine import Engine, States, checked_ids
 from quamba_export.runtime.errors import QuambaError
-from quamba_export.runtime.generate import FinishReason
-from quamba_export.runtime.serve.job import End, Failed, Job, KeptStates, Text
-from quamba_export.runtime.serve.meter import Meter
+from quamba_export.runtime.generate import FinishReason, Generation
+from quamba_export.runtime.serve.job import End, Failed, Job, Text
 from quamba_export.runtime.serve.slots import Slot, Slots
+from quamba_export.runtime.text_states import KeptStates
 
 CHUNK = 128  # tokens of a prompt a turn
 LOG = logging.getLogger("quamba_export.serve")
+
+
+class Watch(Protocol):
+    """What hears of the work: the server's metrics. Called in the engine's thread."""
+
+    def generated(self, generation: Generation) -> None: ...
+
+    def stepped(self, seconds: float) -> None: ...
+
+    def load(self, active: int, queued: int) -> None: ...
 
 
 class QueueFull(Exception):
@@ -46,11 +57,11 @@ class Scheduler:
     """Takes jobs from any thread and runs them; `close` before the engine is let go."""
 
     def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, meter: Meter, *, max_batch: int, queue: int
+        self, engine: Engine, tokenizer: Tokenizer, watch: Watch | None = None, *, max_batch: int, queue: int
     ) -> None:
         """max_batch: sequences decoded together; queue: how many more may wait."""
         self.max_batch, self.queue = max_batch, queue
-        self._engine, self._tokenizer, self._meter = engine, tokenizer, meter
+        self._engine, self._tokenizer, self._watch = engine, tokenizer, watch
         self._waiting: deque[Job] = deque()
         self._filling: Filling | None = None
         self._batch = Slots(engine)
@@ -103,8 +114,10 @@ class Scheduler:
         if self._batch.slots:
             started = time.monotonic()
             self._take_tokens(list(self._batch.slots), self._batch.step())
-            self._meter.stepped(time.monotonic() - started)
-        self._meter.load(len(self._batch.slots), len(self._waiting))
+            if self._watch:
+                self._watch.stepped(time.monotonic() - started)
+        if self._watch:
+            self._watch.load(len(self._batch.slots), len(self._waiting))
 
     def _drop_what_is_over(self) -> None:
         """Let go of what nobody waits for, and of what took too long."""
@@ -164,7 +177,8 @@ class Scheduler:
 
     def _end(self, slot: Slot, reason: FinishReason, *, timed_out: bool = False) -> None:
         job, generation = slot.job, slot.generation(reason)
-        self._meter.generated(generation)
+        if self._watch:
+            self._watch.generated(generation)
         states = None
         if job.keep:
             tokens = (job.before.tokens if job.before else 0) + len(job.ids) + len(slot.tokens) - 1

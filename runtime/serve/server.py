@@ -10,10 +10,10 @@ from collections.abc import Callable
 import uvicorn
 
 from quamba_export.runtime.bundle import Bundle
+from quamba_export.runtime.chat_text import chat_text_of
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.serve.answering import Answering
 from quamba_export.runtime.serve.app import application
-from quamba_export.runtime.serve.chat_text import PlainChat
 from quamba_export.runtime.serve.settings import Settings
 
 IDLE_CONNECTIONS = 64  # beside those of requests in flight, which may be twice what batch and queue hold
@@ -27,7 +27,7 @@ def serve(bundle: Bundle, settings: Settings, ready: Callable[[str], None]) -> N
     """
     with listening_socket(settings) as listener:
         host, port = listener.getsockname()[:2]
-        server = server_of(Answering(bundle, settings, PlainChat()), bundle.path.resolve().name)
+        server = server_of(Answering(bundle, settings, chat_text_of(bundle.chat)), bundle.path.resolve().name)
         # uvicorn stops at these signals and then raises them again: the command is to end with 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, ignore)

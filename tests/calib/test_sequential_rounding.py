@@ -229,7 +229,7 @@ def test_the_head_is_rounded_on_what_the_rounded_layers_give(run, folder, bits, 
 
 def test_a_head_in_one_piece_or_in_several_is_the_same(run, monkeypatch):
     whole = run(MAMBA2, {"head_bits": 4}).weights
-    monkeypatch.setattr("quamba_export.calib.sequential_rounding.HEAD_ROWS", 24)
+    monkeypatch.setattr("quamba_export.calib.tables.PIECE", 24)
     for name, tensor in run(MAMBA2, {"head_bits": 4}).weights.items():
         assert torch.equal(tensor, whole[name]), name
 

@@ -16,7 +16,7 @@ from quamba_export.exporter.commands.calibrate import resumable
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 COMMANDS = ("calibrate", "export", "build", "run", "eval", "compare", "inspect", "bench", "report")
-COMMANDS += ("targets", "doctor")
+COMMANDS += ("targets", "doctor", "deploy")
 
 
 @dataclass

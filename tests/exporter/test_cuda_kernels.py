@@ -20,6 +20,9 @@ CUDA_KERNELS = {
     **dict.fromkeys(("Squeeze", "Transpose", "Unsqueeze"), ANY),
     **dict.fromkeys(("Abs", "Add", "Div", "Mul", "Sub"), NUMBERS),
     **dict.fromkeys(("Exp", "Log", "MatMul", "Round", "Sqrt"), FLOATS),
+    **dict.fromkeys(("If", "Shape"), ANY),
+    **dict.fromkeys(("GreaterOrEqual", "Less", "ReduceMax"), FLOATS | {"INT32", "INT64"}),
+    "Where": {"BOOL"},  # whose values are floats here
     "Clip": FLOATS | {"INT8", "UINT8", "INT64"},
     "DequantizeLinear": {"INT8", "UINT8"},
     "MatMulInteger": {"INT8"},

@@ -24,7 +24,7 @@ from quamba_export.exporter.doctor import Diagnosis, diagnose, require_ready
 from quamba_export.exporter.doctor_checks import PACKAGES, Check, check_headers, check_package, numbers
 from quamba_export.exporter.doctor_gpu import LIBRARY
 from quamba_export.exporter.doctor_run import check_kernel, check_model
-from quamba_export.plugins.common.registry import op_names
+from quamba_export.plugins.common.registry import kernel_names
 from quamba_export.runtime.device_argmax import Argmax
 from quamba_export.runtime.engine import Ids, Logits, States
 from quamba_export.runtime.engine_ort import OrtEngine
@@ -143,7 +143,7 @@ def test_a_driver_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) 
 
 def plugins_in_a_registry(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> Check:
     creators = [SimpleNamespace(name=name, plugin_namespace="quamba") for name in names]
-    creators += [SimpleNamespace(name=op_names()[0], plugin_namespace="another")]
+    creators += [SimpleNamespace(name=kernel_names()[0], plugin_namespace="another")]
     registry = SimpleNamespace(all_creators=creators)
     trt = SimpleNamespace(get_plugin_registry=lambda: registry)
     monkeypatch.setattr(doctor_gpu, "import_tensorrt", lambda: trt)
@@ -152,10 +152,10 @@ def plugins_in_a_registry(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> 
 
 
 def test_every_op_needs_its_creator(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert plugins_in_a_registry(monkeypatch, list(op_names())).state == "ok"
-    check = plugins_in_a_registry(monkeypatch, list(op_names())[1:])
+    assert plugins_in_a_registry(monkeypatch, list(kernel_names())).state == "ok"
+    check = plugins_in_a_registry(monkeypatch, list(kernel_names())[1:])
     assert check.state == "wrong"
-    assert f"no creator of {op_names()[0]}" in check.found
+    assert f"no creator of {kernel_names()[0]}" in check.found
 
 
 def test_a_file_that_is_no_library_is_wrong(tmp_path: Path) -> None:

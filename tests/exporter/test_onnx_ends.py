@@ -11,6 +11,10 @@ import torch
 
 from quamba_export.calib.qformat import qformat_named
 from quamba_export.calib.quantize_model import quantize_model
+from quamba_export.calib.rewrites import rewrite
+from quamba_export.calib.rounding_nearest import Nearest
+from quamba_export.calib.weight_grid import grid_of
+from quamba_export.plugins.common.int4 import dequantize_int4
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from tests.exported_graph import Graph, calibrated, quantized, tapped, tokens
 from tests.random_checkpoints import MAMBA1, MAMBA2
@@ -90,3 +94,12 @@ def test_a_head_on_half_of_its_scale_is_noticed(tmp_path: Path) -> None:
     tensors["lm_head.weight_scale"] = tensors["lm_head.weight_scale"] * (1 + 2**-10)
     found = Graph(replace(model, tensors=tensors), tmp_path).run(ids)["logits"]
     assert float((torch.from_numpy(found) - expected).abs().max()) > 1e-5
+
+
+def test_tables_of_four_bits_have_the_scales_of_the_least_error() -> None:
+    checkpoint, calibration = calibrated(WIDE["mamba2"])
+    weight = rewrite(checkpoint, calibration).tensors["lm_head.weight"]
+    tensors = quantize_model(checkpoint, calibration, "w8a8-head4").tensors
+    found = dequantize_int4(tensors["lm_head.weight"], tensors["lm_head.weight_scale"])
+    plain = Nearest().round(weight, grid_of(4)).dequantize()
+    assert float((found - weight).square().mean()) < 0.95 * float((plain - weight).square().mean())

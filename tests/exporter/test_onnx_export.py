@@ -17,6 +17,7 @@ from quamba_export.calib.float_model import FloatMamba
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.calib.quantized_model import SsmStateDtype
 from quamba_export.exporter.onnx_export import export_onnx, onnx_from_model
+from quamba_export.runtime.manifest import read_manifest
 from tests.exported_graph import CONFIGS, Graph, calibrated, quantized, tapped, tokens
 from tests.random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS
 
@@ -153,3 +154,15 @@ def test_the_record_is_strict_json(config: MambaConfig, tmp_path: Path) -> None:
     text = (folder / "export.json").read_text()
     record = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in {text}"))
     assert config_from_json(record["config"], folder / "export.json") == config
+
+
+def test_the_files_of_a_chat_go_with_the_model(tmp_path: Path) -> None:
+    checkpoint, calibration = calibrated(MAMBA1)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "A"}')
+    model = quantized(MAMBA1)
+    export = export_onnx(model, replace(checkpoint, path=folder), calibration, tmp_path / "export")
+    assert (export / "tokenizer_config.json").read_text() == '{"chat_template": "A"}'
+    assert "tokenizer_config.json" in read_manifest(export).files

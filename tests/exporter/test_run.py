@@ -54,6 +54,7 @@ def test_json_is_one_object_and_has_the_same_text(export: str) -> None:
         "seed",
         "tokens_before",
         "saved_state",
+        "peak_memory_mb",
         "warnings",
     }
 

@@ -13,6 +13,7 @@ from quamba_export.calib.checkpoint import load_checkpoint
 from quamba_export.calib.recipe import load_recipe
 from quamba_export.exporter import sweep as engine
 from quamba_export.exporter.charts import dots
+from quamba_export.exporter.score_variant import score_variant
 from quamba_export.exporter.variants import Variant, known_fields, parse_vary, variants
 from quamba_export.runtime.errors import QuambaError
 
@@ -160,3 +161,13 @@ def test_dots_stand_in_the_order_of_their_values() -> None:
     drawn = dots([("a", 0.001), ("b", 0.1), ("c", 0.0)], "KL")
     places = [float(part.split('"')[0]) for part in drawn.split('cx="')[1:]]
     assert places[0] == places[2] < places[1]
+
+
+@pytest.mark.parametrize("qformat", ["fp16", "w8a16"])
+def test_formats_without_int8_activations_are_scored_too(flow: Flow, tmp_path: Path, qformat: str) -> None:
+    """A format of floats takes nothing from the calibration that its variant has."""
+    (variant,) = made(flow, f"qformat={qformat}")
+    text = str(flow.text)
+    study = engine.Study(str(flow.checkpoint), (), 2, 32, text, 16, 32, ("prefill",), None, tmp_path)
+    found = score_variant(study, variant, flow.calibration)
+    assert found["prefill"]["kl"] < 0.01

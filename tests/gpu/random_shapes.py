@@ -83,7 +83,7 @@ def _linear(op: str, random: np.random.Generator, name: str) -> Case:
 def _int4_linear(op: str, random: np.random.Generator, name: str) -> Case:
     sizes = {
         "B": _pick(random, 1, 1, 2, 3, 8),
-        "L": _pick(random, *LENGTHS, 100),
+        "L": _pick(random, *LENGTHS, 63, 100, 127, 129, 200),
         "K": _pick(random, 32 * int(random.integers(1, 60)), 128 * int(random.integers(1, 20)), 768, 2560),
         "M": _pick(random, int(random.integers(1, 300)), int(random.integers(1, 3000)), 384),
     }

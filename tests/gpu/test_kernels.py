@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from op_cases import COMPILED, Case
+from op_cases import COMPILED, Case, int4
 from op_implementations import assert_within_bound, run_reference, ulps
 
 from quamba_export.plugins.common.registry import kernel_names
@@ -21,6 +21,7 @@ from tests.gpu.kernel_library import KernelLibrary
 from tests.gpu.random_shapes import random_cases
 
 RANDOM_SHAPES = int(os.environ.get("QUAMBA_RANDOM_SHAPES", "1000"))  # an op
+TILE_BORDERS = (9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 511, 512, 513)
 ALIGNMENTS = ((0, 0), (48, 16), (5, 1))  # elements behind a row, elements off alignment
 
 
@@ -50,6 +51,15 @@ def compare(library: KernelLibrary, case: Case, alignment: tuple[int, int]) -> i
 def test_a_kernel_gives_the_bits_of_its_reference(library: KernelLibrary, case: Case) -> None:
     for alignment in ALIGNMENTS:
         compare(library, case, alignment)
+
+
+@pytest.mark.parametrize("rows", TILE_BORDERS)
+@pytest.mark.parametrize("op", ["Int4Linear", "Int4RequantizedLinear"])
+def test_row_counts_around_the_borders_of_int4_tiles(library: KernelLibrary, op: str, rows: int) -> None:
+    for columns, M in ((416, 130), (1280, 257)):
+        sizes = {"B": 1, "L": rows, "K": columns, "M": M}
+        for alignment in ALIGNMENTS:
+            compare(library, int4.case_of(op, f"{rows}_rows", sizes), alignment)
 
 
 @pytest.mark.parametrize("op", kernel_names())

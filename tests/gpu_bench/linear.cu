@@ -104,7 +104,8 @@ struct Variant {
 
 template <class End>
 cudaError_t run_gemv(const Int8Product &p, const End &end, const Gpu &gpu, cudaStream_t stream) {
-    return launch_gemv(p, Codes{aligned_rows(p.x, p.x_stride, p.K)}, end, gpu, stream);
+    return launch_gemv<Int8Format>(p, Codes{whole_chunks(p.x, p.x_stride, p.K)}, end, whole_chunks(p.weight, p.K, p.K), gpu,
+                                   stream);
 }
 
 template <class End, class Tile, int SPLITS>

@@ -15,6 +15,17 @@ uint32_t word_at(const int8_t *bytes) {
     return word;
 }
 
+int32_t dot_of_four(uint32_t a, uint32_t b, int32_t sum) {
+    for (int i = 0; i < 4; i++) sum += int32_t(int8_t(a >> 8 * i)) * int32_t(int8_t(b >> 8 * i));
+    return sum;
+}
+
+// Four bytes of codes, of columns j and j + 16: sixteen times the sum of their products, as mma.sync gets them.
+int32_t product_of_codes(uint32_t codes, uint32_t low, uint32_t high, int32_t sum) {
+    sum = dot_of_four(codes << 4 & 0xf0f0f0f0u, low, sum);
+    return dot_of_four(codes & 0xf0f0f0f0u, high, sum);
+}
+
 int32_t chunk_total(const int8_t *codes, const int8_t *x) {
     int32_t total = 0;
     for (int i = 0; i < 16; i += 4)
@@ -72,6 +83,14 @@ void int4_step(const int8_t *x, const int8_t *weight, const float *scale, const 
                                              C,
                                              W};
     project({x, weight, nullptr, K, T, K, M}, scale, Int4ProjectionStepEnd{end});
+}
+
+// A group's part of a sum as the gemv computes it, and as the tiles do from a sum that began at BIASED_ZERO.
+void group_parts(const int32_t *totals, const float *scale, int count, float *plain, float *biased) {
+    for (int i = 0; i < count; i++) {
+        plain[i] = group_part(totals[i], scale[i]);
+        biased[i] = biased_group_part(BIASED_ZERO + totals[i], scale[i] * 0.0625f);
+    }
 }
 
 // Shared memory of an SM that holds a block of the step and one of out_proj: K columns of in_proj, M rows.

@@ -6,6 +6,7 @@
 #include "../../plugins/QuantizedLinear/kernel.cuh"
 #include "../../plugins/RequantizedLinear/kernel.cuh"
 #include "../../plugins/common/int8_gemm.cuh"
+#include "../../plugins/common/int4_gemm.cuh"
 #include "../../plugins/common/int4_gemv.cuh"
 #include "../../plugins/common/int8_gemv.cuh"
 
@@ -142,6 +143,45 @@ void replay_gemm_stage(const int8_t *x, const int8_t *weight, int32_t *sums) {
         }
     }
 }
+
+// One group of int4_gemm: x (16, 128) by weight (8, 64) of two codes a byte -> sixteen times the sums (16, 8).
+void replay_int4_group(const int8_t *x, const int8_t *weight, int32_t *sums) {
+    int8_t tokens[16 * GEMM_COLUMNS], rows[8 * GROUP_BYTES];
+    for (int row = 0; row < 16; row++) {
+        for (int chunk = 0; chunk < 8; chunk++)
+            std::memcpy(tokens + chunk_offset(row, chunk), x + row * GEMM_COLUMNS + chunk * 16, 16);
+    }
+    for (int row = 0; row < 8; row++) {
+        for (int chunk = 0; chunk < GROUP_CHUNKS; chunk++)
+            std::memcpy(rows + chunk_offset<GROUP_BYTES>(row, chunk), weight + row * GROUP_BYTES + chunk * 16, 16);
+    }
+    int offsets[2][LANES];
+    Word both[LANES][4];
+    for (int lane = 0; lane < LANES; lane++) offsets[1][lane] = chunk_offset<GROUP_BYTES>(codes_row(lane), codes_chunk(lane));
+    load_matrices(both, rows, offsets[1]);
+    int32_t held[LANES][4] = {};
+    for (int c = 0; c < GROUP_CHUNKS; c++) {
+        Word a[LANES][4], b[LANES][2];
+        for (int lane = 0; lane < LANES; lane++) {
+            offsets[0][lane] = chunk_offset(token_row(lane), token_chunk(lane)) ^ 32 * c;
+            for (int i = 0; i < 4; i++) {
+                b[lane][0].codes[i] = static_cast<int8_t>(both[lane][c].codes[i] << 4);
+                b[lane][1].codes[i] = static_cast<int8_t>(both[lane][c].codes[i] & 0xf0);
+            }
+        }
+        load_matrices(a, tokens, offsets[0]);
+        mma(held, a, b);
+    }
+    for (int lane = 0; lane < LANES; lane++) {
+        for (int i = 0; i < 4; i++) sums[sum_row(lane, i) * 8 + sum_column(lane, i)] = held[lane][i];
+    }
+}
+
+// Where the scale of a lane's column i of its j-th eight rows stands, and where the lane looks for it.
+int scale_place_of(int lane, int j, int i) { return scale_place<32>(8 * j + sum_column(lane, i)); }
+int scale_of_lane(int lane, int j, int i) { return lane % 4 * (32 / 4) + 2 * j + i; }
+
+int int4_offset(int lane) { return chunk_offset<GROUP_BYTES>(codes_row(lane), codes_chunk(lane)); }
 
 int gemv_depth_of(int K, int M, int T, int multiprocessors, int available, int most) {
     return gemv_depth<Int8Format>(K, M, T, multiprocessors, available, most);

@@ -29,7 +29,7 @@ float warp_tree_sum(const float *products, int N) {
 }
 
 template <int ORDER>
-void replay_base_pass(double *entries, int power) {
+void replay_base_pass(double *entries, int power, bool looped) {
     constexpr auto COLUMNS = std::make_integer_sequence<int, ORDER>();
     for (int q = 0; q < power; q++) {
         double sums[4][ORDER / 4];
@@ -37,6 +37,10 @@ void replay_base_pass(double *entries, int power) {
         base_rows<ORDER, ORDER / 4>(sums[1], entries, power, q, COLUMNS);
         base_rows<ORDER, 2 * (ORDER / 4)>(sums[2], entries, power, q, COLUMNS);
         base_rows<ORDER, 3 * (ORDER / 4)>(sums[3], entries, power, q, COLUMNS);
+        for (int quarter = 0; quarter < 4 && looped; quarter++) {
+            looped_base_rows<ORDER>(sums[quarter], entries, power, q, quarter,
+                                    std::make_integer_sequence<int, ORDER / 4>());
+        }
         for (int i = 0; i < ORDER; i++)
             entries[place(i * power + q)] = sums[i / (ORDER / 4)][i % (ORDER / 4)];
     }
@@ -56,11 +60,11 @@ void replay_sylvester_passes(double *entries, int size, int power, int shift) {
 }
 
 // hadamard_transform from the Sylvester level of 1 << shift on.
-void replay_transform(double *entries, HadamardShape shape, int shift) {
+void replay_transform(double *entries, HadamardShape shape, int shift, bool looped) {
     replay_sylvester_passes(entries, shape.base * shape.power * shape.blocks, shape.power, shift);
-    if (shape.base == 12) replay_base_pass<12>(entries, shape.power);
-    if (shape.base == 20) replay_base_pass<20>(entries, shape.power);
-    if (shape.base == 28) replay_base_pass<28>(entries, shape.power);
+    if (shape.base == 12) replay_base_pass<12>(entries, shape.power, looped);
+    if (shape.base == 20) replay_base_pass<20>(entries, shape.power, looped);
+    if (shape.base == 28) replay_base_pass<28>(entries, shape.power, looped);
 }
 
 // The levels that lanes take, on a position a lane.
@@ -218,7 +222,7 @@ void base_signs(int order, int8_t *matrix) {
 void hadamard_of(const float *x, int size, float *y, double *entries) {
     for (int i = 0; i < size; i++) entries[place(i)] = x[i];
     const HadamardShape shape = hadamard_shape(size);
-    replay_transform(entries, shape, 0);
+    replay_transform(entries, shape, 0, false);
     const double unit = hadamard_unit(shape);
     for (int i = 0; i < size; i++) y[i] = static_cast<float>(entries[place(i)] * unit);
 }
@@ -229,14 +233,14 @@ int hadamard_in_parts(const float *x, int size, float *y, double *entries) {
         const TokenPart part(size, k);
         const int threads = part_threads(part.count);
         if (threads > 1024 || part_items(part.count) * threads < part.count) return -1;
-        if (part.shape.base > 1 && 4 << part.column_levels() > threads) return -1;
+        if (part.shape.base > 1 && 4 * 32 > threads) return -1;
         for (int p = 0; p < part.count; p++) {
             double v[PARTS];
             for (int c = 0; c < PARTS; c++) v[c] = x[part.entry(p, c)];
             entries[place(p)] = fold_position(v, k);
         }
         replay_lane_levels(entries, part);
-        replay_transform(entries, {part.shape.base, part.width, part.shape.blocks}, part.lane_levels());
+        replay_transform(entries, {part.shape.base, part.width, part.shape.blocks}, part.lane_levels(), true);
         for (int p = 0; p < part.count; p++)
             y[part.output(p)] = static_cast<float>(entries[place(p)] * hadamard_unit(part.shape));
     }

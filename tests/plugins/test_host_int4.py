@@ -86,6 +86,31 @@ def test_a_block_of_the_step_leaves_room_for_one_of_out_proj(host: ctypes.CDLL, 
     assert host.step_and_out_proj_registers() <= 65536
 
 
+def group_parts(host: ctypes.CDLL) -> tuple[np.ndarray, np.ndarray]:
+    """Parts of random and of the largest sums on scales of every size and sign, as both kernels make them."""
+    random = np.random.default_rng(1)
+    totals = np.concatenate([random.integers(-(2**17), 2**17 + 1, 200_000), [0, 2**17, -(2**17)] * 50]) * 16
+    sizes = 10.0 ** random.uniform(-8, 4.8, totals.size) * random.choice([-1, 1], totals.size)
+    parts = np.empty((2, totals.size), np.float32)
+    arrays = [totals.astype(np.int32), sizes.astype(np.float16).astype(np.float32)]
+    pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (*arrays, parts[0], parts[1])]
+    host.group_parts(*pointers[:2], totals.size, *pointers[2:])
+    return parts[0], parts[1]
+
+
+def test_a_biased_sum_makes_the_same_part(host: ctypes.CDLL) -> None:
+    plain, biased = group_parts(host)
+    np.testing.assert_array_equal(biased, plain)
+
+
+def test_a_bias_that_is_off_is_found(tmp_path: Path) -> None:
+    faulty = compiled(
+        tmp_path, SOURCE.read_text().replace("BIASED_ZERO + totals", "BIASED_ZERO + 1 + totals")
+    )
+    plain, biased = group_parts(faulty)
+    assert not np.array_equal(biased, plain)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_reference_s_bits(host: ctypes.CDLL, case: Case) -> None:
     np.testing.assert_array_equal(run_host(host, case), run_reference(case)[0])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from op_cases import Case, cases_of
 from op_cases.drawing import Array
 from op_implementations import run_reference
 
+from quamba_export.plugins.common.int4 import pack_int4
 from quamba_export.plugins.common.registry import get_op
 
 SOURCE = Path(__file__).with_name("host_linear.cpp")
@@ -141,6 +143,21 @@ def test_a_stage_of_the_gemm_is_the_product(kernels: ctypes.CDLL) -> None:
     x, weight = both[:16].copy(), both[16:].copy()
     kernels.replay_gemm_stage(pointer(x), pointer(weight), pointer(sums))
     assert np.array_equal(sums, x.astype(np.int32) @ weight.astype(np.int32).T)
+
+
+def test_a_group_of_the_int4_gemm_is_the_product(kernels: ctypes.CDLL) -> None:
+    x, weight, sums = codes(16, 128), codes(8, 128) >> 4, np.empty((16, 8), np.int32)
+    packed = np.ascontiguousarray(pack_int4(torch.from_numpy(weight)).numpy())
+    kernels.replay_int4_group(pointer(x), pointer(packed), pointer(sums))
+    assert np.array_equal(sums, 16 * (x.astype(np.int32) @ weight.astype(np.int32).T))
+
+
+def test_a_lane_of_the_int4_gemm_finds_its_scales(kernels: ctypes.CDLL) -> None:
+    places = list(product(range(32), range(4), range(2)))
+    assert [kernels.scale_place_of(*place) for place in places] == [
+        kernels.scale_of_lane(*place) for place in places
+    ]
+    assert not phases_collide([kernels.int4_offset(lane) for lane in range(32)])
 
 
 def phases_collide(offsets: list[int]) -> bool:

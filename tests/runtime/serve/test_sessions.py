@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from served import Served, serving
 
-from quamba_export.runtime.serve.job import KeptStates
-from quamba_export.runtime.serve.sessions import Beginning, Session, Sessions
+from quamba_export.runtime.serve.sessions import Sessions
+from quamba_export.runtime.text_states import Beginning, KeptStates, TextStates
 
 CHAT = "/v1/chat/completions"
 
@@ -83,9 +83,9 @@ def test_the_oldest_goes_first_and_a_session_can_be_ended(served: Served) -> Non
     assert len(served.answering.sessions) == 1
 
 
-def states(value: int) -> Session:
+def states(value: int) -> TextStates:
     kept = KeptStates({"past_ssm_states.0": np.full((1, 4), value, np.float32)}, value)
-    return Session(kept, Beginning.of("a" * value), 7, Beginning.of("a" * value + "b"))
+    return TextStates(kept, Beginning.of("a" * value), 7, Beginning.of("a" * value + "b"))
 
 
 def test_sessions_expire_when_unused_for_long() -> None:

@@ -1,0 +1,152 @@
+"""What is done on one host: deploy, roll back, tell the status. Each reports its steps."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from quamba_export.exporter.deploy.packages import site_folder
+from quamba_export.exporter.deploy.plan import Plan
+from quamba_export.exporter.deploy.preflight import (
+    Device,
+    check_device,
+    check_disk,
+    check_memory,
+    device_from,
+    needs_of,
+)
+from quamba_export.exporter.deploy.rsync import copy_folder
+from quamba_export.exporter.deploy.ssh import Session
+from quamba_export.exporter.deploy.unit import unit_text
+
+Report = Callable[[str], None]  # the step that begins
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a host is left with."""
+
+    state: str  # "deployed", "unchanged", "rolled back" or "status"
+    current: str | None  # id of the release
+    before: str | None = None
+    same_bits: bool | None = None  # whether the self-test's logits are the build's, too
+    service: str | None = None  # how systemd took it
+    device: Device | None = None
+    releases: tuple[dict[str, Any], ...] = ()  # release.json of each, of a status
+    incoming: tuple[str, ...] = ()  # ids of interrupted copies, of a status
+
+
+def deploy_to(plan: Plan, session: Session, report: Report) -> Outcome:
+    """Preflight, copy, self-test, switch; what is done already is not done again.
+
+    Raises QuambaError: exit 5 for a device that cannot run the bundle, 6 where memory or disk is short, 7
+    where the connection is lost, 8 where somebody else deploys, 9 where the self-test gives other tokens.
+    """
+    report("preflight")
+    device = device_from(session.call("probe"))
+    check_device(device, plan.manifest, plan.source, plan.target)
+    check_memory(device, needs_of(plan.manifest, plan.backend))
+    report("packages")
+    choices = plan.choices
+    site = site_folder(device, plan.backend, choices.packages, choices.wheels, builds=plan.target is not None)
+    name = plan.release_id(site)
+    owner = take_lock(session)
+    place = session.call("stage", name=name)
+    same_bits = None
+    if place["state"] == "incoming":
+        same_bits = _install(session, plan, site, place, _record(plan, owner, name), report)
+    report("switch")
+    switched: dict[str, Any] = {"before": name, "service": None}
+    if place["state"] != "current":
+        switched = session.call("activate", name=name, keep=choices.keep)
+    service = switched["service"]
+    if choices.port is not None:
+        service = session.call("write_unit", text=unit_text(choices.port, f"{place['root']}/current"))
+    state = "unchanged" if place["state"] == "current" else "deployed"
+    return Outcome(state, name, switched["before"], same_bits, service, device)
+
+
+def roll_back(session: Session, report: Report) -> Outcome:
+    """Back to the release before, which passes its self-test again first."""
+    take_lock(session)
+    report("self-test")
+    done = session.call("rollback")
+    return Outcome(
+        "rolled back",
+        done["current"],
+        done["before"],
+        bool(done["self_test"]["same_bits"]),
+        done["service"],
+    )
+
+
+def status_of(session: Session, report: Report) -> Outcome:
+    """What is there. Takes no lock."""
+    report("status")
+    device = device_from(session.call("probe"))
+    found = session.call("status")
+    return Outcome(
+        "status",
+        found["current"],
+        device=device,
+        releases=tuple(found["releases"]),
+        incoming=tuple(found["incoming"]),
+    )
+
+
+def take_lock(session: Session) -> str:
+    """Returns the name that others are told."""
+    owner = f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}"
+    session.call("lock", owner=owner, since=_now())
+    return owner
+
+
+def _install(
+    session: Session, plan: Plan, site: Path, place: dict[str, Any], record: dict[str, Any], report: Report
+) -> bool:
+    """Copy, build where it is to be built there, and test. Returns whether the logits have the same bits."""
+    check_disk(device_from(session.call("probe")), _size(site) + _size(plan.source), int(place["bytes"]))
+    path, basis = place["path"], place["basis"]
+    # packages may share their files with the current release; a bundle may not: no hard links there
+    links = [f"--link-dest={basis}/site"] if basis else []
+    copy_folder(session, site, f"{path}/site", _percent(report, "site"), links)
+    likes = ["--checksum", *([f"--copy-dest={basis}/bundle"] if basis and not plan.target else [])]
+    copy_folder(session, plan.source, f"{path}/{plan.part}", _percent(report, plan.part), likes)
+    if plan.target:
+        report(f"build for {plan.target.name}")
+        session.call("build", name=record["id"], target=plan.target.name)
+    report("self-test")
+    tested = session.call(
+        "install", name=record["id"], wanted=plan.wanted(), expected=plan.expected, record=record
+    )
+    return bool(tested["same_bits"])
+
+
+def _percent(report: Report, part: str) -> Callable[[int], None]:
+    return lambda percent: report(f"copy {part} {percent} %")
+
+
+def _record(plan: Plan, owner: str, name: str) -> dict[str, Any]:
+    """release.json, but for what the device adds."""
+    return {
+        "id": name,
+        "target": plan.target.name if plan.target else plan.manifest.target,
+        "qformat": plan.manifest.qformat,
+        "packages": plan.choices.packages,
+        "by": owner,
+        "at": _now(),
+    }
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

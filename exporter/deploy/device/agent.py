@@ -1,0 +1,140 @@
+"""The other end of one SSH session: a JSON request a line on stdin, a JSON answer a line on stdout.
+
+It ends with its session, and with it the lock. While it holds the lock it also ends where nothing was asked
+for SILENCE seconds: a workstation that lost its power closes no connection.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from quamba_export.exporter.deploy.device import install
+from quamba_export.exporter.deploy.device.probe import probe
+from quamba_export.exporter.deploy.device.store import Store, default_folder
+from quamba_export.runtime.errors import ExitCode, QuambaError
+
+HELLO = "quamba-export-device 1"
+SILENCE = 90.0  # seconds
+MAX_REQUEST = 1 << 20
+
+
+class Agent:
+    """The requests it answers: each method of a public name, with the request's arguments."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(folder)
+
+    def alive(self) -> None:
+        pass
+
+    def probe(self) -> dict[str, Any]:
+        return probe(self.store.folder)
+
+    def lock(self, owner: str, since: str) -> None:
+        self.store.lock(owner, since)
+
+    def stage(self, name: str) -> dict[str, Any]:
+        return self.store.stage(name)
+
+    def build(self, name: str, target: str) -> None:
+        """Build the bundle of what was staged."""
+        install.build_bundle(self.staged(name), target)
+
+    def install(
+        self, name: str, wanted: dict[str, str], expected: str, record: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Test what was staged, and make it a release. Returns the self-test's result."""
+        staged = self.staged(name)
+        install.write_launcher(staged)
+        result = install.run_self_test(staged, wanted, expected)
+        record = {**record, "bundle_digest": result["digest"], "self_test": result}
+        self.store.put_in_place(name, record)
+        return result
+
+    def staged(self, name: str) -> Path:
+        return self.store.incoming / self.store.release(name).name
+
+    def activate(self, name: str, keep: int) -> dict[str, Any]:
+        """Switch to a release. Returns what was current, what was deleted, how a service took it."""
+        before = self.store.current()
+        self.store.switch(name)
+        self.store.note([*self.store.history(), name])
+        return {"before": before, "deleted": self.store.prune(keep), "service": install.restart_unit()}
+
+    def rollback(self) -> dict[str, Any]:
+        """Test the release that was current before, and switch to it. Each one goes a step further back."""
+        before, current = self.store.before_current(), self.store.current()
+        if not before:
+            raise QuambaError(
+                "there is no earlier release on this device",
+                found=f"current: {current or 'none'}",
+                allowed="a device that was deployed to twice",
+                fix="deploy the bundle that you want",
+            )
+        digest = self.store.record(before[-1])["bundle_digest"]
+        result = install.run_self_test(self.store.release(before[-1]), {"digest": digest})
+        self.store.switch(before[-1])
+        self.store.note(before)
+        return {
+            "before": current,
+            "current": before[-1],
+            "self_test": result,
+            "service": install.restart_unit(),
+        }
+
+    def status(self) -> dict[str, Any]:
+        """The releases, the last current one at the end, and interrupted copies."""
+        incoming = self.store.incoming
+        return {
+            "current": self.store.current(),
+            "releases": [self.store.record(name) for name in self.store.names()],
+            "incoming": sorted(path.name for path in incoming.iterdir()) if incoming.is_dir() else [],
+        }
+
+    def write_unit(self, text: str) -> str:
+        return install.write_unit(text)
+
+
+def answer(agent: Agent, line: bytes) -> dict[str, Any]:
+    """The answer to one request: {"result": ...} or {"error": ...}."""
+    try:
+        request = json.loads(line)
+        return {"result": getattr(agent, request["call"])(**request["arguments"])}
+    except QuambaError as error:
+        parts = {part: getattr(error, part) for part in ("message", "found", "allowed", "fix")}
+        return {"error": {**parts, "code": int(error.code)}}
+    except OSError as error:
+        code = ExitCode.OUT_OF_SPACE if error.errno in (28, 122) else ExitCode.REMOTE  # ENOSPC, EDQUOT
+        return {
+            "error": {"message": f"the device: {error}", "found": "", "allowed": "", "fix": "", "code": code}
+        }
+
+
+def requests(agent: Agent) -> Iterator[bytes]:
+    """The lines of stdin, to its end; see SILENCE."""
+    buffer, descriptor = b"", sys.stdin.fileno()
+    while True:
+        line, newline, rest = buffer.partition(b"\n")
+        if newline:
+            buffer = rest
+            yield line
+            continue
+        ready, _, _ = select.select([descriptor], [], [], SILENCE if agent.store.locked else None)
+        block = os.read(descriptor, 1 << 16) if ready else b""
+        if not block or len(buffer) > MAX_REQUEST:
+            return
+        buffer += block
+
+
+def main() -> None:
+    """Answer until the session ends."""
+    agent = Agent(default_folder())
+    print(HELLO, flush=True)
+    for line in requests(agent):
+        print(json.dumps(answer(agent, line)), flush=True)

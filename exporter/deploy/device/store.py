@@ -1,0 +1,151 @@
+"""The releases on a device: staged, put in place whole, switched by one rename, and taken back.
+
+    lock                    held while something is changed, by whoever it names
+    incoming/<id>/          a release on its way: what a copy that was cut off goes on with
+    releases/<id>/          whole and tested: bundle/, site/ (packages), bin/quamba-export, release.json
+    current -> releases/<id>
+    history                 the ids that were current, oldest first
+
+A kill at any moment leaves `current` at a whole release.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+from quamba_export.runtime.errors import ExitCode, QuambaError
+
+ID = re.compile(r"[0-9a-f]{16}")
+
+
+def default_folder() -> Path:
+    """Of this user on the device."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
+    return Path(base) / "quamba-export"
+
+
+class Store:
+    """The folder; every method that changes something wants the lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.releases, self.incoming = folder, folder / "releases", folder / "incoming"
+        self.current_link = folder / "current"
+        self._lock: IO[str] | None = None
+
+    def lock(self, owner: str, since: str) -> None:
+        """Take the lock until this process ends. Raises QuambaError (exit 8) naming who has it."""
+        for folder in (self.releases, self.incoming):
+            folder.mkdir(parents=True, exist_ok=True)
+        file = (self.folder / "lock").open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise QuambaError(
+                "somebody else is deploying to this device",
+                found=file.read(500).strip() or "a lock without a name: it was taken this moment",
+                allowed="one deployment at a time",
+                fix="wait until it has ended; a connection that was lost frees the lock within two minutes",
+                code=ExitCode.REMOTE,
+            ) from error
+        file.truncate(0)
+        file.write(f"{owner}, since {since}\n")
+        file.flush()
+        self._lock = file
+
+    @property
+    def locked(self) -> bool:
+        return self._lock is not None
+
+    def current(self) -> str | None:
+        """The id that `current` leads to, None before the first deployment."""
+        return self.current_link.readlink().name if self.current_link.is_symlink() else None
+
+    def release(self, name: str) -> Path:
+        """The folder of a release that is whole."""
+        if not ID.fullmatch(name):
+            raise QuambaError("no name of a release", found=repr(name)[:100], allowed="16 hex digits")
+        return self.releases / name
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What was noted when the release was tested."""
+        return dict(json.loads((self.release(name) / "release.json").read_text()))
+
+    def stage(self, name: str) -> dict[str, Any]:
+        """Make room for a release. state: "current", "whole" (not current), or "incoming", to be copied.
+
+        root: of all this; path: where to copy to; basis: the current release, of which a copy may reuse
+        files; bytes: what an earlier, interrupted copy has left there.
+        """
+        whole, path, current = self.release(name), self.incoming / name, self.current()
+        if whole.is_dir():
+            return {"state": "current" if name == current else "whole", "root": str(self.folder)}
+        path.mkdir(exist_ok=True)
+        there = sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
+        basis = str(self.release(current)) if current else None
+        root = str(self.folder)
+        return {"state": "incoming", "root": root, "path": str(path), "basis": basis, "bytes": there}
+
+    def put_in_place(self, name: str, record: dict[str, Any]) -> None:
+        """What was staged and tested becomes a release, in one step."""
+        staged = self.incoming / name
+        if (staged / "export").is_dir():  # the bundle has been built of it
+            shutil.rmtree(staged / "export")
+        (staged / "release.json").write_text(json.dumps(record, indent=2) + "\n")
+        os.sync()  # a power cut after the rename finds the content too
+        staged.rename(self.release(name))
+
+    def switch(self, name: str) -> None:
+        """Let `current` lead to a release, by one rename."""
+        if not (self.release(name) / "release.json").is_file():
+            raise QuambaError("no such release on the device", found=name, allowed=", ".join(self.names()))
+        link = self.folder / ".current"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("releases") / name)
+        link.replace(self.current_link)
+        os.sync()
+
+    def names(self) -> list[str]:
+        """Ids of the releases that are whole, the one that was current last at the end."""
+        there = {path.name for path in self.releases.iterdir()} if self.releases.is_dir() else set()
+        ordered = list(dict.fromkeys(reversed(self.history())))[::-1]
+        return sorted(there - set(ordered)) + [name for name in ordered if name in there]
+
+    def history(self) -> list[str]:
+        path = self.folder / "history"
+        return path.read_text().split() if path.exists() else []
+
+    def note(self, history: list[str]) -> None:
+        """Write the history anew."""
+        partial = self.folder / ".history"
+        partial.write_text("".join(f"{name}\n" for name in history))
+        partial.replace(self.folder / "history")
+
+    def before_current(self) -> list[str]:
+        """The history before the current release, without what is no longer there.
+
+        A kill between the switch and the note leaves a history without the newest id, or with ids after the
+        current one; both are read as what happened.
+        """
+        history, current = self.history(), self.current()
+        if current in history:
+            history = history[: len(history) - 1 - history[::-1].index(current)]
+        return [name for name in history if name != current and (self.releases / name).is_dir()]
+
+    def prune(self, keep: int) -> list[str]:
+        """Delete what no longer counts: releases beyond the `keep` last ones, and interrupted copies."""
+        current = self.current()
+        others = [name for name in self.names() if name != current]
+        gone = others[: max(0, len(others) - (keep - 1))]
+        for name in gone:
+            self.release(name).rename(self.incoming / name)  # so that no half of it is a release
+        for left in self.incoming.iterdir():
+            shutil.rmtree(left)
+        self.note([name for name in self.history() if name not in gone])
+        return gone

@@ -1,0 +1,105 @@
+"""What is deployed: a bundle as it is, or an export/ of which the device builds its own bundle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from quamba_export.exporter.deploy.packages import Packages
+from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.folder_check import SIGNATURE
+from quamba_export.runtime.manifest import Manifest, read_manifest
+from quamba_export.targets.target import load_target
+from quamba_export.targets.target_file import Target
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user may choose of a deployment."""
+
+    packages: Packages = "ship"
+    wheels: Path | None = None
+    keep: int = 3  # releases, the current one among them
+    port: int | None = None  # of the systemd unit that is to be installed
+    target: str | None = None  # that an export/ is built for on the device
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One deployment, the same for every host."""
+
+    source: Path
+    manifest: Manifest
+    choices: Choices
+    target: Target | None  # that the device builds for; None of a bundle
+    expected: str  # self-test of an export/, as JSON; "" of a bundle, whose manifest has its own
+
+    @property
+    def part(self) -> str:
+        """The folder of a staged release that the source goes to."""
+        return "bundle" if self.target is None else "export"
+
+    @property
+    def backend(self) -> str:
+        return self.target.backend if self.target else self.manifest.backend
+
+    def wanted(self) -> dict[str, str]:
+        """What the self-test's result must say."""
+        if self.target is None:
+            return {"digest": self.manifest.digest}
+        return {"export": self.manifest.export_digest}
+
+    def release_id(self, site: Path) -> str:
+        """The same source, signed by the same, with the same packages is the same release."""
+        signature = self.source / SIGNATURE
+        signed = sha256(signature.read_bytes()).hexdigest() if signature.is_file() else ""
+        target = self.target.name if self.target else ""
+        return sha256("\0".join((self.manifest.digest, signed, target, site.name)).encode()).hexdigest()[:16]
+
+
+def plan_deployment(source: Path, choices: Choices) -> Plan:
+    """Verify a bundle, or an export/ whose target is named and which is run here for its self-test.
+
+    Raises QuambaError: exit 4 for a changed one, 2 for a target that is missing or too many, 3 for a bundle
+    without a self-test.
+    """
+    manifest = read_manifest(source)
+    if (manifest.kind == "export") != (choices.target is not None):
+        raise QuambaError(
+            f"{source} is {'an export' if manifest.kind == 'export' else 'a bundle'}",
+            found=f"--target {choices.target}" if choices.target else "no --target",
+            allowed="a bundle, built already, or an export/ with the --target to build it for on the device",
+            fix="leave --target out"
+            if choices.target
+            else "name the target, or `quamba-export build` a bundle",
+            code=ExitCode.USAGE,
+        )
+    if choices.target is None:
+        if manifest.self_test is None:
+            raise QuambaError(
+                f"{source} cannot be deployed",
+                found="a bundle without a self-test",
+                allowed="a bundle that `quamba-export build` of this release made",
+                fix="quamba-export build export/ --target ... -o bundle/",
+            )
+        return Plan(source, manifest, choices, None, "")
+    from quamba_export.exporter.build import cpu_self_test
+
+    target = load_target(choices.target)
+    if target.backend == "tensorrt":
+        _check_buildable(source, manifest)
+    return Plan(source, manifest, choices, target, json.dumps(asdict(cpu_self_test(source, manifest))))
+
+
+def _check_buildable(source: Path, manifest: Manifest) -> None:
+    """Refuse (exit 5) an export/ of which engines are built with torch only: devices have none."""
+    if manifest.portable is None:
+        raise QuambaError(
+            f"{source} cannot be built on a device",
+            found="an export/ without engine graphs and plugin sources",
+            allowed="what `quamba-export build --portable` makes of it",
+            fix=f"quamba-export build {source} --portable -o portable/, then deploy that",
+            code=ExitCode.INCOMPATIBLE,
+        )

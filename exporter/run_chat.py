@@ -1,0 +1,116 @@
+"""A chat in the terminal: lines in, answers out, a few commands that begin with a slash."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quamba_export.exporter.console import say
+from quamba_export.exporter.run_batch import peak_memory_mb
+from quamba_export.runtime.errors import ExitCode, QuambaError
+
+if TYPE_CHECKING:
+    from quamba_export.runtime.bundle import Bundle
+    from quamba_export.runtime.chat import Chat
+    from quamba_export.runtime.generate import Limits
+    from quamba_export.runtime.sampling import Sampling
+    from quamba_export.runtime.saved_states import SavedStates
+
+HELP = """/rewind [N]   take back the last N questions and their answers (1)
+/save FILE    write the states of now to a file, for --load-state: a fork of this chat
+/quit         leave (so does the end of input)
+Ctrl-C ends an answer, which is then not part of the chat."""
+
+
+def chat_in_terminal(
+    chat: Chat, limits: Limits, sampling: Sampling, read: Callable[[str], str]
+) -> list[float]:
+    """Until /quit or the end of input. read: a line for a prompt, EOFError at the end, as `input`.
+
+    Answers go to stdout, everything else to stderr. Returns the tokens/s of every answer that has them.
+    """
+    speeds: list[float] = []
+    say("/help lists the commands")
+    while True:
+        try:
+            line = read("> ")
+        except (EOFError, KeyboardInterrupt):
+            return speeds
+        if line.strip() == "/quit":
+            return speeds
+        try:
+            if line.startswith("/"):
+                command(chat, line)
+            elif line.strip():
+                show_answer(chat, line, limits, sampling)
+                if chat.generation and chat.generation.tokens_per_second:
+                    speeds.append(chat.generation.tokens_per_second)
+        except QuambaError as error:  # of one line: the chat goes on
+            if error.code not in (ExitCode.USAGE, ExitCode.INVALID_INPUT):
+                raise
+            say(f"error: {error}")
+
+
+def command(chat: Chat, line: str) -> None:
+    """A line that begins with a slash. Raises QuambaError (exit 2) for one that is not known."""
+    name, _, argument = line.strip().partition(" ")
+    if name == "/help":
+        say(HELP)
+    elif name == "/rewind" and (argument.isdecimal() or not argument):
+        chat.rewind(int(argument or 1))
+        say(f"{sum(message.role == 'user' for message in chat.messages)} questions are left")
+    elif name == "/save" and argument:
+        from quamba_export.runtime.saved_states import save_states
+
+        size = save_states(Path(argument), chat.saved(), chat.bundle.manifest)
+        say(f"{size} bytes in {argument}")
+    else:
+        raise QuambaError("no such command", found=line, allowed=HELP, code=ExitCode.USAGE)
+
+
+def show_answer(chat: Chat, line: str, limits: Limits, sampling: Sampling) -> None:
+    try:
+        for piece in chat.answer(line, limits, sampling):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        print(flush=True)
+    except KeyboardInterrupt:
+        print(flush=True)
+        say("ended; this question and its answer are not part of the chat")
+        return
+    if chat.generation and chat.generation.tpot_ms:
+        tokens, speed = len(chat.generation.token_ids), chat.generation.tokens_per_second
+        say(f"{tokens} tokens, TTFT {chat.generation.ttft_ms:.0f} ms, {speed:.1f} tokens/s")
+
+
+def talk(
+    opened: Bundle,
+    before: SavedStates | None,
+    system: str,
+    limits: Limits,
+    sampling: Sampling,
+    save_state: Path | None,
+) -> None:
+    """Chat until the end of input, then say how fast it was."""
+    from quamba_export.runtime.chat import Chat
+    from quamba_export.runtime.saved_states import save_states
+
+    chat = Chat(opened, before, system)
+    speeds = chat_in_terminal(chat, limits, sampling, ask)
+    if save_state is not None:
+        save_states(save_state, chat.saved(), opened.manifest)
+    speed = f"{sum(speeds) / len(speeds):.1f} tokens/s, " if speeds else ""
+    say(f"{len(speeds)} answers, {speed}peak memory {peak_memory_mb():.0f} MB")
+
+
+def ask(prompt: str) -> str:
+    """A line of input, with line editing in a terminal; the prompt goes to stderr."""
+    if not sys.stdin.isatty():
+        if line := sys.stdin.readline():
+            return line.rstrip("\n")
+        raise EOFError
+    import readline  # noqa: F401 (input() edits lines once it is imported)
+
+    return input(prompt)

@@ -1,0 +1,78 @@
+"""The packages for a device: wheels for another processor and Python, here without a network."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from refusals import refused
+from ssh_device import ORIN
+
+from quamba_export.exporter.deploy.packages import requirements, site_folder
+from quamba_export.runtime.errors import ExitCode
+
+CPU = replace(ORIN, tensorrt=None, cuda=None, sm=None)
+
+
+def write_wheel(folder: Path, name: str, tag: str) -> None:
+    """A wheel with one module, of a version that is new enough for everybody."""
+    information = f"{name}-9999.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-9999-{tag}.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", f"TAG = {tag!r}\n")
+        wheel.writestr(f"{information}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 9999\n")
+        wheel.writestr(f"{information}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n")
+        wheel.writestr(f"{information}/RECORD", "")
+
+
+@pytest.fixture
+def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """numpy for the device and for this machine, the rest for any."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for requirement in requirements("onnxruntime", CPU):
+        name = re.split(r"[<>=\[]", requirement)[0].replace("-", "_")
+        tags = ["py3-none-any"]
+        if name == "numpy":
+            tags = ["cp310-cp310-manylinux_2_27_aarch64", "cp311-cp311-manylinux_2_17_x86_64"]
+        for tag in tags:
+            write_wheel(folder, name, tag)
+    return folder
+
+
+def test_what_a_backend_and_a_python_want() -> None:
+    names = " ".join(requirements("onnxruntime", CPU))
+    assert {"typer", "rich", "numpy", "tokenizers", "onnxruntime"} <= set(re.findall(r"\w+", names))
+    assert not re.search("torch|cuda|onnx[^r]", names)
+    assert "exceptiongroup" in names
+    assert "exceptiongroup" not in requirements("onnxruntime", replace(CPU, python="3.12.3"))
+    building = " ".join(requirements("tensorrt", ORIN, builds=True))
+    assert "onnx>=" in building
+    assert not re.search("torch|quamba", building)
+    jetson = requirements("tensorrt", ORIN)
+    assert "cuda-python<13" in jetson  # of a driver for CUDA 12
+    assert not any("onnxruntime" in name for name in jetson)
+
+
+def test_the_device_s_wheels_are_unpacked_beside_quamba_export(wheels: Path) -> None:
+    site = site_folder(CPU, "onnxruntime", "ship", wheels)
+    assert "aarch64" in (site / "numpy.py").read_text()
+    assert (site / "quamba_export/runtime/self_test.py").is_file()
+    assert (site / "quamba_export/exporter/cli.py").is_file()
+    assert "Name: quamba-export" in next(site.glob("quamba_export-*.dist-info/METADATA")).read_text()
+    assert not list(site.rglob("__pycache__"))
+    assert os.stat(site_folder(CPU, "onnxruntime", "ship", wheels)).st_ino == os.stat(site).st_ino
+    own = site_folder(CPU, "onnxruntime", "device")
+    assert not (own / "numpy.py").exists()
+    assert own.name != site.name
+
+
+def test_wheels_that_are_not_there_are_named(wheels: Path) -> None:
+    with refused(
+        "cannot fetch wheels for aarch64, Python 3.12", "No matching distribution", code=ExitCode.INCOMPATIBLE
+    ):
+        site_folder(replace(CPU, python="3.12.3"), "onnxruntime", "ship", wheels)

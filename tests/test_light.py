@@ -1,0 +1,48 @@
+"""The runtime is light: what it weighs, and what importing it brings along."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from runtime_size import MB, sizes
+
+HEAVY = (
+    "torch",
+    "onnx",
+    "transformers",
+    "onnxruntime",
+    "starlette",
+    "uvicorn",
+    "jinja2",
+    "prometheus_client",
+)
+LARGEST_MB = {"runtime": 180, "serve": 20}  # 172 and 17 on x86-64 Linux, Python 3.11, 2026-11-21
+
+
+@pytest.mark.parametrize("extra", LARGEST_MB)
+def test_an_extra_weighs_what_it_should(extra: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = list(sizes(extra))
+    assert [name for name, size in found if size is None] == []
+    total = sum(size or 0 for _, size in found) / MB
+    with capsys.disabled():
+        largest = ", ".join(f"{name} {(size or 0) / MB:.0f}" for name, size in found[:4])
+        print(f"\nthe extra {extra} has {total:.0f} MB installed ({largest})")
+    assert total < LARGEST_MB[extra]
+
+
+def test_reading_a_bundle_and_deciding_tokens_needs_no_heavy_module() -> None:
+    modules = "bundle, chat, batch_file, manifest, decoder, generate, saved_states"
+    program = (
+        f"import sys, quamba_export.runtime.serve.scheduler; from quamba_export.runtime import {modules}; "
+    )
+    program += f"print(sorted({{'typer', 'rich', *{HEAVY!r}}} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_command_line_starts_without_the_servers_libraries() -> None:
+    program = f"import sys, quamba_export.exporter.cli; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "[]"
