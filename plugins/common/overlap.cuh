@@ -38,9 +38,10 @@ __device__ __forceinline__ void prefetch_into_L2(const void *address) {
 // `address` in global memory, found here: the compiler would find it where it is used, behind a wait.
 template <class T>
 __device__ __forceinline__ T *found_now(T *address) {
-    asm volatile("" : "+l"(address));
-    __builtin_assume(__isGlobal(address));
-    return address;
+    const void *found = address;  // untyped: nvcc 13.0 fails on a pointer to a struct of one byte
+    asm volatile("" : "+l"(found));
+    __builtin_assume(__isGlobal(found));
+    return static_cast<T *>(const_cast<void *>(found));
 }
 
 #endif  // __CUDACC__
