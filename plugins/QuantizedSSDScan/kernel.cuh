@@ -38,7 +38,7 @@ __device__ __forceinline__ SSDStep ssd_step(const QuambaQuantizedSSDScan &op, SS
 }
 
 // steps (B L, H): all steps of a call without chunks, once instead of once a block.
-__global__ void ssd_steps(QuambaQuantizedSSDScan op, SSDStep *steps) {
+static __global__ void ssd_steps(QuambaQuantizedSSDScan op, SSDStep *steps) {
     const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, H = op.size.H;
     const SSDHead head = ssd_head(op.A_log[i % H], op.dt_bias[i % H]);
     wait_for_inputs();
