@@ -55,11 +55,12 @@ def state_drift(
 
 
 def show(facts: dict[str, Any], console: Console) -> None:
-    """The error relative to fp32 at powers of two, its growth from a quarter of the text on, the verdict."""
+    """The error relative to fp32 at four places, its growth from a quarter of the text on, the verdict."""
     from rich.table import Table
 
-    shown = [tokens for tokens in facts["formats"][0].tokens if tokens >= 16 and tokens & (tokens - 1) == 0]
-    table = Table("state", *(str(tokens) for tokens in shown), "growth", "verdict")
+    places, length = facts["formats"][0].tokens, facts["formats"][0].tokens[-1]
+    shown = [min(places, key=lambda tokens: abs(tokens - length / part)) for part in (64, 16, 4, 1)]
+    table = Table("state after tokens", *(str(tokens) for tokens in shown), "growth", "verdict")
     for drift in facts["formats"]:
         errors = dict(zip(drift.tokens, drift.errors, strict=True))
         cells = (f"{errors[tokens]:.2g}" for tokens in shown)
