@@ -31,6 +31,7 @@ from quamba_export.exporter.commands.scale_drift import scale_drift
 from quamba_export.exporter.commands.search import search
 from quamba_export.exporter.commands.serve import serve
 from quamba_export.exporter.commands.sign import sign
+from quamba_export.exporter.commands.state_drift import state_drift
 from quamba_export.exporter.commands.sweep import sweep
 from quamba_export.exporter.commands.targets import targets
 from quamba_export.exporter.commands.verify import verify
@@ -93,6 +94,7 @@ for name, command in (
     ("compare", compare),
     ("inspect", inspect),
     ("scale-drift", scale_drift),
+    ("state-drift", state_drift),
     ("sweep", sweep),
     ("accuracy", accuracy),
     ("cost", cost),
