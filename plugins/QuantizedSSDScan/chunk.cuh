@@ -154,7 +154,7 @@ struct Factors {
 // The weights of a chunk of WEIGHT_HEADS heads, a thread for one token of one head; only the steps behind the last
 // chunk.
 __device__ __forceinline__ void weigh_chunk(const QuambaQuantizedSSDScan &op, const ChunkWorkspace &workspace) {
-    __shared__ alignas(16) float decays[WEIGHT_HEADS][CHUNK + CHUNK_TILE], totals[WEIGHT_HEADS][CHUNK_TILES];
+    alignas(16) __shared__ float decays[WEIGHT_HEADS][CHUNK + CHUNK_TILE], totals[WEIGHT_HEADS][CHUNK_TILES];
     const int own = threadIdx.x % WEIGHT_HEADS, t = threadIdx.x / WEIGHT_HEADS;
     const int tile = t / CHUNK_TILE, place = t % CHUNK_TILE;
     const int64_t H = op.size.H, b = blockIdx.z, h = blockIdx.y * WEIGHT_HEADS + own;
