@@ -42,6 +42,7 @@ ROWS = (
     Row("quamba-w8a8-int8-state", {"recipe": "quamba", "ssm-state-dtype": "int8"}),
     Row("quamba2-w8a8", {"recipe": "quamba2"}, "mamba2"),
     Row("quamba2-w8a8-int8-state", {"recipe": "quamba2", "ssm-state-dtype": "int8"}, "mamba2"),
+    Row("w8a8-int8-dynamic-state", {"ssm-state-dtype": "int8-dynamic"}),
     Row("w4a8-nearest", {"qformat": "w4a8"}),
     Row("w4a8-gptq", {"qformat": "w4a8", "weights.kind": "gptq"}),
     Row("w4a16-nearest", {"qformat": "w4a16"}),

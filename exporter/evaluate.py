@@ -22,6 +22,7 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 Mode = Literal["prefill", "decode"]
 MAX_LOGITS = 1 << 25  # floats of logits held at once in prefill: 128 MiB
 MAX_BATCH = {"prefill": 1024, "decode": 64}  # windows a call
+READ_AHEAD = 64  # tokens of a call of the float model beside decode
 
 
 @dataclass(frozen=True)
@@ -209,16 +210,23 @@ def score_prefill(model: LanguageModel, against: LanguageModel | None, batch: Id
 
 
 def score_decode(model: LanguageModel, against: LanguageModel | None, batch: Ids, tally: Tally) -> None:
-    """A call a token, windows side by side, batch (B, L); the other model steps along."""
-    states = other = other_states = None
-    for position in range(batch.shape[1] - 1):
+    """A call a token, windows side by side, batch (B, L); the other model steps along.
+
+    A float checkpoint reads ahead: its states are not rounded, so it finds the same up to fp32's rounding.
+    """
+    ahead = READ_AHEAD if against and against.kind == "checkpoint" else 1
+    last = batch.shape[1] - 1
+    states = others = other_states = None
+    for position in range(last):
         token, target = batch[:, position : position + 1], batch[:, position + 1 : position + 2]  # (B, 1)
         started = time.perf_counter()
         logits, states = model.forward(token, states)  # (B, 1, V)
         tally.seconds += time.perf_counter() - started
-        if against:
-            other, other_states = against.forward(token, other_states)
-        tally.add(logits, target, other)
+        behind = position % ahead
+        if against and behind == 0:
+            piece = batch[:, position : min(position + ahead, last)]
+            others, other_states = against.forward(piece, other_states)  # (B, ahead, V)
+        tally.add(logits, target, None if others is None else others[:, behind : behind + 1])
 
 
 def perplexity(nats_per_token: float) -> float:

@@ -30,7 +30,7 @@ OUTLIER_TOKENS = 512  # of the scored text, for the share of outliers
 
 
 def score_variant(study: Study, variant: Variant, calibration: Path) -> dict[str, Any]:
-    """Scores by mode, and of x: outliers, how many of them became 0, bytes from convolution to scan.
+    """Scores by mode, last words in the last; of x: outliers, how many became 0, bytes from conv to scan.
 
     Raises QuambaError as evaluate does.
     """
@@ -43,7 +43,7 @@ def score_variant(study: Study, variant: Variant, calibration: Path) -> dict[str
     found: dict[str, Any] = {"variant": variant.name}
     for mode in study.modes:
         result = evaluate(model, stream, window=study.window, mode=mode, against=against)
-        if study.cloze:
+        if study.cloze and mode == study.modes[-1]:
             result = with_cloze(result, model, against, read_passages(study.score, study.cloze))
         facts = result.present_fields()
         found[mode] = {key: facts[key] for key in (*KEPT, *KEPT_OF_CLOZE) if key in facts}

@@ -96,7 +96,9 @@ def _join(packages: Path, new: Path) -> None:
     own = distribution("quamba-export")
     information = new / f"quamba_export-{own.version}.dist-info"
     information.mkdir()
-    (information / "METADATA").write_text(own.read_text("METADATA") or "", encoding="utf-8")
+    (information / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: quamba-export\nVersion: {own.version}\n"
+    )
 
 
 def _own_files() -> Iterator[tuple[Path, str]]:

@@ -103,5 +103,5 @@ def test_int8_activations_want_a_calibration_and_floats_none() -> None:
 
 
 def test_an_int8_state_needs_int8_activations() -> None:
-    with pytest.raises(QuambaError, match="fp16 has no scales for an int8 scan state"):
+    with pytest.raises(QuambaError, match="fp16 has no int8 scan state"):
         quantize_model(random_checkpoint(MAMBA1), None, "fp16", "int8")

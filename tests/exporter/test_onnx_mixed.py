@@ -74,7 +74,7 @@ def test_a_recipe_without_widths_is_refused() -> None:
 
 
 def test_an_int8_state_is_refused_where_one_block_has_float_activations() -> None:
-    with pytest.raises(QuambaError, match="w4ax has no scales for an int8 scan state"):
+    with pytest.raises(QuambaError, match="w4ax has no int8 scan state"):
         quantize_model(*mixed(MAMBA1), "w4ax", "int8")
 
 

@@ -54,7 +54,7 @@ CASES = [
     *(
         draw("RMSNormInt8Linear", name, sizes)
         for name, sizes in SHAPES.items()
-        if name in ("decode", "D_257")
+        if name in ("decode", "odd_sizes", "D_257")
     ),
     draw("RMSNormInt8Linear", "strided", SHAPES["odd_sizes"], strided=True),
     *(draw("RMSNormInt4Linear", name, sizes) for name, sizes in INT4_SHAPES.items()),

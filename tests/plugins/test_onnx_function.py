@@ -204,7 +204,7 @@ FAULTS = [
     ("FloatLinear", "decode", "Add (residual, projected)", "Add (residual, total)"),
     ("FloatProjection", "K_1025", "Cast <to = 11>", "Cast <to = 1>"),
     ("FloatRMSNorm", "odd_width", "Add (root_mean, root_epsilon)", "Identity (root_mean)"),
-    ("FloatSSDScan", "odd_sizes_float32", "Add (y_heads, skip)", "Identity (y_heads)"),
+    ("FloatSSDScan", "odd_sizes_float32", "Add (y_scanned, skip)", "Identity (y_scanned)"),
     ("FloatSelectiveScan", "odd_sizes_float32", "Mul (skipped, z_silu)", "Identity (skipped)"),
     ("HalfInt8Linear", "decode", "Mul (total, weight_scale)", "Identity (total)"),
     ("HalfLinear", "decode", "Add (residual, projected)", "Identity (projected)"),

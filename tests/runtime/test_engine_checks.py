@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,7 +52,7 @@ class FakeTensorRT:
 def plan(monkeypatch: pytest.MonkeyPatch) -> tensorrt_plan.Plan:
     monkeypatch.setattr(tensorrt_plan, "import_tensorrt", FakeTensorRT)
     plan = object.__new__(tensorrt_plan.Plan)
-    plan._engine, plan._path = FakeTensorRT(), Path("decode.engine")
+    plan._engine, plan._name = FakeTensorRT(), "decode.engine"
     return plan
 
 
