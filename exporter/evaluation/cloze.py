@@ -114,9 +114,13 @@ def with_cloze(
     passages: Sequence[Passage],
     advance: Advance = lambda amount: None,
 ) -> Evaluation:
-    """`result` with the cloze accuracy of `model`, and of the model it was compared with, in its mode."""
+    """`result` with the cloze accuracy of `model`, and of the model it was compared with, in its mode.
+
+    A float checkpoint reads whole passages: its states are not rounded, so it finds the same.
+    """
     own = cloze(model, passages, result.mode, advance)
-    other = cloze(against, passages, result.mode).accuracy if against else None
+    how: Mode = "prefill" if against and against.kind == "checkpoint" else result.mode
+    other = cloze(against, passages, how).accuracy if against else None
     return replace(
         result,
         cloze_passages=own.passages,
