@@ -112,7 +112,7 @@ def swept(flow: Flow, task: Path, out: Path, *vary: str, exit_code: int = 0) -> 
 
 
 def test_a_sweep_scores_tasks_and_keeps_them_by_content(flow: Flow, task: Path, tmp_path: Path) -> None:
-    """Other examples make new scores and no new calibration; a mark in a kept score shows that it was taken."""
+    """Other examples make new scores and no new calibration; a mark in a kept score shows it was taken."""
     out, vary = tmp_path / "sweep", ("--vary", "qformat=w8a8")
     (first,) = swept(flow, task, out, *vary)["variants"]
     (calibration,) = (out / "calibrations").iterdir()
