@@ -64,7 +64,7 @@ def command(chat: Chat, line: str) -> None:
     elif name == "/save" and argument:
         from quamba_export.runtime.saved_states import save_states
 
-        size = save_states(Path(argument), chat.saved(), chat.bundle.manifest)
+        size = save_states(Path(argument), chat.saved(marks=1), chat.bundle.manifest)
         say(f"{size} bytes in {argument}")
     else:
         raise QuambaError("no such command", found=line, allowed=HELP, code=ExitCode.USAGE)
@@ -92,6 +92,7 @@ def talk(
     limits: Limits,
     sampling: Sampling,
     save_state: Path | None,
+    marks: int,
 ) -> None:
     """Chat until the end of input, then say how fast it was."""
     from quamba_export.runtime.chat import Chat
@@ -100,7 +101,7 @@ def talk(
     chat = Chat(opened, before, system)
     speeds = chat_in_terminal(chat, limits, sampling, ask)
     if save_state is not None:
-        save_states(save_state, chat.saved(), opened.manifest)
+        save_states(save_state, chat.saved(marks), opened.manifest)
     speed = f"{sum(speeds) / len(speeds):.1f} tokens/s, " if speeds else ""
     say(f"{len(speeds)} answers, {speed}peak memory {peak_memory_mb():.0f} MB")
 

@@ -17,6 +17,7 @@ from quamba_export.calib.scan_input import ScanInput, with_scan_input
 from quamba_export.exporter.cloze import read_passages, with_cloze
 from quamba_export.exporter.evaluate import evaluate
 from quamba_export.exporter.language_models import open_checkpoint, open_reference
+from quamba_export.exporter.task_scores import task_scores
 from quamba_export.plugins.common.quantization import INT8_MAX
 from quamba_export.plugins.ScanInputCausalConv1d.op import dual_scale
 
@@ -30,7 +31,8 @@ OUTLIER_TOKENS = 512  # of the scored text, for the share of outliers
 
 
 def score_variant(study: Study, variant: Variant, calibration: Path) -> dict[str, Any]:
-    """Scores by mode, last words in the last; of x: outliers, how many became 0, bytes from conv to scan.
+    """Scores by mode, last words in the last, and of tasks; of x: outliers, how many became 0, bytes to the
+    scan.
 
     Raises QuambaError as evaluate does.
     """
@@ -48,6 +50,8 @@ def score_variant(study: Study, variant: Variant, calibration: Path) -> dict[str
         facts = result.present_fields()
         found[mode] = {key: facts[key] for key in (*KEPT, *KEPT_OF_CLOZE) if key in facts}
         found[mode]["ratio"] = result.perplexity / found[mode]["against_perplexity"]
+    if study.tasks:
+        found["tasks"] = task_scores(model, study.tasks)
     return found | scan_input_facts(study.checkpoint, read_calibration(calibration), variant, stream)
 
 

@@ -10,6 +10,7 @@ from quamba_export.runtime.chat_text import Message, chat_text_of
 from quamba_export.runtime.decoder import HostDecoder
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.generate import Generation, Limits, stream
+from quamba_export.runtime.history import History, history_after
 from quamba_export.runtime.sampling import Sampling
 from quamba_export.runtime.saved_states import SavedStates
 from quamba_export.runtime.text_states import Beginning, KeptStates, TextStates, states_after
@@ -19,10 +20,11 @@ KEPT_TURNS = 32  # whose states are kept
 
 @dataclass(frozen=True)
 class Turn:
-    """Where a chat stands: what was said, and the states behind it."""
+    """Where a chat stands: what was said, and the states behind it, None where it begins."""
 
     messages: tuple[Message, ...]
     states: TextStates | None
+    history: History | None  # the tokens behind the states
 
 
 class Chat:
@@ -36,7 +38,9 @@ class Chat:
         if before is not None:
             empty, kept = Beginning.of(""), KeptStates.copy_of(before.states, before.tokens)
             self._base = TextStates(kept, empty, before.next_token, empty)
-        self._turns = [Turn((Message("system", system),) if system else (), self._base)]
+        self._before = before.history if before else None
+        self._marks = before.marks if before else ()
+        self._turns = [Turn((Message("system", system),) if system else (), self._base, self._before)]
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -47,7 +51,7 @@ class Chat:
         turn = self._turns[-1]
         asked = (*turn.messages, Message("user", content))
         text = self.text.render(asked)
-        kept, ids = self._begin(text, turn.states, sampling)
+        kept, known, ids = self._begin(text, turn, sampling)
         begin = [self.bundle.engine.load_states(kept.arrays)] if kept else []
         decoder, reply = HostDecoder(self.bundle.engine, sampling, begin), ""
         stops = Limits(limits.max_new_tokens, limits.stop + self.text.stop, limits.eos_token_id)
@@ -58,22 +62,26 @@ class Chat:
             yield shown
         if self.generation is None:
             raise RuntimeError("a stream without an end")
-        behind = (kept.tokens if kept else 0) + len(ids) + len(self.generation.token_ids) - 1
-        states = KeptStates.copy_of(decoder.finish(), behind)
+        history = history_after(known, ids, self.generation.token_ids)
+        states = KeptStates.copy_of(decoder.finish(), history.behind)
         after = states_after(self.bundle.tokenizer, text, ids, self.generation, states)
-        self._turns.append(Turn((*asked, Message("assistant", reply)), after))
+        self._turns.append(Turn((*asked, Message("assistant", reply)), after, history))
         self._forget()
 
     def _begin(
-        self, text: str, states: TextStates | None, sampling: Sampling
-    ) -> tuple[KeptStates | None, list[int]]:
-        """The states that `text` goes on from, and the tokens to feed; a penalty has to see every token."""
+        self, text: str, turn: Turn, sampling: Sampling
+    ) -> tuple[KeptStates | None, History | None, list[int]]:
+        """The states that `text` goes on from, the tokens behind them, and those to feed.
+
+        A penalty has to see every token.
+        """
         penalized = sampling.repetition_penalty != 1.0 and self._base is None
-        for begin in (None if penalized else states, self._base):
+        last = (None, None) if penalized else (turn.states, turn.history)
+        for begin, history in (last, (self._base, self._before)):
             if begin and (rest := begin.rest_of(text)):
                 tokens, unfed = rest
-                return begin.states, [*tokens, *(self.bundle.encode(unfed) if unfed else [])]
-        return None, self.bundle.encode(text)
+                return begin.states, history, [*tokens, *(self.bundle.encode(unfed) if unfed else [])]
+        return None, None, self.bundle.encode(text)
 
     def rewind(self, turns: int) -> None:
         """Take back the last questions and answers. Raises QuambaError (exit 2) beyond what is kept."""
@@ -86,14 +94,21 @@ class Chat:
             )
         del self._turns[-turns:]
 
-    def saved(self) -> SavedStates:
-        """Where the chat stands, for `save_states`. Raises QuambaError (exit 2) at its beginning."""
-        now = self._turns[-1].states
-        if now is None:
+    def saved(self, marks: int = 0) -> SavedStates:
+        """Where the chat stands, for `save_states`. Raises QuambaError (exit 2) at its beginning.
+
+        marks: at most so many of the turns before, of those that this one went on from.
+        """
+        now = self._turns[-1]
+        if now.states is None or now.history is None:
             raise QuambaError("nothing has been said yet", code=ExitCode.USAGE)
-        return SavedStates(
-            self.bundle.engine.load_states(now.states.arrays), now.states.tokens, now.last_token
-        )
+        kept = [
+            turn.states.states
+            for turn in self._turns[:-1]
+            if turn.states and turn.history and now.history.goes_on_from(turn.history)
+        ]
+        states = self.bundle.engine.load_states(now.states.states.arrays)
+        return SavedStates(states, now.history).marked([*self._marks, *kept], marks)
 
     def _forget(self) -> None:
         """Let the oldest turns go."""

@@ -35,11 +35,11 @@ def states_of_prompt(library: Path, ids: Sequence[int], engine: Engine, manifest
         save_states(file, saved, manifest)
         return saved
     saved = load_states(file, engine, manifest)
-    if (saved.tokens, saved.next_token) != (len(ids) - 1, ids[-1]):
+    if saved.history.tokens != tuple(ids):
         raise QuambaError(
             f"{file} holds the states of another prompt",
             found=f"{saved.tokens} tokens, then token {saved.next_token}",
-            allowed=f"{len(ids) - 1} tokens, then token {ids[-1]}",
+            allowed=f"this prompt: {len(ids) - 1} tokens, then token {ids[-1]}",
             fix="delete the file: it is computed anew",
             code=ExitCode.INTEGRITY,
         )

@@ -1,9 +1,10 @@
 """The states of one sequence as a file: a prompt computed once, or a conversation put aside.
 
 The layout is that of safetensors, written and read with numpy alone: 8 bytes of header length, the header as
-JSON, the tensors one after another. The header's metadata says which model the states are of, how many tokens
-are behind them, which token is to be fed next, and the sha256 of all that. The last token of a text is kept
-back because logits are not saved: fed with what follows, it gives those that choose the first new token.
+JSON, the tensors one after another: the text's tokens, the pieces in which they were fed, and of every state
+a row for each mark and one for the end. A mark is a place in the text that a rewind need not compute anew.
+The header's metadata says which model the states are of, and the sha256 of all tensors. The last token of a
+text is kept back because logits are not saved: fed with what follows, it chooses the first new token.
 States belong to an export: every bundle made of it, on a CPU or in TensorRT, computes the same bits from
 them.
 
@@ -17,7 +18,8 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -28,18 +30,22 @@ from numpy.typing import NDArray
 from quamba_export.runtime.engine import Engine, States, prefill
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import MANIFEST_NAMES, kind_of
+from quamba_export.runtime.history import History, history_after
 from quamba_export.runtime.manifest import Manifest, StateTensor
 from quamba_export.runtime.saved_states_header import (
     MAX_HEADER_BYTES,
+    MAX_MARKS,
+    MAX_TOKENS,
     NUMPY_DTYPE,
     REMAKE,
     Header,
+    Sizes,
     changed,
-    digest_of,
     header_of,
-    in_file_order,
+    layout,
     parse_header,
 )
+from quamba_export.runtime.text_states import KeptStates
 
 
 @dataclass(frozen=True)
@@ -47,22 +53,40 @@ class SavedStates:
     """One sequence up to its last token, which is still to be fed."""
 
     states: States  # (1, ...) each
-    tokens: int  # behind the states
-    next_token: int
+    history: History
+    marks: tuple[KeptStates, ...] = ()  # earlier states of this history, the oldest first
+
+    @property
+    def tokens(self) -> int:
+        """Tokens behind the states."""
+        return self.history.behind
+
+    @property
+    def next_token(self) -> int:
+        return self.history.tokens[-1]
+
+    def as_marks(self) -> list[KeptStates]:
+        """The marks so far, and a copy of the states of now."""
+        return [*self.marks, KeptStates.copy_of(self.states, self.tokens)]
+
+    def marked(self, earlier: Sequence[KeptStates], most: int) -> SavedStates:
+        """With the last `most` of the earlier states of this history as marks."""
+        behind = [mark for mark in earlier if 0 < mark.tokens < self.tokens]
+        return replace(self, marks=tuple(behind[-most:]) if most else ())
 
 
 def feed(engine: Engine, ids: Sequence[int], before: SavedStates | None = None) -> SavedStates:
     """Go on by `ids`, from `before` (whose states are consumed) or from nothing, where one id is wanted."""
     known, begin = ([before.next_token], before.states) if before else ([], None)
-    *behind, last = [*known, *ids]
-    if behind:
-        _, begin = prefill(engine, [behind], begin)
-    tokens = (before.tokens if before else 0) + len(behind)
-    return SavedStates(begin if begin is not None else engine.zero_states(1), tokens, last)
+    fed = [*known, *ids]
+    if fed[:-1]:
+        _, begin = prefill(engine, [fed[:-1]], begin)
+    history = history_after(before.history if before else None, fed)
+    return SavedStates(begin if begin is not None else engine.zero_states(1), history)
 
 
 def save_states(path: Path | str, saved: SavedStates, manifest: Manifest) -> int:
-    """Write one sequence's states to a file, atomically; returns its bytes.
+    """Write one sequence's states, history and marks to a file, atomically; returns its bytes.
 
     The states are read, not consumed; of a larger batch, give a slice of each tensor through an engine's
     `load_states`. manifest: of the bundle or export that computed them. Raises QuambaError for states that
@@ -71,11 +95,12 @@ def save_states(path: Path | str, saved: SavedStates, manifest: Manifest) -> int
     """
     path = Path(path)
     check_writable(path)
-    arrays = [stored(state, saved.states) for state in in_file_order(manifest.states)]
-    digest = digest_of(saved.tokens, saved.next_token)
+    check_history(saved.history, [*(mark.tokens for mark in saved.marks), saved.tokens], manifest)
+    arrays, digest = stored(saved, manifest.states), sha256()
     for array in arrays:
         digest.update(bytes_of(array))
-    header = header_of(manifest, saved.tokens, saved.next_token, digest.hexdigest())
+    sizes = Sizes(len(saved.history.tokens), len(saved.history.feeds), len(saved.marks) + 1)
+    header = header_of(manifest, sizes, digest.hexdigest())
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
@@ -91,7 +116,7 @@ def save_states(path: Path | str, saved: SavedStates, manifest: Manifest) -> int
 
 
 def load_states(path: Path | str, engine: Engine, manifest: Manifest) -> SavedStates:
-    """What `save_states` wrote, held by `engine`.
+    """What `save_states` wrote, held by `engine`; the marks on the host.
 
     Give it to `feed`, or feed `next_token` and what follows; `fork()` the states first to use them again.
     Raises QuambaError: exit 4 where the file is of another model or its bytes are not those that were saved,
@@ -101,8 +126,34 @@ def load_states(path: Path | str, engine: Engine, manifest: Manifest) -> SavedSt
     with open_regular(path) as (file, size):
         content = read_header(file, size, path)
         header = parse_header(content, path, manifest, size - 8 - len(content))
-        arrays = read_tensors(file, header, manifest.states, path)
-    return SavedStates(engine.load_states(arrays), header.tokens, header.next_token)
+        arrays = read_tensors(file, header, path)
+    tokens, feeds, places = (arrays.pop(name).tolist() for name in ("tokens", "feeds", "marks"))
+    history = History(tuple(tokens), tuple((length, times) for length, times in feeds))
+    check_history(history, places, manifest)
+    rows = [{name: array[row : row + 1] for name, array in arrays.items()} for row in range(len(places))]
+    marks = tuple(KeptStates(row, behind) for row, behind in zip(rows[:-1], places[:-1], strict=True))
+    return SavedStates(engine.load_states(rows[-1]), history, marks)
+
+
+def check_history(history: History, places: Sequence[int], manifest: Manifest) -> None:
+    """Refuse (exit 3) tokens that the model has not, and states where no piece of the text ended.
+
+    places: tokens behind every mark and, last, behind the end.
+    """
+    outside = [token for token in history.tokens if not 0 <= token < manifest.vocab_size]
+    if outside:
+        wrong, found, allowed = "a token not known", f"{outside[0]}", f"0 to {manifest.vocab_size - 1}"
+    elif not 1 <= len(history.tokens) <= MAX_TOKENS:
+        wrong, found, allowed = "its length", f"{len(history.tokens)}", f"1 to {MAX_TOKENS} tokens"
+    elif any(min(pair) < 1 for pair in history.feeds) or history.fed != history.behind:
+        wrong, found, allowed = "the pieces fed", f"{history.fed} tokens", f"{history.behind} in all"
+    elif len(places) > MAX_MARKS + 1:
+        wrong, found, allowed = "its marks", f"{len(places) - 1}", f"at most {MAX_MARKS}"
+    elif not history.ended_at(places):
+        wrong, found, allowed = "the places of its states", f"{list(places)}", "ends of pieces, in order"
+    else:
+        return
+    raise QuambaError(f"this is no history of a text, for {wrong}", found=found, allowed=allowed, fix=REMAKE)
 
 
 def check_writable(path: Path) -> None:
@@ -126,8 +177,22 @@ def check_outside(path: Path) -> None:
             )
 
 
-def stored(state: StateTensor, states: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-    """One state (1, ...) as it lies in the file. Raises QuambaError if it is not of the model."""
+def stored(saved: SavedStates, table: Sequence[StateTensor]) -> list[NDArray[Any]]:
+    """Every tensor as it lies in the file, in its order. Raises QuambaError for states not of the model."""
+    history, rows = saved.history, [*(mark.arrays for mark in saved.marks), saved.states]
+    arrays = {
+        "tokens": np.array(history.tokens, "<i4"),
+        "feeds": np.array(history.feeds, "<i4").reshape(-1, 2),
+        "marks": np.array([*(mark.tokens for mark in saved.marks), saved.tokens], "<i4"),
+    }
+    for state in table:
+        arrays[state.past] = np.concatenate([stored_state(state, row) for row in rows])
+    sizes = Sizes(len(history.tokens), len(history.feeds), len(rows))
+    return [arrays[entry.name] for entry in layout(table, sizes)]
+
+
+def stored_state(state: StateTensor, states: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    """One state (1, ...) in the file's byte order. Raises QuambaError if it is not of the model."""
     array = states.get(state.past)
     shape = (1, *state.shape)
     if array is None or array.shape != shape or array.dtype != state.dtype:
@@ -173,19 +238,14 @@ def read_header(file: BufferedReader, size: int, path: Path) -> bytes:
     return file.read(length)
 
 
-def read_tensors(
-    file: BufferedReader, header: Header, table: tuple[StateTensor, ...], path: Path
-) -> dict[str, NDArray[Any]]:
-    """Every state (1, ...) by name, from a file whose sizes have been checked."""
-    digest, by_name = digest_of(header.tokens, header.next_token), {state.past: state for state in table}
-    arrays: dict[str, NDArray[Any]] = {}
-    for name in header.names:
-        state = by_name[name]
-        array = np.empty((1, *state.shape), NUMPY_DTYPE[state.dtype])
-        if file.readinto(bytes_of(array)) != state.nbytes:
+def read_tensors(file: BufferedReader, header: Header, path: Path) -> dict[str, NDArray[Any]]:
+    """Every tensor by name, from a file whose sizes have been checked."""
+    digest, arrays = sha256(), {}
+    for entry in header.entries:
+        array = arrays[entry.name] = np.empty(entry.shape, NUMPY_DTYPE[entry.dtype])
+        if file.readinto(bytes_of(array)) != entry.nbytes:
             raise changed(path, "fewer bytes than a moment ago", "a file that nobody writes to")
         digest.update(bytes_of(array))
-        arrays[name] = array
     if digest.hexdigest() != header.sha256:
         raise changed(path, f"sha256 {digest.hexdigest()}", f"sha256 {header.sha256}")
     return arrays

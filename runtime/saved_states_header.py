@@ -3,73 +3,84 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.fields import Fields
-from quamba_export.runtime.manifest import MAX_DIMENSION, MAX_STATE_BYTES, Manifest, StateTensor
+from quamba_export.runtime.manifest import Manifest, StateTensor
 
-if TYPE_CHECKING:
-    from hashlib import _Hash as Hash
-
-FORMAT, VERSION = "quamba-states", "1"
+FORMAT, VERSION = "quamba-states", "2"
 MAX_HEADER_BYTES = 1 << 20
-MAX_TOKENS = 10**15
-SAFETENSORS_DTYPE = {"int8": "I8", "float16": "F16", "float32": "F32"}
-NUMPY_DTYPE = {"int8": "i1", "float16": "<f2", "float32": "<f4"}  # safetensors is little-endian
+MAX_TOKENS = 1 << 26
+MAX_MARKS = 64
+MAX_BYTES = 1 << 40
+SAFETENSORS_DTYPE = {"int8": "I8", "float16": "F16", "float32": "F32", "int32": "I32"}
+NUMPY_DTYPE = {"int8": "i1", "float16": "<f2", "float32": "<f4", "int32": "<i4"}  # it is little-endian
 REMAKE = "save the states anew: quamba-export run BUNDLE --prompt TEXT --save-state FILE"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much history a file holds."""
+
+    tokens: int  # of the text, the one to be fed next too
+    feeds: int  # different pieces in which they were fed, one after another
+    rows: int  # of every state: the marks, and the end last
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
 class Header:
     """What a file says of its tensors, every size checked."""
 
-    tokens: int  # behind which the states stand
-    next_token: int  # the one to be fed first
-    sha256: str  # of both numbers, as `digest_of` begins it, and of everything after the header
-    names: tuple[str, ...]  # of the tensors, in the order in which they lie there
+    sha256: str  # of everything after the header
+    entries: tuple[Entry, ...]  # in the order in which they lie there
 
 
-def in_file_order(table: tuple[StateTensor, ...]) -> list[StateTensor]:
-    """The widest dtype first, so that every tensor is aligned in the file."""
-    return sorted(table, key=lambda state: -np.dtype(state.dtype).itemsize)
+def layout(table: Sequence[StateTensor], sizes: Sizes) -> list[Entry]:
+    """Every tensor, the widest dtype first, so that each is aligned in the file."""
+    history = [
+        Entry("tokens", "int32", (sizes.tokens,)),
+        Entry("feeds", "int32", (sizes.feeds, 2)),
+        Entry("marks", "int32", (sizes.rows,)),
+    ]
+    states = [Entry(state.past, state.dtype, (sizes.rows, *state.shape)) for state in table]
+    return sorted([*history, *states], key=lambda entry: -np.dtype(entry.dtype).itemsize)
 
 
-def digest_of(tokens: int, next_token: int) -> Hash:
-    """The sha256 that the tensors' bytes are added to."""
-    return sha256(f"{tokens} {next_token}\n".encode())
-
-
-def header_of(manifest: Manifest, tokens: int, next_token: int, digest: str) -> bytes:
-    """The header as JSON, filled with blanks so that the tensors begin at a multiple of 8 bytes.
-
-    Raises QuambaError for a number of tokens or a token out of range.
-    """
-    if not 0 <= tokens <= MAX_TOKENS:
-        raise QuambaError("wrong number of tokens", found=str(tokens), allowed=f"0 to {MAX_TOKENS}")
-    if not 0 <= next_token < manifest.vocab_size:
-        allowed = f"0 to {manifest.vocab_size - 1}"
-        raise QuambaError("the next token is not in the vocabulary", found=str(next_token), allowed=allowed)
+def header_of(manifest: Manifest, sizes: Sizes, digest: str) -> bytes:
+    """The header as JSON, filled with blanks so that the tensors begin at a multiple of 8 bytes."""
     header: dict[str, Any] = {
         "__metadata__": {  # text only, as safetensors has it
             "format": FORMAT,
             "version": VERSION,
             "model": manifest.export_digest,
-            "tokens": str(tokens),
-            "next_token": str(next_token),
             "sha256": digest,
         }
     }
     begin = 0
-    for state in in_file_order(manifest.states):
-        end = begin + state.nbytes
-        dtype, shape = SAFETENSORS_DTYPE[state.dtype], [1, *state.shape]
-        header[state.past] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    for entry in layout(manifest.states, sizes):
+        end = begin + entry.nbytes
+        dtype, shape = SAFETENSORS_DTYPE[entry.dtype], list(entry.shape)
+        header[entry.name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
         begin = end
     content = json.dumps(header).encode()
     return content + b" " * (-len(content) % 8)
@@ -85,22 +96,26 @@ def parse_header(content: bytes, path: Path, manifest: Manifest, data_bytes: int
     metadata.choice("format", (FORMAT,))
     metadata.choice("version", (VERSION,))
     check_model(metadata.digest("model"), path, manifest)
-    tokens = parse_number(metadata, "tokens", MAX_TOKENS)
-    next_token = parse_number(metadata, "next_token", manifest.vocab_size - 1)
     digest = metadata.digest("sha256")
     metadata.end()
-    begins = [(parse_tensor(fields.object(state.past), state), state) for state in manifest.states]
+    sizes = Sizes(
+        parse_length(fields.object("tokens"), 1, MAX_TOKENS, 1),
+        parse_length(fields.object("feeds"), 0, MAX_TOKENS, 2),
+        parse_length(fields.object("marks"), 1, MAX_MARKS + 1, 1),
+    )
+    entries = layout(manifest.states, sizes)
+    begins = [(parse_tensor(fields.object(entry.name), entry), entry) for entry in entries]
     fields.end()
-    names, end = [], 0
-    for begin, state in sorted(begins, key=lambda pair: pair[0]):
+    end = 0
+    begins.sort(key=lambda pair: (pair[0], pair[1].nbytes))  # an empty one before what begins there too
+    for begin, entry in begins:
         if begin != end:
             found, allowed = str(begin), f"{end}, where the tensor before it ends"
-            raise fields.error(f"{state.past}: data_offsets", found, allowed)
-        names.append(state.past)
-        end += state.nbytes
+            raise fields.error(f"{entry.name}: data_offsets", found, allowed)
+        end += entry.nbytes
     if end != data_bytes:
         raise changed(path, f"{data_bytes} bytes of tensors", f"{end} bytes")
-    return Header(tokens, next_token, digest, tuple(names))
+    return Header(digest, tuple(entry for _, entry in begins))
 
 
 def check_model(found: str, path: Path, manifest: Manifest) -> None:
@@ -114,24 +129,23 @@ def check_model(found: str, path: Path, manifest: Manifest) -> None:
         )
 
 
-def parse_number(metadata: Fields, key: str, most: int) -> int:
-    """A number from 0 to `most`, as text: safetensors' metadata has nothing else."""
-    text = metadata.text(key)
-    if not (text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= most):
-        raise metadata.error(key, repr(text), f"digits: 0 to {most}")
-    return int(text)
+def parse_length(fields: Fields, low: int, high: int, dimensions: int) -> int:
+    """The first dimension of a tensor of the history."""
+    shape = fields.integers("shape", 0, high, dimensions)
+    if shape[0] < low:
+        raise fields.error("shape", str(list(shape)), f"{low} to {high} in front")
+    return shape[0]
 
 
-def parse_tensor(fields: Fields, state: StateTensor) -> int:
-    """Where the tensor begins; its dtype, shape and size are those of the state."""
-    fields.choice("dtype", (SAFETENSORS_DTYPE[state.dtype],))
-    wanted = (1, *state.shape)
-    if (shape := fields.integers("shape", 1, MAX_DIMENSION, len(wanted))) != wanted:
-        raise fields.error("shape", str(list(shape)), str(list(wanted)))
-    offsets = fields.integers("data_offsets", 0, MAX_STATE_BYTES, 2)
-    if len(offsets) != 2 or offsets[1] - offsets[0] != state.nbytes:
+def parse_tensor(fields: Fields, entry: Entry) -> int:
+    """Where the tensor begins; its dtype, shape and size are those of the entry."""
+    fields.choice("dtype", (SAFETENSORS_DTYPE[entry.dtype],))
+    if (shape := fields.integers("shape", 0, MAX_TOKENS, len(entry.shape))) != entry.shape:
+        raise fields.error("shape", str(list(shape)), str(list(entry.shape)))
+    offsets = fields.integers("data_offsets", 0, MAX_BYTES, 2)
+    if len(offsets) != 2 or offsets[1] - offsets[0] != entry.nbytes:
         raise fields.error(
-            "data_offsets", str(list(offsets)), f"a begin and an end {state.nbytes} bytes later"
+            "data_offsets", str(list(offsets)), f"a begin and an end {entry.nbytes} bytes later"
         )
     fields.end()
     return offsets[0]

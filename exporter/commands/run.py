@@ -59,6 +59,12 @@ def run(
     save_state: Annotated[
         Path | None, typer.Option(help="Write the states at the end of the text to this file.")
     ] = None,
+    rewind: Annotated[
+        int, typer.Option(help="Go on from so many tokens before the end of --load-state's text.")
+    ] = 0,
+    marks: Annotated[
+        int, typer.Option(help="Earlier states in --save-state's file, so that --rewind computes less.")
+    ] = 1,
     prefix_file: Annotated[
         Path | None, typer.Option(help="UTF-8 text in front of the prompt, with --prompt-library.")
     ] = None,
@@ -100,6 +106,7 @@ def run(
     )
     text = "" if no_prompt else read_prompt(prompt, prompt_file)
     check_state_flags(load_state, save_state, prefix_file, prompt_library)
+    check_rewind_flags(load_state, rewind, marks)
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     opened = open_bundle(bundle, threads=threads, provider=provider, require_signature=require_signature)
     limits = Limits(max_new_tokens, tuple(stop or ()), opened.manifest.eos_token_id)
@@ -108,16 +115,18 @@ def run(
     if prompts is not None and out is not None:
         continue_file(opened, prompts, out, limits, sampling, max_batch, as_json=as_json)
         return
-    before = states_before(opened, load_state, prefix_file, prompt_library)
+    before = states_before(opened, load_state, rewind, prefix_file, prompt_library)
     if chat:
-        talk(opened, before, system, limits, sampling, save_state)
+        talk(opened, before, system, limits, sampling, save_state, marks)
         return
     ids = opened.encode(text) if text or before is None else []
     fed = [*([before.next_token] if before else []), *ids]
+    earlier = before.as_marks() if before and save_state else []
     decoder = HostDecoder(opened.engine, sampling, [before.states] if before else [])
     generation = show(stream(decoder, opened.tokenizer, [fed], limits), quiet=as_json)
     if save_state is not None:
-        save_states(save_state, states_at_end(opened, decoder, before, ids, generation), opened.manifest)
+        at_end = states_at_end(opened, decoder, before, ids, generation)
+        save_states(save_state, at_end.marked(earlier, marks), opened.manifest)
     result = {"prompt": text, **asdict(generation), "tokens_before": before.tokens if before else 0}
     result |= {"seed": seed, "saved_state": str(save_state) if save_state else None}
     result["warnings"], result["peak_memory_mb"] = opened.warnings, peak_memory_mb()
@@ -170,15 +179,34 @@ def check_state_flags(
         check_writable(save_state)
 
 
+def check_rewind_flags(load_state: Path | None, rewind: int, marks: int) -> None:
+    """Refuse (exit 2) a rewind of nothing and numbers out of range."""
+    from quamba_export.runtime.saved_states_header import MAX_MARKS
+
+    if rewind < 0 or (rewind and load_state is None):
+        found, allowed = f"--rewind {rewind}", "0 or more tokens, with --load-state FILE"
+    elif not 0 <= marks <= MAX_MARKS:
+        found, allowed = f"--marks {marks}", f"0 to {MAX_MARKS}"
+    else:
+        return
+    raise QuambaError("this cannot be rewound", found=found, allowed=allowed, code=ExitCode.USAGE)
+
+
 def states_before(
-    opened: Bundle, load_state: Path | None, prefix_file: Path | None, prompt_library: Path | None
+    opened: Bundle,
+    load_state: Path | None,
+    rewind: int,
+    prefix_file: Path | None,
+    prompt_library: Path | None,
 ) -> SavedStates | None:
     """What the prompt goes on from: a file's states, a library's, or nothing."""
     from quamba_export.runtime.prompt_library import states_of_prompt
+    from quamba_export.runtime.rewind import rewound
     from quamba_export.runtime.saved_states import load_states
 
     if load_state is not None:
-        return load_states(load_state, opened.engine, opened.manifest)
+        saved = load_states(load_state, opened.engine, opened.manifest)
+        return rewound(opened.engine, saved, rewind) if rewind else saved
     if prefix_file is None or prompt_library is None:
         return None
     ids = opened.encode(read_prompt(None, prefix_file))
@@ -189,13 +217,14 @@ def states_at_end(
     opened: Bundle, decoder: HostDecoder, before: SavedStates | None, ids: list[int], generation: Generation
 ) -> SavedStates:
     """The states at the end of prompt and text; those of the prompt where no token was asked for."""
+    from quamba_export.runtime.history import history_after
     from quamba_export.runtime.saved_states import SavedStates, feed
 
     if not generation.token_ids:  # the model has not run
         return feed(opened.engine, ids, before)
-    *new, last = generation.token_ids
-    tokens = (before.tokens if before else 0) + generation.prompt_tokens + len(new)
-    return SavedStates(decoder.finish(), tokens, last)
+    fed = [*([before.next_token] if before else []), *ids]
+    history = history_after(before.history if before else None, fed, generation.token_ids)
+    return SavedStates(decoder.finish(), history)
 
 
 def read_prompt(prompt: str | None, prompt_file: Path | None) -> str:

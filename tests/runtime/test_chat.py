@@ -12,6 +12,7 @@ from quamba_export.runtime.bundle import Bundle
 from quamba_export.runtime.chat import KEPT_TURNS, Chat
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.generate import Limits
+from quamba_export.runtime.rewind import rewound
 from quamba_export.runtime.sampling import Sampling
 from quamba_export.runtime.saved_states import feed, load_states, save_states
 
@@ -95,6 +96,23 @@ def test_saved_states_are_gone_on_from(bundle: Bundle, tmp_path: Path) -> None:
     assert fed(bundle, forked, "and") < 20
     with pytest.raises(QuambaError, match="do not say which tokens have occurred"):
         "".join(forked.answer("the a", LIMITS, Sampling(repetition_penalty=1.1)))
+
+
+def test_a_saved_chat_goes_back_to_where_a_turn_ended(bundle: Bundle, tmp_path: Path) -> None:
+    chat = Chat(bundle)
+    said(chat, "the a")
+    one = chat.saved()
+    said(chat, "and")
+    said(chat, "nor this")
+    save_states(tmp_path / "chat", chat.saved(marks=2), bundle.manifest)
+    loaded = load_states(tmp_path / "chat", bundle.engine, bundle.manifest)
+    assert len(loaded.marks) == 2
+    back = rewound(bundle.engine, loaded, loaded.tokens - one.tokens)
+    assert back.history.feeds == one.history.feeds
+    for name in one.states:
+        np.testing.assert_array_equal(back.states[name], one.states[name])
+    "".join(chat.answer("again", LIMITS, Sampling(repetition_penalty=1.1)))  # fed anew, in one piece
+    assert chat.saved(marks=2).marks == ()
 
 
 def test_a_long_chat_keeps_the_last_turns(bundle: Bundle) -> None:

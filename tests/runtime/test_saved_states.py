@@ -26,6 +26,7 @@ from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
 from quamba_export.runtime.engine_tensorrt import TrtEngine
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.history import History, history_after
 from quamba_export.runtime.manifest import Manifest, manifest_for, read_manifest
 from quamba_export.runtime.sampling import Sampling
 from quamba_export.runtime.saved_states import SavedStates, feed, load_states, save_states
@@ -81,7 +82,7 @@ def test_states_of_any_engine_are_loaded_by_any_other(
 ) -> None:
     path = tmp_path / "states"
     _, states = prefill(engines[writer], some_ids(11))
-    save_states(path, SavedStates(states, 11, 3), manifest)
+    save_states(path, SavedStates(states, history_after(None, [*some_ids(11)[0].tolist(), 3])), manifest)
     loaded = load_states(path, engines[reader], manifest)
     assert (loaded.tokens, loaded.next_token) == (11, 3)
     assert set(loaded.states) == set(states)
@@ -100,7 +101,8 @@ def test_a_loaded_text_goes_on_as_if_there_had_been_no_break(
     chosen = list(decoder.start([prompt])) if new else []
     for _ in range(new - 1):
         chosen += decoder.step()
-    saved = SavedStates(decoder.finish(), 8 + new, chosen[-1]) if new else feed(engine, prompt)
+    history = history_after(None, prompt, chosen)
+    saved = SavedStates(decoder.finish(), history) if new else feed(engine, prompt)
     save_states(tmp_path / "states", saved, manifest)
     loaded = load_states(tmp_path / "states", engine, manifest)
     assert (loaded.tokens, loaded.next_token) == (8 + new, [*prompt, *chosen][-1])
@@ -144,10 +146,12 @@ def test_what_states_do_not_remember_is_refused(manifest: Manifest, file: Path) 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    seed=st.integers(0, 1 << 30), tokens=st.integers(0, 10**15), dtype=st.sampled_from(["float32", "float16"])
+    seed=st.integers(0, 1 << 30),
+    tokens=st.lists(st.integers(0, V - 1), min_size=1, max_size=9),
+    dtype=st.sampled_from(["float32", "float16"]),
 )
 def test_any_bits_come_back(
-    tmp_path_factory: pytest.TempPathFactory, manifest: Manifest, seed: int, tokens: int, dtype: str
+    tmp_path_factory: pytest.TempPathFactory, manifest: Manifest, seed: int, tokens: list[int], dtype: str
 ) -> None:
     """NaNs with their payload, infinities, denormals; safetensors' own reader sees the same."""
     random, path = np.random.default_rng(seed), tmp_path_factory.getbasetemp() / f"any-{os.getpid()}"
@@ -156,11 +160,12 @@ def test_any_bits_come_back(
         state.past: np.frombuffer(random.bytes(state.nbytes), state.dtype).reshape(1, *state.shape)
         for state in model.states
     }
-    size = save_states(path, SavedStates(ArrayStates(arrays), tokens, 0), model)
+    size = save_states(path, SavedStates(ArrayStates(arrays), history_after(None, tokens)), model)
     assert size == path.stat().st_size
     loaded = load_states(path, NumpyEngine(dtype), model)
-    assert loaded.tokens == tokens
-    for held in (loaded.states, load_file(path)):
+    stored = {name: a for name, a in load_file(path).items() if name in arrays}
+    assert loaded.history.tokens == tuple(tokens)
+    for held in (loaded.states, stored):
         assert {name: held[name].tobytes() for name in held} == {n: a.tobytes() for n, a in arrays.items()}
 
 
@@ -205,19 +210,19 @@ def test_what_is_no_file_is_refused_without_waiting(manifest: Manifest, tmp_path
 
 
 def test_only_one_sequence_of_the_model_is_saved(manifest: Manifest, tmp_path: Path) -> None:
-    two, path = NumpyEngine().zero_states(2), tmp_path / "other"
+    two, path, one = NumpyEngine().zero_states(2), tmp_path / "other", history_after(None, [4, 3])
     with refused("past_", "cannot be saved", "(2, ", "one sequence"):
-        save_states(path, SavedStates(two, 1, 3), manifest)
+        save_states(path, SavedStates(two, one), manifest)
     second = NumpyEngine().load_states({name: two[name][1:] for name in two})
-    save_states(tmp_path / "states", SavedStates(second, 1, 3), manifest)
+    save_states(tmp_path / "states", SavedStates(second, one), manifest)
     with refused("cannot be saved", "float16", "float32"):
-        save_states(path, SavedStates(NumpyEngine("float16").zero_states(1), 1, 3), manifest)
+        save_states(path, SavedStates(NumpyEngine("float16").zero_states(1), one), manifest)
     with refused("cannot be saved", "no such state"):
-        save_states(path, SavedStates(ArrayStates({"other": np.zeros((1, 1))}), 1, 3), manifest)
-    with refused("number of tokens", "-1"):
-        save_states(path, SavedStates(second, -1, 3), manifest)
-    with refused("next token", str(V), f"0 to {V - 1}"):
-        save_states(path, SavedStates(second, 1, V), manifest)
+        save_states(path, SavedStates(ArrayStates({"other": np.zeros((1, 1))}), one), manifest)
+    with refused("its length", "0", "1 to"):
+        save_states(path, SavedStates(second, History((), ())), manifest)
+    with refused("a token not known", str(V), f"0 to {V - 1}"):
+        save_states(path, SavedStates(second, history_after(None, [1, V])), manifest)
     assert [path.name for path in tmp_path.iterdir()] == ["states"]
 
 

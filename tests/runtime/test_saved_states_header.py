@@ -77,14 +77,16 @@ CONV, SSM = "past_conv_states.0", "past_ssm_states.1"  # the last and not the la
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (lambda h: h["__metadata__"].update(version="2"), ["'version'", "'2'", "'1'"]),
+        (lambda h: h["__metadata__"].update(version="1"), ["'version'", "'1'", "'2'"]),
         (lambda h: h["__metadata__"].update(format="pt"), ["'format'", "'pt'"]),
-        (lambda h: h["__metadata__"].update(tokens="-1"), ["'tokens'", "'-1'"]),
-        (lambda h: h["__metadata__"].update(tokens="9" * 4000), ["'tokens'"]),
-        (lambda h: h["__metadata__"].update(tokens="²"), ["'tokens'"]),
-        (lambda h: h["__metadata__"].update(tokens=7), ["'tokens'"]),
-        (lambda h: h["__metadata__"].update(next_token=str(V)), ["'next_token'", f"0 to {V - 1}"]),
-        (lambda h: h["__metadata__"].pop("next_token"), ["'next_token'", "nothing"]),
+        (lambda h: h["__metadata__"].pop("model"), ["'model'", "nothing"]),
+        (lambda h: h["tokens"].update(shape=[0]), ["tokens", "'shape'", "[0]"]),
+        (lambda h: h["tokens"].update(shape=[-1]), ["tokens", "'shape'"]),
+        (lambda h: h["tokens"].update(shape=[1 << 40]), ["tokens", "'shape'"]),
+        (lambda h: h["tokens"].update(shape=[8]), ["tokens", "'data_offsets'"]),
+        (lambda h: h["feeds"].update(shape=[1]), ["feeds", "'shape'", "[1, 2]"]),
+        (lambda h: h["marks"].update(shape=[9999]), ["marks", "'shape'"]),
+        (lambda h: h.pop("marks"), ["'marks'", "nothing"]),
         (lambda h: h["__metadata__"].update(sha256="0"), ["'sha256'"]),
         (lambda h: h["__metadata__"].update(more="1"), ["'more'", "does not know"]),
         (lambda h: h.pop("__metadata__"), ["'__metadata__'"]),
@@ -97,10 +99,10 @@ CONV, SSM = "past_conv_states.0", "past_ssm_states.1"  # the last and not the la
         (lambda h: h[SSM].update(data_offsets=[0, 1 << 31]), [SSM, "'data_offsets'"]),
         (lambda h: h[SSM].update(data_offsets=[-128, 0]), [SSM, "'data_offsets'"]),
         (lambda h: h[SSM].update(data_offsets=[128]), [SSM, "'data_offsets'"]),
-        (lambda h: h[SSM].update(data_offsets=[0, 128]), [SSM, "data_offsets", "128"]),  # overlaps ssm 0
-        (lambda h: h[SSM].update(data_offsets=[64, 192]), [SSM, "data_offsets", "64", "128"]),
-        (lambda h: h[CONV].update(data_offsets=[272, 288]), ["data_offsets", "272", "256"]),
-        (lambda h: h[CONV].update(data_offsets=[4096, 4112]), ["data_offsets", "272", "256"]),
+        (lambda h: h[SSM].update(data_offsets=[40, 168]), [SSM, "data_offsets", "40", "168"]),  # of ssm 0
+        (lambda h: h[SSM].update(data_offsets=[64, 192]), [SSM, "data_offsets", "64", "168"]),
+        (lambda h: h[CONV].update(data_offsets=[312, 328]), ["data_offsets", "312", "296"]),
+        (lambda h: h[CONV].update(data_offsets=[4096, 4112]), ["data_offsets", "312", "296"]),
     ],
 )  # fmt: skip
 def test_a_header_that_was_not_saved_is_refused(
