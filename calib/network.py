@@ -152,8 +152,11 @@ def _scan_kind(model: QuantizedModel) -> str:
 
 
 def _norm(net: Backend[V], model: QuantizedModel, site: str, hidden: V) -> V:
-    scale = model.scale(f"{site}.norm_out")
-    (u,) = net.op("RMSNormQuantize", hidden, epsilon=model.config.norm_epsilon, out_scale=scale)
+    attrs = {"epsilon": model.config.norm_epsilon, "out_scale": model.scale(f"{site}.norm_out")}
+    if model.smoothed:
+        (u,) = net.op("WeightedRMSNormQuantize", hidden, net.weight(f"{site}.norm_weight"), **attrs)
+    else:
+        (u,) = net.op("RMSNormQuantize", hidden, **attrs)
     return net.tap(f"{site}.norm_out", u)
 
 

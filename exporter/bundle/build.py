@@ -11,7 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from quamba_export.calib.output_directory import written_directory
-from quamba_export.exporter.artefacts import artefact_kind, copy_checked, recorded_scan_input
+from quamba_export.exporter.artefacts import (
+    artefact_kind,
+    copy_checked,
+    recorded_scan_input,
+    recorded_smoothing,
+)
 from quamba_export.exporter.console import say
 from quamba_export.exporter.plugin_build.prepare_device import LIBRARY, prepare_for_device, prepared_library
 from quamba_export.runtime.cuda import Cuda
@@ -162,7 +167,16 @@ def _check_kernels(source: Manifest, target: str) -> None:
 
 
 def _check_no_study(export: Path, target: str) -> None:
-    """Refuse (exit 5) what `export --ssm-input` wrote: its ops have no kernels, and will have none."""
+    """Refuse (exit 5) what `export --ssm-input` wrote, and a baseline: their ops have no kernels, and will
+    have none.
+    """
+    if recorded_smoothing(export):
+        raise QuambaError(
+            f"{target} does not run smoothed models",
+            found="an export of a calibration by a recipe with `smoothing`, a baseline",
+            fix="use --target cpu, or calibrate by another recipe",
+            code=ExitCode.INCOMPATIBLE,
+        )
     if (mode := recorded_scan_input(export)) != "int8":
         raise QuambaError(
             f"{target} does not run studies of the scan's input",

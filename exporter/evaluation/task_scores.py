@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,53 +17,74 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 QUAMBA_TASKS = ("lambada_openai", "hellaswag", "piqa", "arc_easy", "arc_challenge", "winogrande")
 
 
-def task_names(text: str) -> list[str]:
-    """`a,b` as names; `quamba` stands for the paper's tasks. Raises QuambaError (exit 2) for none."""
+@dataclass(frozen=True)
+class Tasks:
+    """Which tasks, and of what files.
+
+    path:  a folder of task files (YAML); with it only those are known, and nothing is fetched.
+    limit: examples of each task, its first.
+    """
+
+    names: tuple[str, ...]
+    path: Path | None = None
+    limit: int | None = None
+
+
+def chosen_tasks(text: str | None, path: Path | None = None, limit: int | None = None) -> Tasks | None:
+    """The tasks that `a,b` names, None for no text; `quamba` stands for the paper's.
+
+    Raises QuambaError (exit 2): a text that names none, or the tasks' options without tasks.
+    """
+    if text is None:
+        if path is not None or limit is not None:
+            found = "--task-path" if path is not None else "--task-limit"
+            fix = "add --tasks NAMES"
+            raise QuambaError(f"{found} goes with --tasks", found="none", fix=fix, code=ExitCode.USAGE)
+        return None
     names: list[str] = []
     for name in (part.strip() for part in text.split(",")):
         names += QUAMBA_TASKS if name == "quamba" else [name] if name else []
     if not names:
         allowed = "names of lm-eval's tasks, or quamba"
         raise QuambaError("--tasks names none", found=repr(text), allowed=allowed, code=ExitCode.USAGE)
-    return list(dict.fromkeys(names))
+    return Tasks(tuple(dict.fromkeys(names)), path, limit)
 
 
-def task_scores(
-    model: LanguageModel, names: Sequence[str], task_path: Path | None = None, limit: int | None = None
-) -> dict[str, dict[str, float]]:
+def check_known(tasks: Tasks) -> None:
+    """Refuse (QuambaError, exit 2) a missing lm-eval and unknown tasks; reads no data."""
+    with quiet(offline=True):
+        task_manager(tasks)
+
+
+def task_scores(model: LanguageModel, tasks: Tasks) -> dict[str, dict[str, float]]:
     """Metrics of every task, by lm-eval's names; a group has its own row.
 
-    task_path: a folder of task files (YAML); with it only those are known, and nothing is fetched.
-    limit:     examples of each task. Raises QuambaError: exit 2 without lm-eval or for an unknown task, with
-    the nearest one; exit 8 for a data set that is not there and cannot be fetched.
+    Raises QuambaError: exit 2 without lm-eval or for an unknown task, with the nearest one; exit 8 for a
+    data set that is not there and cannot be fetched.
     """
-    with quiet(offline=task_path is not None):
-        manager, evaluate, task_model = _lm_eval(task_path)
-        _check(names, manager.all_tasks, task_path)
-        try:
-            found = evaluate(
-                model=task_model(model=model),
-                tasks=list(names),
-                task_manager=manager,
-                limit=limit,
-                log_samples=False,
-                bootstrap_iters=0,
-            )
-        except (OSError, ConnectionError, ValueError) as error:  # what datasets raises for data it has not
-            raise QuambaError(
-                f"the data of the tasks {', '.join(names)} cannot be read",
-                found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-                fix="run with network once, or give local task files by --task-path",
-                code=ExitCode.REMOTE,
-            ) from error
+    with reading(tasks):
+        manager = task_manager(tasks)
+        from lm_eval import simple_evaluate
+
+        from quamba_export.exporter.evaluation.task_model import TaskModel
+
+        found = simple_evaluate(
+            model=TaskModel(model=model),
+            tasks=list(tasks.names),
+            task_manager=manager,
+            limit=tasks.limit,
+            log_samples=False,
+            bootstrap_iters=0,
+        )
     return {task: _metrics(row) for task, row in found["results"].items()}
 
 
-def _lm_eval(task_path: Path | None) -> tuple[Any, Any, Any]:
-    """Task manager, lm-eval's evaluation, and our model for it."""
+def task_manager(tasks: Tasks) -> Any:
+    """lm-eval's, which knows every one of `tasks`. Raises QuambaError (exit 2) without lm-eval, or for an
+    unknown task.
+    """
     try:
-        from lm_eval import simple_evaluate
-        from lm_eval.tasks import TaskManager
+        from lm_eval import tasks as of_lm_eval
     except ImportError as error:
         raise QuambaError(
             "--tasks needs lm-eval",
@@ -70,12 +92,31 @@ def _lm_eval(task_path: Path | None) -> tuple[Any, Any, Any]:
             fix='pip install "quamba-export[tasks]"',
             code=ExitCode.USAGE,
         ) from error
+<<<<<<< HEAD:exporter/evaluation/task_scores.py
     from quamba_export.exporter.evaluation.task_model import TaskModel
+=======
+    if tasks.path is not None and not tasks.path.is_dir():
+        raise QuambaError(f"no folder of tasks at {tasks.path}", allowed="a folder with task files (.yaml)")
+    path = str(tasks.path) if tasks.path else None
+    manager = of_lm_eval.TaskManager(include_path=path, include_defaults=tasks.path is None)
+    _check(tasks.names, manager.all_tasks, tasks.path)
+    return manager
+>>>>>>> main:exporter/evaluation/task_scores.py
 
-    if task_path is not None and not task_path.is_dir():
-        raise QuambaError(f"no folder of tasks at {task_path}", allowed="a folder with task files (.yaml)")
-    path = str(task_path) if task_path else None
-    return TaskManager(include_path=path, include_defaults=task_path is None), simple_evaluate, TaskModel
+
+@contextmanager
+def reading(tasks: Tasks) -> Iterator[None]:
+    """lm-eval's code, quiet; what it raises for data that it cannot read is a QuambaError (exit 8)."""
+    with quiet(offline=tasks.path is not None):
+        try:
+            yield
+        except (OSError, ConnectionError, ValueError) as error:  # what datasets raises for data it has not
+            raise QuambaError(
+                f"the data of the tasks {', '.join(tasks.names)} cannot be read",
+                found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                fix="run with network once, or give local task files by --task-path",
+                code=ExitCode.REMOTE,
+            ) from error
 
 
 def _check(names: Sequence[str], known: Sequence[str], task_path: Path | None) -> None:

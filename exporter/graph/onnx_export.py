@@ -114,6 +114,8 @@ def _write_configs(model: QuantizedModel, checkpoint: Checkpoint, directory: Pat
     }
     if model.ssm_input.mode != "int8":
         config["quantization_config"]["ssm_input"] = model.ssm_input.mode
+    if model.smoothed:
+        config["quantization_config"]["smoothed"] = True
     _write_json(directory / "config.json", config)
     _write_json(directory / "generation_config.json", {"eos_token_id": checkpoint.eos_token_id})
     if checkpoint.tokenizer_path is not None:

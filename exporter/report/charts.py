@@ -132,16 +132,27 @@ def stacked_bars(bars: Sequence[Bar], title: str) -> str:
     return svg(BAR_LABEL + BAR_WIDTH + 90, len(bars) * (BAR_HEIGHT + BAR_GAP), title, marks)
 
 
-def dots(points: Sequence[tuple[str, float]], title: str) -> str:
-    """A line a label, a dot for its value on one logarithmic axis; zeros stand at the lowest value."""
-    positive = [value for _, value in points if value > 0] or [1.0]
-    low, high = min(positive), max(positive)
-    span = math.log(high / low) if high > low else 1.0
+def dots(points: Sequence[tuple[str, float]], title: str, logarithmic: bool = True) -> str:
+    """A line a label, a dot for its value on one axis, from the lowest to the highest.
+
+    On a logarithmic axis zeros stand at the lowest value.
+    """
+    shown = [value for _, value in points if value > 0 or not logarithmic] or [1.0]
+    low, high = min(shown), max(shown)
+
+    def place(value: float) -> float:
+        """0 to 1."""
+        if high == low:
+            return 0.0
+        if not logarithmic:
+            return (value - low) / (high - low)
+        return math.log(max(value, low) / low) / math.log(high / low)
+
     label = 16 + 7 * max(len(name) for name, _ in points)
     marks = []
     for i, (name, value) in enumerate(points):
         y = DOT_ROW * i + 14
-        x = round(label + math.log(max(value, low) / low) / span * DOT_WIDTH, 1)
+        x = round(label + place(value) * DOT_WIDTH, 1)
         marks.append(tag("text", name, class_="label", x=label - 12, y=y + 4, text_anchor="end"))
         marks.append(
             tag(

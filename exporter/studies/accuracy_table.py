@@ -37,6 +37,7 @@ class Row:
 
 
 ROWS = (
+    Row("smoothquant-w8a8", {"recipe": "smoothquant"}),
     Row("quarot-w8a8", {"recipe": "quarot"}),
     Row("quamba-w8a8", {"recipe": "quamba"}),
     Row("quamba-w8a8-int8-state", {"recipe": "quamba", "ssm-state-dtype": "int8"}),

@@ -14,9 +14,16 @@ from quamba_export.calib.qformat import qformat_named
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.calib.quantized_model import QuantizedModel
 from quamba_export.calib.scan_input import ScanInput, with_scan_input
+<<<<<<< HEAD:exporter/studies/score_variant.py
 from quamba_export.exporter.evaluation.cloze import read_passages, with_cloze
 from quamba_export.exporter.evaluation.evaluate import evaluate
 from quamba_export.exporter.evaluation.language_models import open_checkpoint, open_reference
+=======
+from quamba_export.exporter.evaluation.cloze import read_passages, with_cloze
+from quamba_export.exporter.evaluation.evaluate import evaluate
+from quamba_export.exporter.evaluation.language_models import open_checkpoint, open_reference
+from quamba_export.exporter.evaluation.task_scores import task_scores
+>>>>>>> main:exporter/studies/score_variant.py
 from quamba_export.plugins.common.quantization import INT8_MAX
 from quamba_export.plugins.ScanInputCausalConv1d.op import dual_scale
 
@@ -30,7 +37,8 @@ OUTLIER_TOKENS = 512  # of the scored text, for the share of outliers
 
 
 def score_variant(study: Study, variant: Variant, calibration: Path) -> dict[str, Any]:
-    """Scores by mode, last words in the last; of x: outliers, how many became 0, bytes from conv to scan.
+    """Scores by mode, last words in the last, and of tasks; of x: outliers, how many became 0, bytes to the
+    scan.
 
     Raises QuambaError as evaluate does.
     """
@@ -48,6 +56,8 @@ def score_variant(study: Study, variant: Variant, calibration: Path) -> dict[str
         facts = result.present_fields()
         found[mode] = {key: facts[key] for key in (*KEPT, *KEPT_OF_CLOZE) if key in facts}
         found[mode]["ratio"] = result.perplexity / found[mode]["against_perplexity"]
+    if study.tasks:
+        found["tasks"] = task_scores(model, study.tasks)
     return found | scan_input_facts(study.checkpoint, read_calibration(calibration), variant, stream)
 
 

@@ -1,8 +1,13 @@
 """A sweep: every variant calibrated and scored, each once; what is done is kept by a digest of what it is.
 
 out/calibrations/DIGEST  by checkpoint, recipe and samples: variants that differ in the rest share one
+<<<<<<< HEAD:exporter/studies/sweep.py
 out/scores/DIGEST.json   by that, the form of the model and the text it is scored on
 out/sweep.json, sweep.html: the table (exporter/studies/sweep_table.py)
+=======
+out/scores/DIGEST.json   by that, the form of the model, and the text and tasks it is scored on
+out/sweep.json, sweep.html: the table (exporter/studies/sweep_table.py)
+>>>>>>> main:exporter/studies/sweep.py
 
 A run that was stopped goes on when it is started again, and another sweep into the same folder takes what it
 shares with this one.
@@ -27,9 +32,17 @@ from quamba_export.calib.data import data_digest, token_stream
 from quamba_export.calib.mixed_data import Source, mixed_windows
 from quamba_export.calib.recipe import Recipe
 from quamba_export.calib.workers import one_thread
+<<<<<<< HEAD:exporter/studies/sweep.py
 from quamba_export.exporter.evaluation.cloze import read_passages
 from quamba_export.exporter.evaluation.evaluate import Mode
 from quamba_export.exporter.studies.variants import Variant
+=======
+from quamba_export.exporter.evaluation.cloze import read_passages
+from quamba_export.exporter.evaluation.evaluate import Mode
+from quamba_export.exporter.task_digest import tasks_digest
+from quamba_export.exporter.evaluation.task_scores import Tasks
+from quamba_export.exporter.studies.variants import Variant
+>>>>>>> main:exporter/studies/sweep.py
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 T = TypeVar("T")
@@ -38,7 +51,7 @@ Advance = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Study:
-    """What the variants of a sweep share: the checkpoint, the samples and the text that is scored."""
+    """What the variants of a sweep share: checkpoint, samples, and the text and tasks that are scored."""
 
     checkpoint: str
     sources: tuple[Source, ...]
@@ -50,6 +63,7 @@ class Study:
     modes: tuple[Mode, ...]
     cloze: int | None
     out: Path
+    tasks: Tasks | None = None
 
 
 @dataclass(frozen=True)
@@ -62,14 +76,16 @@ class Keys:
 
     @classmethod
     def of(cls, study: Study, checkpoint: Checkpoint) -> Keys:
-        """Reads both texts. Raises QuambaError where one is too short or cannot be read."""
+        """Reads both texts and the tasks. Raises QuambaError where one is too short or cannot be read."""
         if checkpoint.tokenizer_path is None:
             raise QuambaError(f"checkpoint {study.checkpoint} has no tokenizer", allowed="a tokenizer.json")
         reading = checkpoint.tokenizer_path, checkpoint.eos_token_id
         samples = mixed_windows(study.sources, *reading, count=study.calib_size, size=study.calib_seqlen)
         stream = token_stream(study.score, *reading, limit=study.max_tokens)
         passages = read_passages(study.score, study.cloze) if study.cloze else []
-        how = [study.window, list(study.modes), [asdict(passage) for passage in passages]]
+        how: list[Any] = [study.window, list(study.modes), [asdict(passage) for passage in passages]]
+        if study.tasks:
+            how.append(tasks_digest(study.tasks))
         return cls(checkpoint.digest, data_digest(samples), data_digest(stream[None]) + json.dumps(how))
 
     def calibration(self, recipe: Recipe) -> str:

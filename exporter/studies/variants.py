@@ -20,12 +20,14 @@ from quamba_export.calib.recipe import Recipe, default_recipe, load_recipe, reci
 from quamba_export.calib.rounding_kinds import ROUNDINGS
 from quamba_export.calib.scan_input import MODES, SCALED, STUDY_FACTOR, InputMode, ScanInput, scan_input_named
 from quamba_export.calib.sites import SITES
+from quamba_export.calib.smoothing import check_smoothable
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 MOST_VARIANTS = 1000
 STATE_DTYPES: tuple[SsmStateDtype, ...] = get_args(SsmStateDtype)
 _FLAGS = ("rotate_residual", "rotate_out_proj", "reorder", "per_channel_weights")
 _COUNTS = ("head_groups", "channel_groups")
+_NUMBERS = ("smoothing",)
 _OUTPUTS = ("qformat", "ssm-state-dtype", "ssm-input", "scale-factor")
 
 
@@ -53,7 +55,18 @@ def known_fields() -> list[str]:
     options = sorted({"kind", *(field.name for observer in OBSERVERS.values() for field in fields(observer))})  # type: ignore[arg-type]
     rounding = sorted({"kind", *(field.name for kind in ROUNDINGS.values() for field in fields(kind))})
     return [
-        *("recipe", "observer", "alpha", "sigma", "groups", "hadamard", *_FLAGS, *_COUNTS, *_OUTPUTS),
+        *(
+            "recipe",
+            "observer",
+            "alpha",
+            "sigma",
+            "groups",
+            "hadamard",
+            *_FLAGS,
+            *_COUNTS,
+            *_NUMBERS,
+            *_OUTPUTS,
+        ),
         *(f"observers.{site}.{option}" for site in sites for option in options),
         *(f"weights.{option}" for option in rounding),
     ]
@@ -123,10 +136,12 @@ def _variant(values: dict[str, str], base: Recipe, config: MambaConfig, samples:
     recipe.check_fits(config)
     if recipe.as_table() != default_recipe(config).as_table():  # which calibrate does not refuse either
         check_enough(recipe, config, samples, length)
-    widths = qformat_named(values.get("qformat", "w8a8")).name
+    widths = qformat_named(values.get("qformat", "w8a8"))
+    if recipe.smoothing is not None:
+        check_smoothable(recipe, config.n_layer, widths)
     state = _state_dtype(values.get("ssm-state-dtype", "float16"))
     mode = scan_input_named(values.get("ssm-input", "int8"), _factor(values))
-    return Variant(values, recipe, widths, state, mode)
+    return Variant(values, recipe, widths.name, state, mode)
 
 
 def _state_dtype(name: str) -> SsmStateDtype:
@@ -155,6 +170,8 @@ def _set(table: dict[str, Any], field: str, value: str) -> None:
         table["rotate_out_proj" if field == "hadamard" else field] = _flag(field, value)
     elif field in _COUNTS:
         table[field] = _whole(field, value)
+    elif field in _NUMBERS:
+        table[field] = _plain(value)
     elif field == "observer":
         _set_option(table["observers"], "x", "kind", value)
     elif field in ("alpha", "sigma"):

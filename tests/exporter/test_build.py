@@ -102,6 +102,14 @@ def test_a_study_of_the_scan_input_is_refused_for_a_gpu(
     assert caught.value.found == "an export made with --ssm-input dual-scale"
 
 
+def test_a_smoothed_model_is_refused_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FILES, "config.json", b'{"quantization_config": {"smoothed": true}}')
+    export = write_fake_export(tmp_path / "export")
+    with pytest.raises(QuambaError, match="does not run smoothed models") as caught:
+        build_bundle(export, "h200", tmp_path / "bundle")
+    assert caught.value.code == ExitCode.INCOMPATIBLE
+
+
 @pytest.mark.parametrize("config", [MAMBA1, MAMBA2], ids=lambda config: config.kind)
 @pytest.mark.parametrize("qformat", [*BLOCKS, "w8a8-head8", "w8a8-head4"])
 def test_every_op_of_a_width_with_kernels_has_one(config: MambaConfig, qformat: str) -> None:

@@ -62,6 +62,7 @@ SMALL = {
     "RMSNormQuantize": "odd_width",
     "RequantizedLinear": "odd_sizes",
     "ScanInputCausalConv1d": "two_scales",
+    "WeightedRMSNormQuantize": "odd_width",
 }
 NO_SCAN = "onnx.reference scans the first axis only, the function bodies the second"
 
@@ -218,6 +219,7 @@ FAULTS = [
     ("RMSNormLinear", "decode", "Div (x, root)", "Identity (x)"),
     ("RMSNormLinear", "magnitudes", "Add (mean, epsilon)", "Identity (mean)"),
     ("RMSNormQuantize", "magnitudes", "Sqrt (root_shifted)", "Sqrt (root_mean)"),
+    ("WeightedRMSNormQuantize", "decode", "Mul (normed, norm_weight)", "Identity (normed)"),
 ]
 
 
