@@ -79,6 +79,20 @@ SsmInput = Annotated[
         help="A study of the scan's input: int8, fp32, simulated-int8, dual-scale, uniform-scale, w4a5-se.",
     ),
 ]
+TaskNames = Annotated[
+    str | None,
+    typer.Option(
+        "--tasks", help="lm-eval's tasks, by name, with commas; quamba: the paper's six. Needs lm-eval."
+    ),
+]
+TaskPath = Annotated[
+    Path | None,
+    typer.Option("--task-path", help="With --tasks: a folder of task files, in place of lm-eval's own."),
+]
+TaskLimit = Annotated[
+    int | None,
+    typer.Option("--task-limit", min=1, help="With --tasks: examples of each task, its first."),
+]
 ScaleFactor = Annotated[
     str | None,
     typer.Option("--scale-factor", metavar="NUMBER|auto", help="Between the two scales of --ssm-input."),

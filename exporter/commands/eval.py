@@ -18,6 +18,9 @@ from quamba_export.exporter.options import (
     ProviderOption,
     ScaleFactor,
     SsmInput,
+    TaskLimit,
+    TaskNames,
+    TaskPath,
     TextToScore,
     W4a5Se,
     Window,
@@ -28,8 +31,8 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quamba_export.exporter.evaluate import Evaluation
-    from quamba_export.exporter.language_models import LanguageModel
+    from quamba_export.exporter.evaluation.evaluate import Evaluation
+    from quamba_export.exporter.evaluation.language_models import LanguageModel
 
 
 def evaluate(
@@ -51,16 +54,9 @@ def evaluate(
             help="Adds the share of the text's first N passages whose last word the model finds.",
         ),
     ] = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(help="lm-eval's tasks, by name, with commas; quamba: the paper's six. Needs lm-eval."),
-    ] = None,
-    task_path: Annotated[
-        Path | None, typer.Option(help="With --tasks: a folder of task files, in place of lm-eval's own.")
-    ] = None,
-    task_limit: Annotated[
-        int | None, typer.Option(min=1, help="With --tasks: examples of each task, its first.")
-    ] = None,
+    tasks: TaskNames = None,
+    task_path: TaskPath = None,
+    task_limit: TaskLimit = None,
     calibration: CalibrationPath = None,
     qformat: Annotated[
         str | None, typer.Option(help="As in export: the quantized reference of a checkpoint.")
@@ -85,11 +81,18 @@ def evaluate(
 
     Example: quamba-export eval bundle/ --data validation.txt --mode decode --against CHECKPOINT
     """
-    from quamba_export.exporter.language_models import open_language_model
-    from quamba_export.exporter.task_scores import task_names, task_scores
+<<<<<<< HEAD
+    from quamba_export.exporter.evaluation.language_models import open_language_model
+    from quamba_export.exporter.evaluation.task_scores import task_names, task_scores
+=======
+    from quamba_export.exporter.evaluation.language_models import open_language_model
+    from quamba_export.exporter.evaluation.task_scores import check_known, chosen_tasks, task_scores
+>>>>>>> main
 
     check_asked(data, tasks, task_path or task_limit, against or cloze)
-    names = task_names(tasks) if tasks else []
+    chosen = chosen_tasks(tasks, task_path, task_limit)
+    if chosen:
+        check_known(chosen)
     aliases = fp32_ssm_input, float_sim_asic_int8, float_sim_asic_research_se, w4a5_se
     study = chosen_scan_input(ssm_input, scale_factor, *aliases)
     flags = {
@@ -112,8 +115,8 @@ def evaluate(
         other = open_language_model(against) if against else None
         result = scored_text(model, other, data, window, max_tokens, mode, cloze)
     facts = result.present_fields() if result else described(model)
-    if names:
-        facts["tasks"] = task_scores(model, names, task_path, task_limit)
+    if chosen:
+        facts["tasks"] = task_scores(model, chosen)
     emit(facts, as_json, lambda console: show_all(result, facts, console))
 
 
@@ -128,8 +131,8 @@ def scored_text(
 ) -> Evaluation:
     """The model's scores on a text, and on its passages where they are asked for."""
     from quamba_export.calib.data import token_stream
-    from quamba_export.exporter.cloze import read_passages, with_cloze
-    from quamba_export.exporter.evaluate import evaluate
+    from quamba_export.exporter.evaluation.cloze import read_passages, with_cloze
+    from quamba_export.exporter.evaluation.evaluate import evaluate
 
     stream = token_stream(data, model.tokenizer_path, model.eos_token_id, limit=max_tokens)
     passages = read_passages(data, cloze) if cloze else []

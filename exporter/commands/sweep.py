@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from quamba_export.exporter.console import emit, progress
-from quamba_export.exporter.options import Json, MaxTokens, Window
+from quamba_export.exporter.options import Json, MaxTokens, TaskLimit, TaskNames, TaskPath, Window
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quamba_export.exporter.evaluate import Mode
+    from quamba_export.exporter.evaluation.evaluate import Mode
 
 PRESET = "ssm-input"
 
@@ -47,6 +47,9 @@ def sweep(
     window: Window = 1024,
     max_tokens: MaxTokens = None,
     cloze: Annotated[int | None, typer.Option(min=1, help="As in eval: last words of N passages.")] = None,
+    tasks: TaskNames = None,
+    task_path: TaskPath = None,
+    task_limit: TaskLimit = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; any number gives the same figures.")] = 1,
     as_json: Json = False,
 ) -> None:
@@ -57,11 +60,21 @@ def sweep(
     from quamba_export.calib.checkpoint import load_checkpoint
     from quamba_export.calib.mixed_data import Source
     from quamba_export.calib.recipe import default_recipe, load_recipe
-    from quamba_export.exporter.sweep import Study, run_sweep
-    from quamba_export.exporter.sweep_table import sweep_rows
-    from quamba_export.exporter.variants import parse_vary, scan_input_variants, variants
+<<<<<<< HEAD
+    from quamba_export.exporter.studies.sweep import Study, run_sweep
+    from quamba_export.exporter.studies.sweep_table import sweep_rows
+    from quamba_export.exporter.studies.variants import parse_vary, scan_input_variants, variants
+=======
+    from quamba_export.exporter.studies.sweep import Study, run_sweep
+    from quamba_export.exporter.studies.sweep_table import sweep_rows
+    from quamba_export.exporter.evaluation.task_scores import check_known, chosen_tasks
+    from quamba_export.exporter.studies.variants import parse_vary, scan_input_variants, variants
+>>>>>>> main
 
     checkpoint = checkpoint_of(what, vary)
+    asked = chosen_tasks(tasks, task_path, task_limit)
+    if asked:
+        check_known(asked)
     chosen = parse_vary(vary or [])
     config = load_checkpoint(checkpoint).config
     base = load_recipe(recipe) if recipe else default_recipe(config)
@@ -70,7 +83,8 @@ def sweep(
         every = scan_input_variants(every)
     modes: tuple[Mode, ...] = ("prefill", "decode") if mode == "both" else (mode,)
     sources = tuple(Source(text) for text in data)
-    study = Study(checkpoint, sources, calib_size, calib_seqlen, score, window, max_tokens, modes, cloze, out)
+    size = calib_size, calib_seqlen, score, window, max_tokens
+    study = Study(checkpoint, sources, *size, modes, cloze, out, asked)
     with progress(f"sweep {checkpoint}", unit="steps") as bar, resumable():
         scores = run_sweep(study, every, workers=workers, advance=lambda done: bar.advance(1))
     facts: dict[str, Any] = {
@@ -82,6 +96,7 @@ def sweep(
         "calib_seqlen": calib_seqlen,
         "window": window,
         "max_tokens": max_tokens,
+        **({"tasks": list(asked.names), "task_limit": asked.limit} if asked else {}),
         "variants": [{"values": v.values, "scores": s} for v, s in zip(every, scores, strict=True)],
     }
     fields = list(every[0].values)
@@ -115,7 +130,7 @@ def resumable() -> Iterator[None]:
 
 
 def write(out: Path, facts: dict[str, Any], heads: list[str], rows: list[list[str]]) -> None:
-    from quamba_export.exporter.sweep_table import markdown, write_sweep_page
+    from quamba_export.exporter.studies.sweep_table import markdown, write_sweep_page
 
     (out / "sweep.json").write_text(json.dumps(facts, indent=1) + "\n")
     (out / "sweep.md").write_text(markdown(heads, rows))

@@ -100,7 +100,7 @@ def plan_deployment(source: Path, choices: Choices) -> Plan:
                 fix="quamba-export build export/ --target ... -o bundle/",
             )
         return Plan(source, manifest, choices, None, "", signer=signer)
-    from quamba_export.exporter.build import cpu_self_test
+    from quamba_export.exporter.bundle.build import cpu_self_test
 
     own = choices.target.endswith(".toml")
     text = custom_text(Path(choices.target)) if own else ""

@@ -1,5 +1,5 @@
 // What the scan's kernels hand on to one another in the workspace of a call, and how large that is;
-// exporter/tensorrt_memory.py has the same formula.
+// exporter/tensorrt/memory.py has the same formula.
 #pragma once
 
 #include "../common/numeric.cuh"

@@ -6,13 +6,19 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tiny_flow import Flow, run_json
 
-from quamba_export.exporter.language_models import open_language_model
-from quamba_export.exporter.task_scores import QUAMBA_TASKS, task_names
+<<<<<<< HEAD
+from quamba_export.exporter.evaluation.language_models import open_language_model
+from quamba_export.exporter.evaluation.task_scores import QUAMBA_TASKS, task_names
+=======
+from quamba_export.exporter.evaluation.language_models import open_language_model
+from quamba_export.exporter.evaluation.task_scores import QUAMBA_TASKS, chosen_tasks
+>>>>>>> main
 from quamba_export.runtime.errors import QuambaError
 
 WITHOUT = "no lm-eval: pip install '.[tasks]' (760 MB with what it needs)"
@@ -49,7 +55,7 @@ def test_engines_score_a_local_task_alike(flow: Flow, task: Path) -> None:
 
 def test_loglikelihood_is_that_of_the_model_s_own_logits(flow: Flow) -> None:
     pytest.importorskip("lm_eval", reason=WITHOUT)
-    from quamba_export.exporter.task_model import TaskModel
+    from quamba_export.exporter.evaluation.task_model import TaskModel
 
     model = open_language_model(str(flow.checkpoint))
     scored = TaskModel(model=model)._loglikelihood_tokens([(None, [3, 4], [5, 6]), (None, [7], [8])])
@@ -89,8 +95,79 @@ def test_options_of_what_is_not_scored_are_refused(
 
 
 def test_the_paper_s_tasks_go_by_one_name() -> None:
-    assert task_names("quamba") == list(QUAMBA_TASKS)
-    assert task_names("piqa, quamba")[0] == "piqa"
-    assert len(task_names("piqa,quamba")) == len(QUAMBA_TASKS)
+    def names(text: str) -> list[str]:
+        chosen = chosen_tasks(text)
+        return list(chosen.names) if chosen else []
+
+    assert names("quamba") == list(QUAMBA_TASKS)
+    assert names("piqa, quamba")[0] == "piqa"
+    assert len(names("piqa,quamba")) == len(QUAMBA_TASKS)
     with pytest.raises(QuambaError, match="names none"):
-        task_names(" ,")
+        names(" ,")
+
+
+# Sweeps
+
+
+def swept(flow: Flow, task: Path, out: Path, *vary: str, exit_code: int = 0) -> dict[str, Any]:
+    size = ("--calib-size", 2, "--calib-seqlen", 32, "--window", 16, "--max-tokens", 32)
+    texts = ("--data", flow.text, "--score", flow.text, "-o", out)
+    tasks = ("--tasks", "next_word", "--task-path", task, "--task-limit", 4)
+    return run_json("sweep", flow.checkpoint, *texts, *size, *tasks, *vary, exit_code=exit_code)
+
+
+def test_a_sweep_scores_tasks_and_keeps_them_by_content(flow: Flow, task: Path, tmp_path: Path) -> None:
+    """Other examples make new scores and no new calibration; a mark in a kept score shows it was taken."""
+    out, vary = tmp_path / "sweep", ("--vary", "qformat=w8a8")
+    (first,) = swept(flow, task, out, *vary)["variants"]
+    (calibration,) = (out / "calibrations").iterdir()
+    flags = ("--tasks", "next_word", "--task-path", task, "--task-limit", 4)
+    scored = run_json("eval", flow.checkpoint, "--calibration", calibration, *flags)
+    assert first["scores"]["tasks"] == scored["tasks"]
+    assert "next_word: acc" in (out / "sweep.md").read_text()
+    assert "next_word: acc, on a linear scale" in (out / "sweep.html").read_text()
+
+    (kept,) = (out / "scores").iterdir()
+    kept.write_text(json.dumps(first["scores"] | {"mark": 1}))
+    assert swept(flow, task, out, *vary)["variants"][0]["scores"]["mark"] == 1
+    lines = (task / "words.jsonl").read_text().splitlines(keepends=True)
+    (task / "words.jsonl").write_text("".join(lines[1:]))
+    assert "mark" not in swept(flow, task, out, *vary)["variants"][0]["scores"]
+    assert list((out / "calibrations").iterdir()) == [calibration]
+
+
+@pytest.mark.parametrize(
+    ("flags", "exit_code", "text"),
+    [
+        (("--tasks", "next_wurd"), 2, "did you mean next_word?"),
+        (("--tasks", "next_word", "--task-path", "nowhere"), 3, "no folder of tasks"),
+        (("--tasks", "next_word"), 8, "cannot be read"),
+    ],
+)
+def test_a_sweep_without_its_tasks_does_no_work(
+    flow: Flow,
+    task: Path,
+    tmp_path: Path,
+    flags: tuple[str, ...],
+    exit_code: int,
+    text: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (task / "words.jsonl").unlink()
+    texts = ("--data", flow.text, "--score", flow.text, "-o", tmp_path / "sweep", "--vary", "alpha=0.9")
+    where = () if "--task-path" in flags else ("--task-path", task)
+    size = ("--calib-size", 4, "--calib-seqlen", 32)
+    run_json("sweep", flow.checkpoint, *texts, *where, *flags, *size, exit_code=exit_code)
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_needs_lm_eval_for_tasks_only(
+    flow: Flow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    texts = ("--data", flow.text, "--score", flow.text, "-o", tmp_path, "--vary", "alpha=0.9")
+    run_json("sweep", flow.checkpoint, *texts, "--tasks", "piqa", exit_code=2)
+    assert "quamba-export[tasks]" in capsys.readouterr().err
+    run_json("sweep", flow.checkpoint, *texts, "--task-limit", 3, exit_code=2)
+    assert "--task-limit goes with --tasks" in capsys.readouterr().err

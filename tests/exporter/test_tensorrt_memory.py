@@ -16,9 +16,9 @@ from onnx import numpy_helper
 from refusals import refused
 
 from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.exporter.onnx_export import onnx_from_model
-from quamba_export.exporter.tensorrt_graph import tensorrt_graph
-from quamba_export.exporter.tensorrt_memory import (
+from quamba_export.exporter.graph.onnx_export import onnx_from_model
+from quamba_export.exporter.tensorrt.graph import tensorrt_graph
+from quamba_export.exporter.tensorrt.memory import (
     TENSORRT_BYTES,
     MemoryEstimate,
     check_memory,
@@ -27,7 +27,7 @@ from quamba_export.exporter.tensorrt_memory import (
     ssd_workspace,
     token_bytes,
 )
-from quamba_export.exporter.tensorrt_weights import weight_table
+from quamba_export.exporter.tensorrt.weights import weight_table
 from quamba_export.plugins.common.c_header import header
 from quamba_export.runtime import cuda
 from quamba_export.runtime.cuda import Cuda
