@@ -81,13 +81,8 @@ def evaluate(
 
     Example: quamba-export eval bundle/ --data validation.txt --mode decode --against CHECKPOINT
     """
-<<<<<<< HEAD
-    from quamba_export.exporter.evaluation.language_models import open_language_model
-    from quamba_export.exporter.evaluation.task_scores import task_names, task_scores
-=======
     from quamba_export.exporter.evaluation.language_models import open_language_model
     from quamba_export.exporter.evaluation.task_scores import check_known, chosen_tasks, task_scores
->>>>>>> main
 
     check_asked(data, tasks, task_path or task_limit, against or cloze)
     chosen = chosen_tasks(tasks, task_path, task_limit)

@@ -60,16 +60,10 @@ def sweep(
     from quamba_export.calib.checkpoint import load_checkpoint
     from quamba_export.calib.mixed_data import Source
     from quamba_export.calib.recipe import default_recipe, load_recipe
-<<<<<<< HEAD
-    from quamba_export.exporter.studies.sweep import Study, run_sweep
-    from quamba_export.exporter.studies.sweep_table import sweep_rows
-    from quamba_export.exporter.studies.variants import parse_vary, scan_input_variants, variants
-=======
-    from quamba_export.exporter.studies.sweep import Study, run_sweep
-    from quamba_export.exporter.studies.sweep_table import sweep_rows
     from quamba_export.exporter.evaluation.task_scores import check_known, chosen_tasks
+    from quamba_export.exporter.studies.sweep import Study, run_sweep
+    from quamba_export.exporter.studies.sweep_table import sweep_rows
     from quamba_export.exporter.studies.variants import parse_vary, scan_input_variants, variants
->>>>>>> main
 
     checkpoint = checkpoint_of(what, vary)
     asked = chosen_tasks(tasks, task_path, task_limit)

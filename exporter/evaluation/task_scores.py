@@ -92,16 +92,12 @@ def task_manager(tasks: Tasks) -> Any:
             fix='pip install "quamba-export[tasks]"',
             code=ExitCode.USAGE,
         ) from error
-<<<<<<< HEAD:exporter/evaluation/task_scores.py
-    from quamba_export.exporter.evaluation.task_model import TaskModel
-=======
     if tasks.path is not None and not tasks.path.is_dir():
         raise QuambaError(f"no folder of tasks at {tasks.path}", allowed="a folder with task files (.yaml)")
     path = str(tasks.path) if tasks.path else None
     manager = of_lm_eval.TaskManager(include_path=path, include_defaults=tasks.path is None)
     _check(tasks.names, manager.all_tasks, tasks.path)
     return manager
->>>>>>> main:exporter/evaluation/task_scores.py
 
 
 @contextmanager

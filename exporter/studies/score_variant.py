@@ -14,16 +14,10 @@ from quamba_export.calib.qformat import qformat_named
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.calib.quantized_model import QuantizedModel
 from quamba_export.calib.scan_input import ScanInput, with_scan_input
-<<<<<<< HEAD:exporter/studies/score_variant.py
-from quamba_export.exporter.evaluation.cloze import read_passages, with_cloze
-from quamba_export.exporter.evaluation.evaluate import evaluate
-from quamba_export.exporter.evaluation.language_models import open_checkpoint, open_reference
-=======
 from quamba_export.exporter.evaluation.cloze import read_passages, with_cloze
 from quamba_export.exporter.evaluation.evaluate import evaluate
 from quamba_export.exporter.evaluation.language_models import open_checkpoint, open_reference
 from quamba_export.exporter.evaluation.task_scores import task_scores
->>>>>>> main:exporter/studies/score_variant.py
 from quamba_export.plugins.common.quantization import INT8_MAX
 from quamba_export.plugins.ScanInputCausalConv1d.op import dual_scale
 

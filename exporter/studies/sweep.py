@@ -1,13 +1,8 @@
 """A sweep: every variant calibrated and scored, each once; what is done is kept by a digest of what it is.
 
 out/calibrations/DIGEST  by checkpoint, recipe and samples: variants that differ in the rest share one
-<<<<<<< HEAD:exporter/studies/sweep.py
-out/scores/DIGEST.json   by that, the form of the model and the text it is scored on
-out/sweep.json, sweep.html: the table (exporter/studies/sweep_table.py)
-=======
 out/scores/DIGEST.json   by that, the form of the model, and the text and tasks it is scored on
 out/sweep.json, sweep.html: the table (exporter/studies/sweep_table.py)
->>>>>>> main:exporter/studies/sweep.py
 
 A run that was stopped goes on when it is started again, and another sweep into the same folder takes what it
 shares with this one.
@@ -32,17 +27,11 @@ from quamba_export.calib.data import data_digest, token_stream
 from quamba_export.calib.mixed_data import Source, mixed_windows
 from quamba_export.calib.recipe import Recipe
 from quamba_export.calib.workers import one_thread
-<<<<<<< HEAD:exporter/studies/sweep.py
 from quamba_export.exporter.evaluation.cloze import read_passages
 from quamba_export.exporter.evaluation.evaluate import Mode
-from quamba_export.exporter.studies.variants import Variant
-=======
-from quamba_export.exporter.evaluation.cloze import read_passages
-from quamba_export.exporter.evaluation.evaluate import Mode
-from quamba_export.exporter.task_digest import tasks_digest
+from quamba_export.exporter.evaluation.task_digest import tasks_digest
 from quamba_export.exporter.evaluation.task_scores import Tasks
 from quamba_export.exporter.studies.variants import Variant
->>>>>>> main:exporter/studies/sweep.py
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 T = TypeVar("T")

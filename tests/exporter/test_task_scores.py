@@ -12,13 +12,8 @@ import numpy as np
 import pytest
 from tiny_flow import Flow, run_json
 
-<<<<<<< HEAD
-from quamba_export.exporter.evaluation.language_models import open_language_model
-from quamba_export.exporter.evaluation.task_scores import QUAMBA_TASKS, task_names
-=======
 from quamba_export.exporter.evaluation.language_models import open_language_model
 from quamba_export.exporter.evaluation.task_scores import QUAMBA_TASKS, chosen_tasks
->>>>>>> main
 from quamba_export.runtime.errors import QuambaError
 
 WITHOUT = "no lm-eval: pip install '.[tasks]' (760 MB with what it needs)"
