@@ -17,10 +17,10 @@ from deploying import deployed, options, plan
 from refusals import refused
 from ssh_device import SshDevice
 
+from quamba_export.exporter.bundle.signing import sign_folder
 from quamba_export.exporter.deploy import actions
 from quamba_export.exporter.deploy.actions import roll_back
 from quamba_export.exporter.deploy.ssh import Session
-from quamba_export.exporter.bundle.signing import sign_folder
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import files_of
 
