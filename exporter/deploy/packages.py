@@ -65,7 +65,7 @@ def requirements(backend: str, device: Device, *, builds: bool = False, signed: 
         if (not extras or wanted & set(extras)) and not requirement.startswith("quamba-export"):
             found.append(requirement.strip())
     if backend == "tensorrt" and device.cuda:  # newer bindings want a newer driver
-        found.append(f"cuda-python<{int(device.cuda.split('.')[0]) + 1}")
+        found.append(f"cuda-bindings<{int(device.cuda.split('.')[0]) + 1}")
     old = _version(device.python) < (3, 11)
     return sorted(found) + list(BACKPORTS if old else ())
 

@@ -80,7 +80,7 @@ PACKAGES = (
         ("gpu-run", "gpu-build"),
         "GPU memory, streams and graphs",
         "runtime-gpu",
-        ("cuda-bindings", "cuda-python"),
+        ("cuda-bindings",),
     ),
     Package(
         "torch",
