@@ -1,10 +1,11 @@
 """Checkpoint + text -> Calibration: run the float model, observe every site, choose every scale.
 
-Up to four stages. `channels`, only for a recipe that reorders, finds how loud every channel of x is, and
-from that the permutation. `scales` observes all sites of the rewritten model: the reorder changes what the
-Hadamard transform in front of out_proj mixes, so that no scale could be chosen before it. `errors` looks at
-the first samples once more, to report what each scale does to its values. `weights`, only for a rounding that
-looks at inputs, rounds in_proj and out_proj layer by layer (calib/sequential_rounding.py).
+Up to five stages. `basis`, only for a recipe that smooths, finds what is smoothed by. `channels`, only for a
+recipe that reorders, finds how loud every channel of x is, and from that the permutation. `scales` observes
+all sites of the rewritten model: the reorder changes what the Hadamard transform in front of out_proj mixes,
+so that no scale could be chosen before it. `errors` looks at the first samples once more, to report what each
+scale does to its values. `weights`, only for a rounding that looks at inputs, rounds in_proj and out_proj
+layer by layer (calib/sequential_rounding.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quamba_export.calib.basis import basis_samples, find_basis
 from quamba_export.calib.calibration import Calibration, write_calibration
 from quamba_export.calib.checkpoint import Checkpoint
 from quamba_export.calib.data import Tokens, data_digest
@@ -88,9 +90,10 @@ def calibrate(
             if isinstance(pool, Ranks):
                 file.done, file.totals = pool.share((file.done, file.totals))
             run = Run(tokens, pool, file, progress, _samples(recipe, calib_size))
+            basis = find_basis(checkpoint, recipe, run)
             permutation, ranges = _reorder(checkpoint, recipe, run)
             model = FloatMamba.from_checkpoint(checkpoint)
-            rewrites = apply_rewrites(model, recipe, permutation)
+            rewrites = apply_rewrites(model, recipe, permutation, basis)
             observers = recipe.observers_of(checkpoint.config)
             totals = run.observe(Stage("scales", calib_size, observers, ranges), model)
             scales, statistics = _scales(checkpoint, recipe, observers, totals)
@@ -110,6 +113,7 @@ def calibrate(
             statistics=statistics,
             run=_run_record(sources, tokens, seed, recipe, rewrites) | rounding_errors,
             weights=weights,
+            basis=basis,
         )
         if out_dir is not None:
             write_calibration(calibration, out_dir)
@@ -169,7 +173,7 @@ def _samples(recipe: Recipe, calib_size: int) -> int:
     """Samples of all stages."""
     reorder = min(calib_size, REORDER_SAMPLES) if recipe.reorder else 0
     weights = calib_size if recipe.weights.uses_inputs else 0
-    return reorder + calib_size + min(calib_size, ERROR_SAMPLES) + weights
+    return basis_samples(recipe, calib_size) + reorder + calib_size + min(calib_size, ERROR_SAMPLES) + weights
 
 
 def _reorder(

@@ -3,6 +3,7 @@
 calibration/
     scales.safetensors  fp32 scale of every site; run ends and permutations of reordered layers
     weights.safetensors rounded projections (calib/stored_weight.py), where the recipe's rounding needs inputs
+    basis.safetensors   what exact rewrites took from the text (calib/stored_basis.py), where they do
     calibration.json    schema version, checkpoint digest, recipe, data, statistics of every site, file table
 """
 
@@ -32,9 +33,11 @@ from quamba_export.calib.head_groups import ChannelPermutation
 from quamba_export.calib.output_directory import written_directory
 from quamba_export.calib.recipe import Recipe, recipe_from_table
 from quamba_export.calib.sites import GroupRanges
+from quamba_export.calib.stored_basis import basis_specs, check_basis
 
 SCHEMA_VERSION = 1
 SCALES, WEIGHTS, DESCRIPTION = "scales.safetensors", "weights.safetensors", "calibration.json"
+BASIS = "basis.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,7 @@ class Calibration:
     statistics:       site -> observer, absmax, scale, ... (calib/calibrate.py), clipped share and error
         (calib/scale_error.py; only clipped_share in artefacts made before there was more).
     weights:          rounded projections by the names of calib/stored_weight.py, or none.
+    basis:            by the names of calib/stored_basis.py, or none.
     run:              data digest, samples, tokens a sample, seed, micro-batch, sizes around the rewrites.
     """
 
@@ -61,6 +65,7 @@ class Calibration:
     statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
+    basis: dict[str, Tensor] = field(default_factory=dict)
 
     def ranges(self, layer: int) -> GroupRanges | None:
         """Runs of heads and channels of `layer`; None where its scales are per tensor."""
@@ -82,6 +87,7 @@ def write_calibration(calibration: Calibration, path: str | Path) -> None:
     target = Path(path)
     check_tensors(_tensors(calibration), calibration.config, calibration.recipe, str(target))
     check_weights(calibration.weights, calibration.config, calibration.recipe, str(target))
+    check_basis(calibration.basis, calibration.config, calibration.recipe, str(target))
     with written_directory(target, "calibration") as directory:
         for name, content in _files(calibration).items():
             (directory / name).write_bytes(content)
@@ -100,12 +106,15 @@ def read_calibration(path: str | Path) -> Calibration:
     recipe = recipe_from_table(description["recipe"])
     recipe.check_fits(config)
     files = description["files"]
-    names = [SCALES] if not recipe.weights.uses_inputs else [SCALES, WEIGHTS]
+    names = [SCALES, *([WEIGHTS] if recipe.weights.uses_inputs else [])]
+    names += [BASIS] if basis_specs(config, recipe) else []
     check_file_table(files, names, directory / DESCRIPTION)
     tensors = read_tensors(directory / SCALES, files[SCALES])
     check_tensors(tensors, config, recipe, str(directory / SCALES))
     weights = read_tensors(directory / WEIGHTS, files[WEIGHTS]) if WEIGHTS in files else {}
     check_weights(weights, config, recipe, str(directory / WEIGHTS))
+    basis = read_tensors(directory / BASIS, files[BASIS]) if BASIS in files else {}
+    check_basis(basis, config, recipe, str(directory / BASIS))
     check_statistics(description["statistics"], config, directory / DESCRIPTION)
     layers = range(config.n_layer if recipe.groups(config) else 0)
     return Calibration(
@@ -124,6 +133,7 @@ def read_calibration(path: str | Path) -> Calibration:
         statistics=description["statistics"],
         run=description["run"],
         weights=weights,
+        basis=basis,
     )
 
 
@@ -140,9 +150,8 @@ def _tensors(calibration: Calibration) -> dict[str, Tensor]:
 
 def _files(calibration: Calibration) -> dict[str, bytes]:
     """File name -> content; the same calibration gives the same bytes."""
-    contents = {SCALES: _tensors(calibration)} | (
-        {WEIGHTS: calibration.weights} if calibration.weights else {}
-    )
+    optional = {WEIGHTS: calibration.weights, BASIS: calibration.basis}
+    contents = {SCALES: _tensors(calibration)} | {name: part for name, part in optional.items() if part}
     files = {
         file: safetensors.torch.save({name: t.contiguous() for name, t in sorted(tensors.items())})
         for file, tensors in contents.items()

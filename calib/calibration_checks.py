@@ -27,6 +27,7 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 
 FIX = "run `quamba-export calibrate` on this checkpoint"
 MOST_BYTES = {"calibration.json": 64 << 20, "scales.safetensors": 1 << 30, "weights.safetensors": 32 << 30}
+MOST_BYTES |= {"basis.safetensors": 1 << 30}
 MOST_LAYERS, MOST_SIZE = 4096, 1 << 24
 KEYS: dict[str, type] = {
     **{"schema_version": int, "kind": str, "checkpoint_digest": str, "config": dict},
@@ -162,7 +163,7 @@ def read_limited(path: Path) -> bytes:
 
 def check_tensors(tensors: Mapping[str, Tensor], config: MambaConfig, recipe: Recipe, where: str) -> None:
     """Refuse missing, foreign, misshapen or meaningless tensors; `where` names the file."""
-    _check_specs(tensors, expected_tensors(config, recipe), config, recipe, where)
+    check_specs(tensors, expected_tensors(config, recipe), config, recipe, where)
     for name, tensor in tensors.items():
         _check_values(tensor, name, config, where)
 
@@ -171,7 +172,7 @@ def check_weights(weights: Mapping[str, Tensor], config: MambaConfig, recipe: Re
     """Refuse rounded weights that the recipe does not lead to, or that are meaningless."""
     bits = recipe.rounded_bits(config.n_layer)
     expected = {} if bits is None else stored_specs(config, bits) | head_specs(config, recipe.weights)
-    _check_specs(weights, expected, config, recipe, where)
+    check_specs(weights, expected, config, recipe, where)
     for name, tensor in weights.items():
         large = tensor.float().abs() >= SMALLEST_SCALE  # of either sign: int4 scales may be negative
         if tensor.is_floating_point() and not bool((tensor.isfinite() & large).all()):
@@ -183,13 +184,14 @@ def check_weights(weights: Mapping[str, Tensor], config: MambaConfig, recipe: Re
             )
 
 
-def _check_specs(
+def check_specs(
     tensors: Mapping[str, Tensor],
     expected: Mapping[str, Spec],
     config: MambaConfig,
     recipe: Recipe,
     where: str,
 ) -> None:
+    """Refuse missing and foreign tensors, wrong shapes and dtypes; `where` names the file."""
     missing = [name for name in expected if name not in tensors]
     if missing:
         raise QuambaError(

@@ -47,7 +47,7 @@ class Layer:
         return F.linear(y, self.weight("mixer.out_proj.weight"), self.optional("mixer.out_proj.bias"))
 
     def causal_conv(self, conv_in: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """SiLU of the depthwise causal convolution.
+        """SiLU of the depthwise causal convolution, over what calib/smoothing.py divides it by.
 
         conv_in (B, L, C), state (B, C, W-1) -> y (B, L, C), the state after the last token (B, C, W-1).
         """
@@ -55,7 +55,8 @@ class Layer:
         history = torch.cat([state.to(conv_in.dtype), conv_in.transpose(1, 2)], dim=2)  # (B, C, W-1+L)
         y = F.conv1d(history, weight, bias, groups=history.shape[1])  # (B, C, L)
         last = history[:, :, conv_in.shape[1] :].clone()  # not a view that keeps all of history
-        return F.silu(y).transpose(1, 2), last
+        divisor, y = self.optional("mixer.x_divisor"), F.silu(y).transpose(1, 2)
+        return y if divisor is None else y / divisor, last
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float, groups: int = 1) -> Tensor:

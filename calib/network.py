@@ -1,8 +1,8 @@
 """The quantized Mamba network, written once, as calls of ops on a backend.
 
 A backend (calib/backend.py) is an interpreter of this page: calib/torch_backend.py runs the ops' references
-and gives the quantized reference model, exporter/onnx_backend.py writes one ONNX node a call and gives the
-exported graph. `net.tap` names a tensor by its site (docs/architecture.md), so that every layer can be
+and gives the quantized reference model, exporter/graph/onnx_backend.py writes one ONNX node a call and gives
+the exported graph. `net.tap` names a tensor by its site (docs/architecture.md), so that every layer can be
 compared between interpreters. The blocks here have int8 activations; those of fp16 and fp32 are
 calib/float_network.py, the two ends calib/tables.py.
 """
@@ -151,8 +151,11 @@ def _scan_kind(model: QuantizedModel) -> str:
 
 
 def _norm(net: Backend[V], model: QuantizedModel, site: str, hidden: V) -> V:
-    scale = model.scale(f"{site}.norm_out")
-    (u,) = net.op("RMSNormQuantize", hidden, epsilon=model.config.norm_epsilon, out_scale=scale)
+    attrs = {"epsilon": model.config.norm_epsilon, "out_scale": model.scale(f"{site}.norm_out")}
+    if model.smoothed:
+        (u,) = net.op("WeightedRMSNormQuantize", hidden, net.weight(f"{site}.norm_weight"), **attrs)
+    else:
+        (u,) = net.op("RMSNormQuantize", hidden, **attrs)
     return net.tap(f"{site}.norm_out", u)
 
 

@@ -88,6 +88,13 @@ class SumOfMaxima(Measure):
         return {"absmax": total["absmax"] + sample["absmax"]}
 
 
+class LargestOfMaxima(SumOfMaxima):
+    """Largest magnitude of each row over all samples: what channels are smoothed by."""
+
+    def combine(self, total: Statistic, sample: Statistic) -> Statistic:
+        return {"absmax": np.maximum(total["absmax"], sample["absmax"])}
+
+
 def scales_from_limits(limits: Rows) -> tuple[NDArray[np.float32], int]:
     """(K,) limits -> (K,) fp32 scales, finite and > 0, and how many rows were dead.
 

@@ -17,6 +17,7 @@ from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
 from quamba_export.calib.recipe import Recipe
 from quamba_export.calib.rewrites import rewrite
 from quamba_export.calib.rounding_nearest import Nearest
+from quamba_export.calib.smoothing import check_smoothable
 from quamba_export.calib.stored_weight import stored
 from quamba_export.calib.tables import FLOATS, stored_table
 from quamba_export.calib.uncalibrated import calibration_for
@@ -42,6 +43,8 @@ def quantize_model(
     widths = qformat_named(qformat)
     calibration = calibration_for(checkpoint, widths, calibration)
     blocks = _blocks(widths, calibration.recipe, checkpoint.config.n_layer)
+    if calibration.recipe.smoothing is not None:
+        check_smoothable(calibration.recipe, len(blocks), widths)
     if any(block.activation_bits != 8 for block in blocks) and ssm_state_dtype.startswith("int8"):
         raise QuambaError(
             f"{qformat} has no int8 scan state",
@@ -171,6 +174,8 @@ class _Layer:
         else:
             self._mamba2(tensors)
         scales.update({f"{self.site}.{name}": float(self.scale(name)) for name in per_tensor})
+        if self.calibration.recipe.smoothing is not None:
+            tensors[f"{self.site}.norm_weight"] = self._source[f"backbone.layers.{self.i}.norm.weight"]
 
     def _mamba1(self, tensors: dict[str, Tensor], scales: dict[str, float]) -> None:
         config = self.config
@@ -178,7 +183,8 @@ class _Layer:
         self._linear(tensors, "in_proj", self._rows(("conv_in", inner), ("z", inner)))
         self._linear(tensors, "x_proj", self._rows(("dt_low", config.dt_rank), ("B", state), ("C", state)))
         self._linear(tensors, "dt_proj", self._rows(("dt", inner)), bias=None)
-        self._conv(tensors, self._rows(("conv_in", inner)), self._rows(("x", inner)))
+        divisor = self._source.get(f"{self._prefix}.x_divisor", torch.ones(inner))
+        self._conv(tensors, self._rows(("conv_in", inner)), self._rows(("x", inner)) * divisor)
         for name, values in (
             ("A_log", self.parameter("A_log")),
             ("D", self.parameter("D")),

@@ -63,6 +63,11 @@ class QuantizedModel:
         """Whether the rows of the scan state are scaled as they are written."""
         return self.ssm_state_dtype == "int8-dynamic"
 
+    @property
+    def smoothed(self) -> bool:
+        """Whether the norms in front of in_proj have a weight (calib/smoothing.py)."""
+        return "layers.0.norm_weight" in self.tensors
+
     def state_scale(self, site: str) -> float:
         """Scale of the scan state of Mamba-1's layer `site`; 1 for a float state."""
         return self.scale(f"{site}.ssm_state") if self.ssm_state_dtype == "int8" else 1.0

@@ -65,6 +65,8 @@ class Recipe:
     layers:              observers for some layers only; the last rule with one for a site counts.
     weights:             how weights are rounded: in_proj and out_proj, and where it needs no inputs all.
     qformat:             widths of blocks that no rule of `layers` gives any, for exports in w4ax.
+    smoothing:           SmoothQuant's alpha in [0, 1] (calib/smoothing.py): maxima of activations move into
+                         the weights behind them; None for not at all.
     """
 
     name: str
@@ -78,17 +80,36 @@ class Recipe:
     layers: tuple[LayerRule, ...] = ()
     weights: Rounding = with_default(default_factory=Nearest)
     qformat: str | None = None
+    smoothing: float | None = None
 
     def __post_init__(self) -> None:
         for observers in (self.observers, *(rule.observers for rule in self.layers)):
             refuse_unknown(observers, ["default", *_SITES], f"site in recipe {self.name}")
         if self.qformat is not None:
             block_named(self.qformat, f"qformat of recipe {self.name}")
+        self._check_smoothing()
         if (self.head_groups > 1 or self.channel_groups > 1) and not self.reorder:
             raise QuambaError(
                 f"recipe {self.name} has groups but no reorder",
                 found=f"head_groups = {self.head_groups}, channel_groups = {self.channel_groups}",
                 fix="add `reorder = true`: without it the channels of a group have nothing in common",
+            )
+
+    def _check_smoothing(self) -> None:
+        if self.smoothing is None:
+            return
+        if not 0 <= self.smoothing <= 1:
+            raise QuambaError(
+                f"smoothing of recipe {self.name} is out of range",
+                found=repr(self.smoothing),
+                allowed="a number in [0, 1]: 0 leaves the weights even, 1 the activations",
+            )
+        if self.rotate_residual:
+            raise QuambaError(
+                f"recipe {self.name} smooths and rotates the residual stream",
+                found=f"smoothing = {self.smoothing}, rotate_residual = true",
+                allowed="one of them: a norm's weight, which smoothing puts back, does not pass a rotation",
+                fix="leave out rotate_residual, or smoothing",
             )
 
     def observer(self, site: str) -> Observer:
@@ -123,8 +144,9 @@ class Recipe:
         if not self.layers:  # as recipes were written before they had rules: digests stay as they are
             del table["layers"]
         table["weights"] = self.weights.as_table()
-        if self.qformat is None:
-            del table["qformat"]
+        for name in ("qformat", "smoothing"):
+            if table[name] is None:
+                del table[name]
         return table
 
     def rounded_by(self, options: Mapping[str, Any]) -> Recipe:
@@ -210,7 +232,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
 def recipe_from_table(table: Mapping[str, Any]) -> Recipe:
     """The recipe of a parsed TOML or JSON table, its name among the fields."""
     refuse_unknown(table, [field.name for field in fields(Recipe)], "recipe field")
-    allowed = {
+    allowed: dict[str, Any] = {
         "name": str,
         "observers": Mapping,
         "layers": list,
@@ -218,14 +240,17 @@ def recipe_from_table(table: Mapping[str, Any]) -> Recipe:
         "qformat": str,
         "head_groups": int,
         "channel_groups": int,
+        "smoothing": (int, float),
     }
     for field, value in table.items():
         kind = allowed.get(field, bool)
-        if not isinstance(value, kind) or (kind is int and not 1 <= _number(value) <= MOST_GROUPS):
+        right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if not right or (kind is int and not 1 <= value <= MOST_GROUPS):
+            words = {int: f"an integer from 1 to {MOST_GROUPS}", (int, float): "a number in [0, 1]"}
             raise QuambaError(
                 f"recipe field {field} has a wrong value",
                 found=repr(value),
-                allowed=f"an integer from 1 to {MOST_GROUPS}" if kind is int else kind.__name__.lower(),
+                allowed=words.get(kind) or kind.__name__.lower(),
             )
     if "name" not in table:
         raise QuambaError(
@@ -244,7 +269,3 @@ def default_recipe(config: MambaConfig) -> Recipe:
     layer = config.d_in_proj * config.d_model + config.d_inner * config.d_model
     size = config.n_layer * layer + config.vocab_size * config.d_model  # what is left out is a few percent
     return load_recipe("quamba" if size < _ONE_BILLION else "quamba-1b")
-
-
-def _number(value: Any) -> int:
-    return 0 if isinstance(value, bool) else int(value)

@@ -29,6 +29,12 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "qformat": {"enum": list(MIXABLE), "description": "Widths of the other blocks in a w4ax export."},
     "head_groups": {"type": "integer", "minimum": 1, "maximum": MOST_GROUPS},
     "channel_groups": {"type": "integer", "minimum": 1, "maximum": MOST_GROUPS},
+    "smoothing": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 1,
+        "description": "SmoothQuant's alpha; without it nothing is smoothed.",
+    },
 }
 _LAYER_RULE = {
     "type": "object",

@@ -1,6 +1,7 @@
 """Exact rewrites of the float model: the same function in a basis that quantizes better.
 
     fuse_norms        RMSNorm's weight goes into the projection behind it
+    smooth_channels   maxima of activations go into the weights behind them (calib/smoothing.py)
     rotate_residual   Hadamard over d_model in embedding, in_proj, out_proj and lm_head
     reorder_channels  heads and channels of Mamba-2 permuted, so that scale groups are contiguous
     rotate_out_proj   online Hadamard over d_inner in front of out_proj, its inverse in the weight
@@ -23,6 +24,7 @@ from quamba_export.calib.checkpoint import Checkpoint
 from quamba_export.calib.float_model import FloatMamba
 from quamba_export.calib.head_groups import ChannelPermutation
 from quamba_export.calib.recipe import Recipe
+from quamba_export.calib.smoothing import smooth
 from quamba_export.plugins.common.hadamard import fold_hadamard, hadamard_factors
 
 EMBEDDING, HEAD, FINAL_NORM = "backbone.embedding.weight", "lm_head.weight", "backbone.norm_f.weight"
@@ -47,15 +49,24 @@ class RewriteReport:
 def rewrite(checkpoint: Checkpoint, calibration: Calibration) -> FloatMamba:
     """The float model in the basis that `calibration` was observed in; its logits are the checkpoint's."""
     model = FloatMamba.from_checkpoint(checkpoint)
-    apply_rewrites(model, calibration.recipe, calibration.permutation)
+    apply_rewrites(model, calibration.recipe, calibration.permutation, calibration.basis)
     return model
 
 
 def apply_rewrites(
-    model: FloatMamba, recipe: Recipe, permutation: Mapping[int, ChannelPermutation]
+    model: FloatMamba,
+    recipe: Recipe,
+    permutation: Mapping[int, ChannelPermutation],
+    basis: Mapping[str, Tensor],
 ) -> list[RewriteReport]:
-    """The recipe's rewrites in their order; `permutation` by layer, empty where nothing is reordered."""
+    """The recipe's rewrites in their order.
+
+    permutation: by layer, empty where nothing is reordered.
+    basis:       of calib/stored_basis.py, empty where the recipe needs no text.
+    """
     reports = [fuse_norms(model)]
+    if recipe.smoothing is not None:
+        reports.append(smooth_channels(model, basis))
     if recipe.rotate_residual:
         reports.append(rotate_residual(model))
     if permutation:
@@ -76,6 +87,13 @@ def fuse_norms(model: FloatMamba) -> RewriteReport:
     model.tensors[HEAD] = model.tensors[EMBEDDING] if tied else model.tensors[HEAD]
     _fold(model.tensors, FINAL_NORM, into=HEAD)
     return RewriteReport("fuse_norms", before, _values(model), untied_head=tied)
+
+
+def smooth_channels(model: FloatMamba, factors: Mapping[str, Tensor]) -> RewriteReport:
+    """Divide activations by `factors`, by site, and multiply the columns of the weights behind them."""
+    before = _values(model)
+    smooth(model, factors)
+    return RewriteReport("smooth_channels", before, _values(model))
 
 
 def rotate_residual(model: FloatMamba) -> RewriteReport:

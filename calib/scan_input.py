@@ -125,6 +125,13 @@ def with_scan_input(
             allowed="blocks with int8 activations: w8a8, w4a8",
             code=ExitCode.USAGE,
         )
+    if calibration.recipe.smoothing is not None:
+        raise QuambaError(
+            "a study of the scan's input has no smoothed x",
+            found=f"--ssm-input {mode.mode}, recipe {calibration.recipe.name}",
+            allowed="a calibration by a recipe without `smoothing`",
+            code=ExitCode.USAGE,
+        )
     if model.dynamic_state:
         raise QuambaError(
             "a study of the scan's input has no dynamic int8 state",

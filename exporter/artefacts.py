@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from quamba_export.calib.output_directory import MANIFESTS, Artefact
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -24,8 +24,12 @@ def artefact_kind(path: Path) -> Kind:
 
 def recorded_scan_input(path: Path) -> str:
     """What config.json says that the scan gets for x; int8 where it says nothing: an export of no study."""
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    return str(config.get("quantization_config", {}).get("ssm_input", "int8"))
+    return str(_quantization(path).get("ssm_input", "int8"))
+
+
+def recorded_smoothing(path: Path) -> bool:
+    """Whether config.json says that channels were smoothed (calib/smoothing.py)."""
+    return bool(_quantization(path).get("smoothed", False))
 
 
 def copy_checked(source: Path, manifest: Manifest, folder: Path, names: Iterable[str]) -> None:
@@ -34,6 +38,11 @@ def copy_checked(source: Path, manifest: Manifest, folder: Path, names: Iterable
         shutil.copyfile(source / name, folder / name)
         if entry_of(folder / name) != manifest.files[name]:
             raise integrity_error(f"{source / name} has changed", found="other content while it was copied")
+
+
+def _quantization(path: Path) -> dict[str, Any]:
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return dict(config.get("quantization_config", {}))
 
 
 def require_graph(path: Path, manifest: Manifest) -> Path:

@@ -14,10 +14,11 @@ from quamba_export.calib.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
+from quamba_export.calib.recipe import Recipe
 from quamba_export.calib.rewrites import rewrite
 from quamba_export.calib.states import States
-from quamba_export.exporter.onnx_export import onnx_from_model, state_table
-from quamba_export.exporter.onnx_session import open_session
+from quamba_export.exporter.graph.onnx_export import onnx_from_model, state_table
+from quamba_export.exporter.graph.onnx_session import open_session
 from tests.random_calibrations import random_calibration
 from tests.random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS, random_checkpoint
 
@@ -30,10 +31,12 @@ CONFIGS = {
 }
 
 
-def calibrated(config: MambaConfig, seed: int = 0) -> tuple[Checkpoint, Calibration]:
+def calibrated(
+    config: MambaConfig, seed: int = 0, recipe: Recipe | None = None
+) -> tuple[Checkpoint, Calibration]:
     """A random checkpoint and a calibration whose scales fit what the model really computes."""
     checkpoint = random_checkpoint(config, seed=seed)
-    calibration = random_calibration(config, digest=checkpoint.digest, seed=seed)
+    calibration = random_calibration(config, recipe, digest=checkpoint.digest, seed=seed)
     peaks: dict[str, float] = {}
 
     def observe(site: str, tensor: torch.Tensor) -> None:

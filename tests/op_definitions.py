@@ -40,6 +40,7 @@ from op_norms import (
     half_hadamard,
     half_rms_norm,
     rms_norm_quantize,
+    weighted_rms_norm_quantize,
 )
 
 
@@ -273,6 +274,7 @@ DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "RMSNormQuantize": rms_norm_quantize,
     "RequantizedLinear": requantized_linear,
     "ScanInputCausalConv1d": scan_input_conv,
+    "WeightedRMSNormQuantize": weighted_rms_norm_quantize,
 }
 
 

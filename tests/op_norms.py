@@ -14,6 +14,10 @@ def rms_norm_quantize(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [quantize(rms_norm(i["x"], a["epsilon"]), a["out_scale"])]
 
 
+def weighted_rms_norm_quantize(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+    return [quantize(rms_norm(i["x"], a["epsilon"]) * i["norm_weight"], a["out_scale"])]
+
+
 def float_rms_norm(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     return [rms_norm(i["x"], a["epsilon"])]
 

@@ -11,6 +11,7 @@ from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.head_groups import ChannelPermutation, sort_and_cluster
 from quamba_export.calib.recipe import Recipe, default_recipe
 from quamba_export.calib.sites import GroupRanges
+from quamba_export.calib.stored_basis import basis_specs
 
 
 def random_calibration(
@@ -34,7 +35,15 @@ def random_calibration(
         head_group_range={i: ranges.head_ends for i, (_, ranges) in reorders.items()},
         dim_group_range={i: ranges.channel_ends for i, (_, ranges) in reorders.items()},
         permutation={i: permutation for i, (permutation, _) in reorders.items()},
+        basis=random_basis(config, recipe, seed),
     )
+
+
+def random_basis(config: MambaConfig, recipe: Recipe, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Factors between 1/4 and 4; empty where the recipe needs no text."""
+    generator = torch.Generator().manual_seed(seed)
+    specs = basis_specs(config, recipe)
+    return {name: 4 ** (2 * torch.rand(shape, generator=generator) - 1) for name, (shape, _) in specs.items()}
 
 
 def random_reorders(

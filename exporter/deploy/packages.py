@@ -19,7 +19,7 @@ from typing import Literal
 
 from quamba_export.exporter.deploy.preflight import Device
 from quamba_export.exporter.kept_folder import kept_folder
-from quamba_export.exporter.plugin_library import cache_folder, run_tool
+from quamba_export.exporter.plugin_build.library import cache_folder, run_tool
 
 Packages = Literal["ship", "device"]
 STAGES = ("calib", "exporter", "plugins", "runtime", "targets")

@@ -85,7 +85,7 @@ def plan_deployment(source: Path, choices: Choices) -> Plan:
                 fix="quamba-export build export/ --target ... -o bundle/",
             )
         return Plan(source, manifest, choices, None, "")
-    from quamba_export.exporter.build import cpu_self_test
+    from quamba_export.exporter.bundle.build import cpu_self_test
 
     target = load_target(choices.target)
     if target.backend == "tensorrt":

@@ -62,6 +62,14 @@ def test_fused_norms_leave_the_logits(checkpoint):
     assert report.values_after - report.values_before == (head if report.untied_head else 0)
 
 
+@pytest.mark.parametrize("hadamard", [False, True], ids=["smoothed", "smoothed-and-rotated"])
+def test_smoothed_channels_leave_the_logits(checkpoint, hadamard):
+    recipe = dataclasses.replace(load_recipe("smoothquant"), rotate_out_proj=hadamard)
+    model = rewrite(checkpoint, random_calibration(checkpoint.config, recipe))
+    assert_same_logits(checkpoint, model)
+    assert not bool((model.tensors["backbone.layers.0.norm.weight"] == 1).any())
+
+
 def test_rotated_residual_leaves_the_logits(checkpoint):
     model = FloatMamba.from_checkpoint(checkpoint)
     fuse_norms(model)
@@ -129,7 +137,7 @@ def test_a_recipe_without_rewrites_only_fuses_the_norms():
     checkpoint = random_checkpoint(MAMBA2)
     plain = dataclasses.replace(load_recipe("quamba"), rotate_residual=False, rotate_out_proj=False)
     model = FloatMamba.from_checkpoint(checkpoint)
-    assert [report.name for report in apply_rewrites(model, plain, {})] == ["fuse_norms"]
+    assert [report.name for report in apply_rewrites(model, plain, {}, {})] == ["fuse_norms"]
     assert not model.out_hadamard
 
 

@@ -8,7 +8,7 @@ import pytest
 from random_checkpoints import MAMBA1, MAMBA2_GROUPS
 from tiny_flow import Flow, run_json
 
-from quamba_export.exporter.accuracy_table import HEADS, ROWS, chosen_rows, row_variants, table_of
+from quamba_export.exporter.studies.accuracy_table import HEADS, ROWS, chosen_rows, row_variants, table_of
 from quamba_export.runtime.errors import QuambaError
 
 

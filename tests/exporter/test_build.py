@@ -8,8 +8,8 @@ from fake_export import FILES, write_fake_export
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.qformat import BLOCKS
 from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.exporter.build import WITH_KERNELS, build_bundle
-from quamba_export.exporter.onnx_export import onnx_from_model
+from quamba_export.exporter.bundle.build import WITH_KERNELS, build_bundle
+from quamba_export.exporter.graph.onnx_export import onnx_from_model
 from quamba_export.plugins.common.registry import kernel_names
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import read_manifest
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_self_test")
 @pytest.fixture
 def no_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """The exports here hold no model that could run."""
-    monkeypatch.setattr("quamba_export.exporter.build.cpu_self_test", lambda folder, source: None)
+    monkeypatch.setattr("quamba_export.exporter.bundle.build.cpu_self_test", lambda folder, source: None)
 
 
 @pytest.fixture
@@ -100,6 +100,14 @@ def test_a_study_of_the_scan_input_is_refused_for_a_gpu(
     with pytest.raises(QuambaError, match="does not run studies") as caught:
         build_bundle(export, "h200", tmp_path / "bundle")
     assert caught.value.found == "an export made with --ssm-input dual-scale"
+
+
+def test_a_smoothed_model_is_refused_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FILES, "config.json", b'{"quantization_config": {"smoothed": true}}')
+    export = write_fake_export(tmp_path / "export")
+    with pytest.raises(QuambaError, match="does not run smoothed models") as caught:
+        build_bundle(export, "h200", tmp_path / "bundle")
+    assert caught.value.code == ExitCode.INCOMPATIBLE
 
 
 @pytest.mark.parametrize("config", [MAMBA1, MAMBA2], ids=lambda config: config.kind)

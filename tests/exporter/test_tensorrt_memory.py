@@ -13,16 +13,16 @@ from onnx import numpy_helper
 from refusals import refused
 
 from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.exporter.onnx_export import onnx_from_model
-from quamba_export.exporter.tensorrt_graph import tensorrt_graph
-from quamba_export.exporter.tensorrt_memory import (
+from quamba_export.exporter.graph.onnx_export import onnx_from_model
+from quamba_export.exporter.tensorrt.graph import tensorrt_graph
+from quamba_export.exporter.tensorrt.memory import (
     TENSORRT_BYTES,
     MemoryEstimate,
     check_memory,
     estimate_memory,
     token_bytes,
 )
-from quamba_export.exporter.tensorrt_weights import weight_table
+from quamba_export.exporter.tensorrt.weights import weight_table
 from quamba_export.runtime import cuda
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.errors import ExitCode

@@ -7,6 +7,7 @@ import numpy as np
 from op_cases.drawing import STEP, Array, Case, draw, letters
 
 NORM, GATED, HADAMARD = "RMSNormQuantize", "GatedRMSNormHadamardQuantize", "HadamardQuantize"
+WEIGHTED = "WeightedRMSNormQuantize"
 NORM_SHAPES = {
     "one_of_everything": letters(B=1, L=1, D=1),
     "decode": letters(B=3, L=1, D=64),
@@ -84,6 +85,9 @@ CASES = [
     draw(NORM, "magnitudes", letters(B=1, L=6, D=40), x=_magnitudes(40, 1e30)),
     draw(NORM, "strided", NORM_SHAPES["odd_width"], strided=True),
     _norm_half_steps(),
+    *(draw(WEIGHTED, name, NORM_SHAPES[name]) for name in ("decode", "odd_width")),
+    draw(WEIGHTED, "saturated", NORM_SHAPES["odd_width"], attrs={"out_scale": 0.001}),
+    draw(WEIGHTED, "magnitudes", letters(B=1, L=6, D=40), x=_magnitudes(40, 1e30), strided=True),
     *(draw(HADAMARD, name, sizes, attrs=_without_transform(name)) for name, sizes in WIDTHS.items()),
     draw(HADAMARD, "saturated", WIDTHS["E_40"], attrs={"out_scale": 0.001}),
     draw(HADAMARD, "magnitudes", letters(B=1, L=6, E=40), x=_magnitudes(40, 1e6)),

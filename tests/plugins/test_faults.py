@@ -176,6 +176,7 @@ MISREAD = [
     Misread(REQUANTIZED, "out_scale", "scales of the next row", lambda s: np.roll(s, 1) * 1.5),
     Misread(GATED, "norm_weight", "weight missing", np.ones_like),
     Misread(GATED, "z", "gate missing", np.ones_like),
+    Misread("WeightedRMSNormQuantize", "norm_weight", "weight missing", np.ones_like),
     *(
         Misread(op, name, f"{name} ignored", np.zeros_like)
         for op in (SELECTIVE, SSD)
