@@ -72,13 +72,13 @@ def row_variants(rows: Sequence[Row], config: MambaConfig, samples: int, length:
 def table_of(results: Sequence[tuple[Row, dict[str, Any]]]) -> str:
     """Markdown of one model: perplexity with its ratio to float, KL in nats a token, top-1 agreement.
 
-    Last words with the standard error of their share, in decode; "-" where none were asked for.
+    Last words with the standard error of their share, in prefill; "-" where none were asked for.
     """
     scores = results[0][1]
     float_cells = ["float"]
     for mode in ("prefill", "decode"):
         float_cells += [f"{scores[mode]['against_perplexity']:.4f}", "-", "-"]
-    words = scores["decode"].get("against_cloze_accuracy")
+    words = scores["prefill"].get("against_cloze_accuracy")
     float_cells.append("-" if words is None else f"{words:.1%}")
     return markdown(HEADS, [float_cells, *(_cells(row, found) for row, found in results)])
 
@@ -89,7 +89,7 @@ def _cells(row: Row, scores: dict[str, Any]) -> list[str]:
         facts = scores[mode]
         cells += [f"{facts['perplexity']:.4f} ({facts['ratio']:.4f})", f"{facts['kl']:.4f}"]
         cells += [f"{facts['top1_agreement']:.1%}"]
-    facts = scores["decode"]
+    facts = scores["prefill"]
     if "cloze_accuracy" not in facts:
         return [*cells, "-"]
     return [*cells, f"{facts['cloze_accuracy']:.1%} +- {facts['cloze_standard_error']:.1%}"]

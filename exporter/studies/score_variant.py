@@ -45,7 +45,7 @@ def score_variant(study: Study, variant: Variant, calibration: Path) -> dict[str
     found: dict[str, Any] = {"variant": variant.name}
     for mode in study.modes:
         result = evaluate(model, stream, window=study.window, mode=mode, against=against)
-        if study.cloze and mode == study.modes[-1]:
+        if study.cloze and mode == study.modes[0]:
             result = with_cloze(result, model, against, read_passages(study.score, study.cloze))
         facts = result.present_fields()
         found[mode] = {key: facts[key] for key in (*KEPT, *KEPT_OF_CLOZE) if key in facts}
