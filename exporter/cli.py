@@ -68,7 +68,15 @@ OUT_OF_MEMORY_TEXTS = (
     "can't allocate memory",
     "Failed to allocate memory",
 )  # torch, onnxruntime
-UNUSABLE_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+UNUSABLE_PATH = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
 
 app = typer.Typer(
     name="quamba-export",

@@ -20,6 +20,7 @@ from quamba_export.runtime.bundle import Bundle
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.generate import Limits
 from quamba_export.runtime.sampling import Sampling
+from quamba_export.runtime.saved_states import check_outside
 from quamba_export.runtime.serve.job import End, Event, Failed, Job
 from quamba_export.runtime.serve.scheduler import Scheduler
 
@@ -62,9 +63,10 @@ class ResultFile:
     def __init__(self, out: Path, settings: Mapping[str, Any], prompts: Sequence[str]) -> None:
         """settings: whatever decides the results; kept in the part's first line, and compared.
 
-        Raises QuambaError: exit 2 where OUT is there already or somebody else writes it, 3 where the part is
-        of other prompts or settings.
+        Raises QuambaError: exit 2 where OUT is there already or in a bundle, or somebody else writes it, 3
+        where the part is of other prompts or settings.
         """
+        check_outside(out)
         self.out, self.part = out, out.with_name(f"{out.name}.part")
         self.done: dict[int, Result] = {}
         self._head = {"settings": dict(settings), "prompts": len(prompts)}

@@ -157,10 +157,14 @@ def check_history(history: History, places: Sequence[int], manifest: Manifest) -
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a path that `save_states` could not write, or that would spoil a bundle (exit 2)."""
+    """Refuse a path that `save_states` could not write, or that would spoil a bundle (exit 2).
+
+    A device or a FIFO would not be written to, but replaced.
+    """
     folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir():
-        found = "a directory of this name" if path.is_dir() else f"no directory {folder}"
+    odd = path.exists() and not path.is_file()
+    if odd or not folder.is_dir():
+        found = f"{kind_of(path.stat())} of this name" if odd else f"no directory {folder}"
         raise QuambaError(f"{path} cannot be written", found=found, allowed="a new file", code=ExitCode.USAGE)
     check_outside(path)
 

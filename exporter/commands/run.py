@@ -100,7 +100,15 @@ def run(
     from quamba_export.runtime.sampling import Sampling
     from quamba_export.runtime.saved_states import save_states
 
-    check_mode(chat=chat, prompts=prompts, out=out, prompt=prompt, prompt_file=prompt_file, as_json=as_json)
+    check_mode(
+        chat=chat,
+        prompts=prompts,
+        out=out,
+        prompt=prompt,
+        prompt_file=prompt_file,
+        as_json=as_json,
+        new=max_new_tokens,
+    )
     no_prompt = (
         chat or prompts is not None or (load_state is not None and prompt is None and prompt_file is None)
     )
@@ -141,6 +149,7 @@ def check_mode(
     prompt: str | None,
     prompt_file: Path | None,
     as_json: bool,
+    new: int,
 ) -> None:
     """Refuse (exit 2) flags of different uses of the command."""
     given = {
@@ -154,6 +163,8 @@ def check_mode(
         found, allowed = " and ".join(uses), "one of them"
     elif (prompts is None) != (out is None):
         found, allowed = "--out" if out else "--prompts", "--prompts FILE -o OUT.jsonl"
+    elif new < 1 and (chat or prompts):
+        found, allowed = f"--max-new-tokens {new}", "1 or more, with --chat and --prompts"
     elif chat and as_json:
         found, allowed = "--chat and --json", "one of them"
     else:

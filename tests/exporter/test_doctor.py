@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -57,6 +58,14 @@ def on_a_bare_machine(*arguments: str) -> subprocess.CompletedProcess[str]:
 def on_this_machine(*arguments: object) -> Any:
     command = [sys.executable, "-m", "quamba_export.exporter.cli", "doctor", "--json", *map(str, arguments)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_building_engines_asks_for_no_torch() -> None:
+    """As tests/exporter/test_portable.py builds them."""
+    assert TORCH.needed_for == ("calibrate",)
+    done = on_a_bare_machine("--json", "--for", "gpu-build")
+    assert "gpu-build" in done.stderr
+    assert not re.search(r"\btorch", done.stderr)
 
 
 def test_it_answers_where_nothing_is_installed() -> None:

@@ -22,8 +22,8 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_tiny_export(tmp_path_factory.mktemp("chat") / "export"))
 
 
-def invoke(*arguments: object, text: str = "") -> tuple[str, str]:
-    words = [*map(str, arguments), "--threads", "1", "--max-new-tokens", "6"]
+def invoke(*arguments: object, text: str = "", new: int = 6) -> tuple[str, str]:
+    words = [*map(str, arguments), "--threads", "1", "--max-new-tokens", str(new)]
     result = CliRunner().invoke(APP, words, input=text)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -54,6 +54,14 @@ def test_a_full_disk_and_an_absurd_number_end_no_chat(
     assert "no such command" in told
     assert "2 answers, " in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_has_a_token(export: str, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('"a"\n')
+    for flags in (("--chat",), ("--prompts", tmp_path / "p.jsonl", "-o", tmp_path / "out.jsonl")):
+        with pytest.raises(QuambaError, match="do not go together") as error:
+            invoke(export, *flags, new=0, text="the a\n")
+        assert error.value.code is ExitCode.USAGE
 
 
 def test_a_chat_is_forked_by_a_file(export: str, tmp_path: Path) -> None:

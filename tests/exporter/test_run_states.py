@@ -116,6 +116,7 @@ def test_what_cannot_be_continued_is_refused(
     run(flow, "--load-state", saved, "--repetition-penalty", 1.5, exit_code=ExitCode.USAGE)
     run(flow, "--prompt", "w3", "--save-state", flow.bundle / "states", exit_code=ExitCode.USAGE)
     run(flow, "--prompt", "w3", "--prefix-file", saved, exit_code=ExitCode.USAGE)
+    run(flow, "--prompt", "w3", "--save-state", tmp_path / ("n" * 300), exit_code=ExitCode.INVALID_INPUT)
     assert not (flow.bundle / "states").exists()
     printed = capsys.readouterr().err
     for part in ("has changed since it was saved", "--repetition-penalty 1.5", "in a bundle", "one text or"):

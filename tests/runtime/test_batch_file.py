@@ -170,3 +170,11 @@ def test_a_disk_that_takes_part_of_a_line_leaves_no_half_lines(
         results.add(0, {"prompt": PROMPTS[0], "text": "a text of more than seven bytes"})
     lines = (tmp_path / "out.jsonl.part").read_text().splitlines()
     assert [json.loads(line).get("index") for line in lines] == [None, 0]
+
+
+def test_results_go_into_no_bundle(tmp_path: Path) -> None:
+    """Which would be refused from then on, for the file too many."""
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(QuambaError, match="would lie in a bundle"):
+        run(tmp_path / "out.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]

@@ -228,8 +228,10 @@ def test_only_one_sequence_of_the_model_is_saved(manifest: Manifest, tmp_path: P
 
 def test_a_path_that_cannot_be_written_is_refused(folder: Path, manifest: Manifest, tmp_path: Path) -> None:
     saved = feed(NumpyEngine(), [3, 4])
+    os.mkfifo(tmp_path / "fifo")
     for path, part in (
         (tmp_path, "a directory"),
+        (tmp_path / "fifo", "a FIFO of this name"),  # it would be replaced, as /dev/full was once
         (tmp_path / "none" / "states", "no directory"),
         (folder / "states", "would lie in a bundle or export"),
     ):

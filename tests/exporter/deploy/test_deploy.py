@@ -163,16 +163,24 @@ def test_an_export_is_built_on_the_device(device: SshDevice, bundles: Bundles) -
         plan(bundles[0], target="cpu")
     with refused("cannot be built on a device", "build --portable", code=ExitCode.INCOMPATIBLE):
         plan(export, target="orin-nano")
-    made = deployed(device, export, target="cpu")
+    own = device.folder / "own.toml"  # a target that no release has data of
+    own.write_text('name = "my-board"\ndescription = "a board of mine"\nbackend = "onnxruntime"\n')
+    made = deployed(device, export, target=str(own))
     assert (made.state, made.same_bits) == ("deployed", True)
+    assert (device.store / "current/target.toml").read_bytes() == own.read_bytes()
+    assert read_manifest(device.store / "current/bundle").target == "my-board"
     assert {path.name for path in (device.store / "current/").iterdir()} == {
         "bin",
         "bundle",
         "release.json",
         "site",
+        "target.toml",
     }
     assert read_manifest(device.store / "current/bundle").export_digest == read_manifest(export).digest
-    assert deployed(device, export, target="cpu").state == "unchanged"
+    assert deployed(device, export, target=str(own)).state == "unchanged"
+    one = plan(export, target=str(own))
+    own.write_text(own.read_text().replace("of mine", "of yours"))
+    assert plan(export, target=str(own)).release_id(Path("site")) != one.release_id(Path("site"))
 
 
 def test_a_build_that_fails_on_the_device_is_told(
