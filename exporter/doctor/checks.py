@@ -74,7 +74,7 @@ PACKAGES = (
     )
     if os.environ.get("QUAMBA_CUDA_BACKEND") == "pycuda"
     else Package(
-        "cuda-python",
+        "cuda-bindings",
         "cuda.bindings.runtime",
         "12.6",
         ("gpu-run", "gpu-build"),
