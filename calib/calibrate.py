@@ -77,6 +77,7 @@ def calibrate(
     """
     recipe = recipe or default_recipe(checkpoint.config)
     recipe.check_fits(checkpoint.config)
+    recipe.check_groups(checkpoint.config)
     if rank() > 0:  # rank 0 keeps and writes everything
         out_dir, resume, progress = None, False, None
     if out_dir is not None:

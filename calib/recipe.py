@@ -46,6 +46,7 @@ else:
 
 RECIPES = Path(__file__).parent / "recipes"
 MOST_GROUPS = 256
+PUBLISHED_GROUPS = 4, 4  # of heads and channels, Quamba2's: as many of them as a model has
 
 _ONE_BILLION = 10**9
 _SITES = sorted({site for sites in SITES.values() for site in sites})
@@ -110,6 +111,20 @@ class Recipe:
                 found=f"smoothing = {self.smoothing}, rotate_residual = true",
                 allowed="one of them: a norm's weight, which smoothing puts back, does not pass a rotation",
                 fix="leave out rotate_residual, or smoothing",
+            )
+
+    def check_groups(self, config: MambaConfig) -> None:
+        """Refuse more runs than there are heads or channels to make them of; a run may have any length."""
+        asked = self.head_groups, self.channel_groups
+        if not self.reorder or asked == PUBLISHED_GROUPS:
+            return
+        most = config.n_heads // config.n_groups, config.headdim
+        if asked[0] > most[0] or asked[1] > most[1]:
+            raise QuambaError(
+                f"recipe {self.name} has more groups than the model has heads or channels",
+                found=f"head_groups = {asked[0]}, channel_groups = {asked[1]}",
+                allowed=f"head_groups to {most[0]}, channel_groups to {most[1]} (in each group of B and C)",
+                fix=f"use {min(asked[0], most[0])} and {min(asked[1], most[1])}",
             )
 
     def observer(self, site: str) -> Observer:

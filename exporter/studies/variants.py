@@ -134,6 +134,7 @@ def _variant(values: dict[str, str], base: Recipe, config: MambaConfig, samples:
     table["name"] = values.get("recipe", base.name)
     recipe = recipe_from_table(table)
     recipe.check_fits(config)
+    recipe.check_groups(config)
     if recipe.as_table() != default_recipe(config).as_table():  # which calibrate does not refuse either
         check_enough(recipe, config, samples, length)
     widths = qformat_named(values.get("qformat", "w8a8"))
