@@ -32,8 +32,10 @@ class MomentStage(Stage):
 
         def observe(site: str, values: Tensor) -> None:
             name = RESIDUAL if site.endswith(".norm_out") else site
-            measure = self.observers.get(name)
-            for sample, value in zip(samples, values, strict=True) if measure else ():
+            if name not in self.observers:
+                return
+            measure = self.observers[name]
+            for sample, value in zip(samples, values, strict=True):
                 found = measure.measure(value.T)
                 sample[name] = measure.combine(sample[name], found) if name in sample else found
 

@@ -1,7 +1,8 @@
 """A rotation from the data: the Karhunen-Loeve transform, eigenvectors of the second moments of activations.
 
 Behind it a Hadamard transform gives every channel the same mean square, which neither does alone: K leaves
-channel k the k-th eigenvalue, and H that of a covariance that is not diagonal (MambaQuant, arXiv 2501.13484). Second moments about zero, not about the mean: codes are symmetric about zero.
+channel k the k-th eigenvalue, and H mixes channels that go together as if they did not
+(MambaQuant, arXiv 2501.13484, KLT-enhanced rotation). Second moments are about zero, as codes are.
 
 It costs nothing where both ends of an activation are weights: the residual stream, one K for all layers, from
 what their norms give, and the low-rank part of Mamba-1's dt between x_proj and dt_proj.
@@ -53,10 +54,12 @@ def eigenbasis(moments: NDArray[np.float64]) -> Tensor:
     vectors = vectors * torch.where(largest < 0, -1.0, 1.0)
     blocks = hadamard_factors(len(vectors)).blocks
     order = torch.arange(len(vectors)).reshape(-1, blocks).T.flatten()
-    return vectors[:, order].contiguous()
+    basis: Tensor = vectors[:, order].contiguous()
+    return basis
 
 
 def fold_klt(weight: Tensor, basis: Tensor) -> Tensor:
     """weight @ K in fp64, for weight (out, K) of a linear layer whose input was x and is K^T x."""
     with one_thread():  # so that a calibration gives the same model on any number of threads
-        return weight.double() @ basis
+        folded: Tensor = weight.double() @ basis
+    return folded

@@ -119,15 +119,12 @@ def rotate_klt(model: FloatMamba, basis: Mapping[str, Tensor], *, hadamard: bool
     values, tensors, rank = _values(model), model.tensors, model.config.dt_rank
     _rotate_stream(model, lambda weight: fold_klt(weight, basis[RESIDUAL]))
     for i, layer in enumerate(_layers(model) if model.config.kind == "mamba1" else []):
-
-        def fold(weight: Tensor, rotation: Tensor = basis[f"layers.{i}.dt_low"]) -> Tensor:
-            folded = fold_klt(weight, rotation)
-            return fold_hadamard(folded) if hadamard else folded
-
         dt_proj, x_proj = f"{layer}.mixer.dt_proj.weight", f"{layer}.mixer.x_proj.weight"
-        tensors[dt_proj] = fold(tensors[dt_proj]).float()
-        low = fold(tensors[x_proj][:rank].T).T.float()  # (R, E)
-        tensors[x_proj] = torch.cat([low, tensors[x_proj][rank:]])
+        both = torch.cat([tensors[dt_proj], tensors[x_proj][:rank].T])  # (2 E, R)
+        turned = fold_klt(both, basis[f"layers.{i}.dt_low"])
+        low = (fold_hadamard(turned) if hadamard else turned).float()
+        tensors[dt_proj], rows = low[: model.config.d_inner].clone(), low[model.config.d_inner :].T
+        tensors[x_proj] = torch.cat([rows, tensors[x_proj][rank:]])
     return RewriteReport("rotate_klt", values, _values(model))
 
 
