@@ -115,7 +115,6 @@ def mamba2_block(
         constants.remove("state_scale")
     if model.ssm_input.is_float:
         x, *_ = net.split(values, parts)
-        constants.remove("x_scale")
     y, *held = net.op(
         f"{_scan_kind(model)}SSDScan",
         net.tap(f"{site}.x", net.reshape_last(x, [config.n_heads, config.headdim])),
