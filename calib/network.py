@@ -1,8 +1,8 @@
 """The quantized Mamba network, written once, as calls of ops on a backend.
 
 A backend (calib/backend.py) is an interpreter of this page: calib/torch_backend.py runs the ops' references
-and gives the quantized reference model, exporter/onnx_backend.py writes one ONNX node a call and gives the
-exported graph. `net.tap` names a tensor by its site (docs/architecture.md), so that every layer can be
+and gives the quantized reference model, exporter/graph/onnx_backend.py writes one ONNX node a call and gives
+the exported graph. `net.tap` names a tensor by its site (docs/architecture.md), so that every layer can be
 compared between interpreters. The blocks here have int8 activations; those of fp16 and fp32 are
 calib/float_network.py, the two ends calib/tables.py.
 """
@@ -115,7 +115,6 @@ def mamba2_block(
         constants.remove("state_scale")
     if model.ssm_input.is_float:
         x, *_ = net.split(values, parts)
-        constants.remove("x_scale")
     y, *held = net.op(
         f"{_scan_kind(model)}SSDScan",
         net.tap(f"{site}.x", net.reshape_last(x, [config.n_heads, config.headdim])),

@@ -17,8 +17,8 @@ from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
 from quamba_export.calib.recipe import Recipe
 from quamba_export.calib.rewrites import rewrite
 from quamba_export.calib.states import States
-from quamba_export.exporter.onnx_export import onnx_from_model, state_table
-from quamba_export.exporter.onnx_session import open_session
+from quamba_export.exporter.graph.onnx_export import onnx_from_model, state_table
+from quamba_export.exporter.graph.onnx_session import open_session
 from tests.random_calibrations import random_calibration
 from tests.random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS, random_checkpoint
 

@@ -1,4 +1,4 @@
-"""TensorRT's builder as far as exporter/tensorrt_build.py calls it: a plan says what it was made of.
+"""TensorRT's builder as far as exporter/tensorrt/build.py calls it: a plan says what it was made of.
 
 A timing cache of it is text that begins with "tactics"; it takes no other.
 """

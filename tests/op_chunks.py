@@ -1,4 +1,7 @@
-"""QuantizedSSDScan's whole chunks from the formula of its README, one head and one chunk after the other."""
+"""QuantizedSSDScan's whole chunks from the formula of its README, one head and one chunk after the other.
+
+x is codes, or FloatInputSSDScan's fp32.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ def scan_chunks(i: Mapping[str, Array], step: Array, decay: Array, state_scale: 
             rows, read = (i[name][b, part, g].astype(np.int64) for name in ("B", "C"))
             old = widened(state[b, h], state_scale[h])
             y[b, part, h], new = chunk(
-                x[b, part, h].astype(np.int64),
+                *codes_of(x[b, part, h], x_scale),
                 steps,
                 decays,
                 rows,
@@ -40,8 +43,17 @@ def scan_chunks(i: Mapping[str, Array], step: Array, decay: Array, state_scale: 
     return y, state
 
 
+def codes_of(x: Array, x_scale: Array) -> tuple[NDArray[np.int64], Array]:
+    """x (Q, P) as integers, and the unit of each channel (P) in scales."""
+    if x.dtype == np.int8:
+        return x.astype(np.int64), np.ones(x.shape[1], f32)
+    whole, unit = fixed_point((x / x_scale).T, 21)
+    return whole.T, unit[:, 0]
+
+
 def chunk(
     x: Array,
+    x_unit: Array,
     steps: Array,
     decays: Array,
     rows: Array,
@@ -49,16 +61,16 @@ def chunk(
     scales: tuple[Array, np.float32, np.float32],
     h: Array,
 ) -> tuple[Array, Array]:
-    """x (Q, P), rows and read (Q, N) integers; steps and decays (Q); scales of x (P), B and C; h (P, N) ->
-    y (Q, P), h behind the chunk, not rounded yet.
+    """x (Q, P) integers of x_unit (P), rows and read (Q, N) integers; steps and decays (Q); scales of x (P),
+    B and C; h (P, N) -> y (Q, P), h behind the chunk, not rounded yet.
     """
     x_scale, B_scale, C_scale = scales
     reach, first = weights(decays, steps)
     mixed, mixed_unit = fixed_point(reach * (read @ rows.T).astype(f32))
-    inside = (mixed @ x).astype(f32) * mixed_unit * (B_scale * C_scale * x_scale)
+    inside = (mixed @ x).astype(f32) * x_unit * mixed_unit * (B_scale * C_scale * x_scale)
     held, held_unit = fixed_point(h)
     before = (read @ held.T).astype(f32) * (held_unit[:, 0] * C_scale)
-    weighted, weighted_unit = fixed_point((reach[-1][:, None] * x.astype(f32)).T)
+    weighted, weighted_unit = fixed_point((reach[-1][:, None] * (x.astype(f32) * x_unit)).T)
     added = (weighted @ rows).astype(f32) * (weighted_unit * (x_scale * B_scale)[:, None])
     return inside + before * first[:, None], h * first[-1] + added
 
@@ -84,8 +96,8 @@ def run(factors: Array) -> np.float32:
     return np.multiply.accumulate(factors)[-1] if len(factors) else f32(1)
 
 
-def fixed_point(x: Array) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Integers and the unit of each row: 2^-13 of the power of two at or below its largest value."""
+def fixed_point(x: Array, digits: int = 13) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Integers and the unit of each row: 2^-digits of the power of two at or below its largest value."""
     _, exponent = np.frexp(np.maximum(np.abs(x).max(-1, keepdims=True), f32(2.0**-100)))
-    unit = np.ldexp(f32(1), exponent - 14)
+    unit = np.ldexp(f32(1), exponent - digits - 1)
     return np.rint(x / unit).astype(np.int64), unit

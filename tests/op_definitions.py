@@ -118,8 +118,9 @@ def selective_scan(i: Mapping[str, Array], state_scale: float) -> list[Array]:
 
 
 def quantized_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    """Whole chunks, then one token after the other."""
-    x, state_scale = dequantize(i["x"], i["x_scale"][i["scale_index"]]), i["state_scale"][i["scale_index"]]
+    """Whole chunks, then one token after the other, of either x."""
+    state_scale, x_scale = i["state_scale"][i["scale_index"]], i["x_scale"][i["scale_index"]]
+    x = dequantize(i["x"], x_scale) if i["x"].dtype == np.int8 else i["x"]
     whole = x.shape[1] // CHUNK * CHUNK
     step, decay = steps({**i, "dt": dequantize(i["dt"], a["dt_scale"])}, a)
     y, state = scan_chunks({**i, "x": i["x"][:, :whole]}, step, decay, state_scale)
@@ -127,11 +128,11 @@ def quantized_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     if whole == x.shape[1]:
         return [y, state]
     rest = {name: i[name][:, whole:] for name in ("dt", "B", "C")}
-    y_rest, state = float_input_ssd_scan({**i, **rest, "x": x[:, whole:], "state": state}, a)
+    y_rest, state = ssd_scan_by_token({**i, **rest, "x": x[:, whole:], "state": state}, a)
     return [np.concatenate([y, y_rest], axis=1), state]
 
 
-def float_input_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
+def ssd_scan_by_token(i: Mapping[str, Array], a: Attrs) -> list[Array]:
     widened = {
         "B": dequantize(i["B"], i["B_scale"][:, None]),
         "C": dequantize(i["C"], i["C_scale"][:, None]),
@@ -243,7 +244,7 @@ DEFINITIONS: dict[str, Callable[[Mapping[str, Array], Attrs], list[Array]]] = {
     "FloatRMSNorm": float_rms_norm,
     "FloatSSDScan": half_ssd_scan,
     "FloatSelectiveScan": half_selective_scan,
-    "FloatInputSSDScan": float_input_ssd_scan,
+    "FloatInputSSDScan": quantized_ssd_scan,
     "FloatInputSelectiveScan": float_input_selective_scan,
     "GatedRMSNormHadamardQuantize": gated_norm_quantize,
     "HadamardQuantize": hadamard_quantize,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from op_cases import Case
 from op_cases.drawing import Array
 
-from quamba_export.exporter.onnx_backend import OnnxBackend, Value
+from quamba_export.exporter.graph.onnx_backend import OnnxBackend, Value
 from quamba_export.plugins.common.contract import Tensor
 from quamba_export.plugins.common.int4 import pack_int4, unpack_int4
 from quamba_export.plugins.common.registry import get_op

@@ -14,9 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from quamba_export.exporter.cross_build import TARGET, cross_toolchain, fetch_wheels, find_cross_compiler
 from quamba_export.exporter.kept_folder import kept_folder
-from quamba_export.exporter.plugin_library import (
+from quamba_export.exporter.plugin_build.cross_build import (
+    TARGET,
+    cross_toolchain,
+    fetch_wheels,
+    find_cross_compiler,
+)
+from quamba_export.exporter.plugin_build.library import (
     Toolchain,
     find_headers,
     find_nvcc,

@@ -18,10 +18,10 @@ from quamba_export.calib.checkpoint import load_checkpoint
 from quamba_export.calib.data import token_stream
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.calib.quantized_model import QuantizedModel
-from quamba_export.exporter.build import build_bundle
-from quamba_export.exporter.evaluate import Mode, evaluate
-from quamba_export.exporter.language_models import open_language_model
-from quamba_export.exporter.onnx_export import export_onnx
+from quamba_export.exporter.bundle.build import build_bundle
+from quamba_export.exporter.evaluation.evaluate import Mode, evaluate
+from quamba_export.exporter.evaluation.language_models import open_language_model
+from quamba_export.exporter.graph.onnx_export import export_onnx
 from quamba_export.runtime.bundle import open_bundle
 from quamba_export.runtime.engine import Engine
 from tests.conftest import SHARED_MODELS

@@ -44,8 +44,13 @@ def accuracy(
     """
     from quamba_export.calib.checkpoint import load_checkpoint
     from quamba_export.calib.mixed_data import Source
-    from quamba_export.exporter.accuracy_table import chosen_rows, model_folder, row_variants, table_of
-    from quamba_export.exporter.sweep import Study, run_sweep
+    from quamba_export.exporter.studies.accuracy_table import (
+        chosen_rows,
+        model_folder,
+        row_variants,
+        table_of,
+    )
+    from quamba_export.exporter.studies.sweep import Study, run_sweep
 
     configs = {checkpoint: load_checkpoint(checkpoint).config for checkpoint in checkpoints}
     rows = {checkpoint: chosen_rows(only or [], config) for checkpoint, config in configs.items()}

@@ -14,7 +14,7 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quamba_export.exporter.bench_result import Benchmark, Comparison
+    from quamba_export.exporter.speed.bench_result import Benchmark, Comparison
 
 
 def bench(
@@ -56,13 +56,13 @@ def bench(
             code=ExitCode.USAGE,
         )
     if compare is not None:
-        from quamba_export.exporter.bench_result import compare_runs, require_no_worse
+        from quamba_export.exporter.speed.bench_result import compare_runs, require_no_worse
 
         comparison = compare_runs(*compare, share(allow))
         emit(comparison, as_json, lambda console: show_changes(comparison, console))
         return require_no_worse(comparison)
-    from quamba_export.exporter.bench import bench_bundle
-    from quamba_export.exporter.bench_result import markdown
+    from quamba_export.exporter.speed.bench import bench_bundle
+    from quamba_export.exporter.speed.bench_result import markdown
 
     result = bench_bundle(
         cast(Path, path),
@@ -114,7 +114,7 @@ def show_changes(comparison: Comparison, console: Console) -> None:
 def show(result: Benchmark, console: Console) -> None:
     from rich.table import Table
 
-    from quamba_export.exporter.bench_result import facts, percentiles
+    from quamba_export.exporter.speed.bench_result import facts, percentiles
 
     columns = (
         "TTFT ms p50 / p90 / p99",

@@ -14,7 +14,7 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quamba_export.exporter.build import Build
+    from quamba_export.exporter.bundle.build import Build
 
 
 def build(
@@ -51,7 +51,7 @@ def build(
 
     Example: quamba-export build export/ --target cpu -o bundle/
     """
-    from quamba_export.exporter.build import EngineChoices, build_bundle, build_portable
+    from quamba_export.exporter.bundle.build import EngineChoices, build_bundle, build_portable
 
     choices = EngineChoices(
         plugins=plugins,

@@ -13,7 +13,7 @@ from quamba_export.exporter.options import CalibrationPath, Data, Json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quamba_export.exporter.compare_models import Comparison
+    from quamba_export.exporter.comparison.models import Comparison
 
 
 def compare(
@@ -41,7 +41,7 @@ def compare(
 
     Example: quamba-export compare export/ --against CHECKPOINT --data validation.txt --html compare.html
     """
-    from quamba_export.exporter.compare_models import compare_models
+    from quamba_export.exporter.comparison.models import compare_models
 
     result = compare_models(
         path,
@@ -54,7 +54,7 @@ def compare(
         min_snr_db=min_snr_db,
     )
     if html is not None:
-        from quamba_export.exporter.report import write_comparison_page
+        from quamba_export.exporter.report.report import write_comparison_page
 
         write_comparison_page(result, html)
     emit(result, as_json, lambda console: show(result, console))

@@ -31,7 +31,7 @@ def cost(
     from dataclasses import asdict
 
     from quamba_export.calib.calibration import read_calibration
-    from quamba_export.exporter.index_cost import (
+    from quamba_export.exporter.studies.index_cost import (
         CONSTANTS,
         conv_energy_nj,
         load_asic,

@@ -13,7 +13,7 @@ from quamba_export.exporter.options import Json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quamba_export.exporter.doctor import Diagnosis
+    from quamba_export.exporter.doctor.doctor import Diagnosis
 
 STYLE = {"ok": "green", "missing": "yellow", "wrong": "red"}
 
@@ -37,7 +37,7 @@ def doctor(
 
     Example: quamba-export doctor --for gpu-run --bundle bundle/
     """
-    from quamba_export.exporter.doctor import diagnose, require_ready
+    from quamba_export.exporter.doctor.doctor import diagnose, require_ready
 
     diagnosis = diagnose(use, plugins, bundle)
     emit(diagnosis, as_json, lambda console: show(diagnosis, console))

@@ -31,8 +31,8 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quamba_export.exporter.evaluate import Evaluation
-    from quamba_export.exporter.language_models import LanguageModel
+    from quamba_export.exporter.evaluation.evaluate import Evaluation
+    from quamba_export.exporter.evaluation.language_models import LanguageModel
 
 
 def evaluate(
@@ -81,8 +81,8 @@ def evaluate(
 
     Example: quamba-export eval bundle/ --data validation.txt --mode decode --against CHECKPOINT
     """
-    from quamba_export.exporter.language_models import open_language_model
-    from quamba_export.exporter.task_scores import check_known, chosen_tasks, task_scores
+    from quamba_export.exporter.evaluation.language_models import open_language_model
+    from quamba_export.exporter.evaluation.task_scores import check_known, chosen_tasks, task_scores
 
     check_asked(data, tasks, task_path or task_limit, against or cloze)
     chosen = chosen_tasks(tasks, task_path, task_limit)
@@ -126,8 +126,8 @@ def scored_text(
 ) -> Evaluation:
     """The model's scores on a text, and on its passages where they are asked for."""
     from quamba_export.calib.data import token_stream
-    from quamba_export.exporter.cloze import read_passages, with_cloze
-    from quamba_export.exporter.evaluate import evaluate
+    from quamba_export.exporter.evaluation.cloze import read_passages, with_cloze
+    from quamba_export.exporter.evaluation.evaluate import evaluate
 
     stream = token_stream(data, model.tokenizer_path, model.eos_token_id, limit=max_tokens)
     passages = read_passages(data, cloze) if cloze else []

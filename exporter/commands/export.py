@@ -27,7 +27,7 @@ from quamba_export.exporter.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quamba_export.exporter.inspect import ManifestFacts
+    from quamba_export.exporter.inspection.inspect import ManifestFacts
 
 
 def export(
@@ -58,8 +58,8 @@ def export(
     from quamba_export.calib.qformat import qformat_named
     from quamba_export.calib.quantize_model import quantize_model
     from quamba_export.calib.scan_input import ScanInput, with_scan_input
-    from quamba_export.exporter.inspect import inspect_manifest
-    from quamba_export.exporter.onnx_export import export_onnx
+    from quamba_export.exporter.graph.onnx_export import export_onnx
+    from quamba_export.exporter.inspection.inspect import inspect_manifest
 
     aliases = fp32_ssm_input, float_sim_asic_int8, float_sim_asic_research_se, w4a5_se
     study = chosen_scan_input(ssm_input, scale_factor, *aliases) or ScanInput()

@@ -22,7 +22,7 @@ def export_triton(
 
     Example: quamba-export export-triton bundle/ --export export/ -o repository/
     """
-    from quamba_export.exporter.triton import write_repository
+    from quamba_export.exporter.bundle.triton import write_repository
 
     made = write_repository(bundle, export, out, name)
     text = f"{made.path}: model {made.model}, a plan of {made.plan_bytes} bytes; see README.md there"

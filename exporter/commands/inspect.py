@@ -30,7 +30,7 @@ def inspect(
 
     Example: quamba-export inspect calibration/ --layer 3
     """
-    from quamba_export.exporter.inspect import inspect_path
+    from quamba_export.exporter.inspection.inspect import inspect_path
 
     facts = inspect_path(path, layer)
     if html is not None:
@@ -41,7 +41,7 @@ def inspect(
                 allowed="a calibration/",
                 code=ExitCode.USAGE,
             )
-        from quamba_export.exporter.scale_page import write_scale_page
+        from quamba_export.exporter.report.scale_page import write_scale_page
 
         write_scale_page(facts, html)
     emit(facts, as_json, lambda console: show(asdict(facts), console))

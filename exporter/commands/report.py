@@ -25,8 +25,8 @@ def report(
 
     Example: quamba-export report demo-out/ -o demo-out/report.html
     """
-    from quamba_export.exporter.report import write_report
-    from quamba_export.exporter.report_data import read_runs
+    from quamba_export.exporter.report.data import read_runs
+    from quamba_export.exporter.report.report import write_report
 
     found = read_runs(runs)
     page = write_report(found, out)

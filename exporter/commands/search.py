@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from quamba_export.calib.config import MambaConfig
-    from quamba_export.exporter.search import Budget
+    from quamba_export.exporter.studies.search import Budget
 
 
 def search(
@@ -52,10 +52,10 @@ def search(
     from quamba_export.calib.checkpoint import load_checkpoint
     from quamba_export.calib.data import data_digest, token_stream
     from quamba_export.calib.recipe_toml import recipe_toml
-    from quamba_export.exporter.language_models import require_tokenizer
-    from quamba_export.exporter.search import KeptScores, check_budget, recipe_with
-    from quamba_export.exporter.search import search as search_widths
-    from quamba_export.exporter.search_models import KlScore, MixedModels
+    from quamba_export.exporter.evaluation.language_models import require_tokenizer
+    from quamba_export.exporter.studies.search import KeptScores, check_budget, recipe_with
+    from quamba_export.exporter.studies.search import search as search_widths
+    from quamba_export.exporter.studies.search_models import KlScore, MixedModels
 
     if out.suffix != ".toml":
         raise QuambaError("a recipe is a .toml file", found=f"-o {out}", code=ExitCode.USAGE)
@@ -94,7 +94,7 @@ def chosen_budget(
 ) -> tuple[Budget, tuple[int, int]]:
     """The budget that the flags give, and the bits of embedding and head. Raises QuambaError (exit 2)."""
     from quamba_export.calib.qformat import MIXED, qformat_named
-    from quamba_export.exporter.search_models import latency_budget, size_budget
+    from quamba_export.exporter.studies.search_models import latency_budget, size_budget
     from quamba_export.targets.target import load_target
 
     widths = qformat_named(MIXED, embedding_bits=embedding_bits, head_bits=head_bits)

@@ -28,7 +28,7 @@ def sign(
 
     Example: quamba-export sign bundle/ --key key.pem
     """
-    from quamba_export.exporter.signing import sign_folder
+    from quamba_export.exporter.bundle.signing import sign_folder
 
     result = sign_folder(folder, key, certificate, certificate_chain or [])
     emit(result, as_json, lambda console: console.print(f"{result.path}: {result.files} files signed"))

@@ -36,7 +36,7 @@ def state_drift(
 
     Example: quamba-export state-drift CHECKPOINT --calibration calibration/ --data text.txt --plot drift.svg
     """
-    from quamba_export.exporter.state_drift import drift_on_text, write_plot
+    from quamba_export.exporter.studies.state_drift import drift_on_text, write_plot
 
     with progress(f"state-drift {checkpoint}", tokens) as bar:
         drifts = drift_on_text(

@@ -17,7 +17,7 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quamba_export.exporter.evaluate import Mode
+    from quamba_export.exporter.evaluation.evaluate import Mode
 
 PRESET = "ssm-input"
 
@@ -60,10 +60,10 @@ def sweep(
     from quamba_export.calib.checkpoint import load_checkpoint
     from quamba_export.calib.mixed_data import Source
     from quamba_export.calib.recipe import default_recipe, load_recipe
-    from quamba_export.exporter.sweep import Study, run_sweep
-    from quamba_export.exporter.sweep_table import sweep_rows
-    from quamba_export.exporter.task_scores import check_known, chosen_tasks
-    from quamba_export.exporter.variants import parse_vary, scan_input_variants, variants
+    from quamba_export.exporter.evaluation.task_scores import check_known, chosen_tasks
+    from quamba_export.exporter.studies.sweep import Study, run_sweep
+    from quamba_export.exporter.studies.sweep_table import sweep_rows
+    from quamba_export.exporter.studies.variants import parse_vary, scan_input_variants, variants
 
     checkpoint = checkpoint_of(what, vary)
     asked = chosen_tasks(tasks, task_path, task_limit)
@@ -124,7 +124,7 @@ def resumable() -> Iterator[None]:
 
 
 def write(out: Path, facts: dict[str, Any], heads: list[str], rows: list[list[str]]) -> None:
-    from quamba_export.exporter.sweep_table import markdown, write_sweep_page
+    from quamba_export.exporter.studies.sweep_table import markdown, write_sweep_page
 
     (out / "sweep.json").write_text(json.dumps(facts, indent=1) + "\n")
     (out / "sweep.md").write_text(markdown(heads, rows))

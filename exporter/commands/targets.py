@@ -13,7 +13,7 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quamba_export.exporter.predicted_floors import PredictedFloor
+    from quamba_export.exporter.speed.predicted_floors import PredictedFloor
     from quamba_export.targets.target_file import Target
 
 
@@ -30,7 +30,7 @@ def targets(
 
     Example: quamba-export targets show orin-nano
     """
-    from quamba_export.exporter.predicted_floors import FORMULA, predicted_floors
+    from quamba_export.exporter.speed.predicted_floors import FORMULA, predicted_floors
     from quamba_export.targets.target import load_target
     from quamba_export.targets.target import targets as known
 

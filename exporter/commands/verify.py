@@ -29,7 +29,7 @@ def verify(
 
     Example: quamba-export verify bundle/ --public-key key.pub
     """
-    from quamba_export.exporter.signing import verify_folder
+    from quamba_export.exporter.bundle.signing import verify_folder
 
     result = verify_folder(folder, public_key, certificate_chain or [])
     signer = f"signed by {result.signed_by}" if result.signed_by else "no signature asked for"

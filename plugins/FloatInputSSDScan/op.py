@@ -1,4 +1,8 @@
-"""QuantizedSSDScan with an fp32 x, for studies of what its int8 codes cost: a recurrence for any length."""
+"""QuantizedSSDScan with an fp32 x, for studies of what its int8 codes cost.
+
+x has scales all the same: in whole chunks it counts in them (QuantizedSSDScan/chunk.py), so that an x of
+codes times their scales gives QuantizedSSDScan's bits at every length.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,8 @@ from collections.abc import Mapping
 from torch import Tensor as T
 
 from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
-from quamba_export.plugins.common.onnx_text import FLOAT
 from quamba_export.plugins.common.quantization import dequantize
-from quamba_export.plugins.QuantizedSSDScan.op import ssd_scan
-from quamba_export.plugins.QuantizedSSDScan.token_onnx import ssd_scan_lines
+from quamba_export.plugins.QuantizedSSDScan.op import chunked_body, chunked_scan
 
 SPEC = OpSpec(
     name="FloatInputSSDScan",
@@ -22,6 +24,7 @@ SPEC = OpSpec(
         Tensor("C", "int8", "B L G N"),
         Tensor("D", "float32", "H"),
         Tensor("dt_bias", "float32", "H"),
+        Tensor("x_scale", "float32", "S"),
         Tensor("B_scale", "float32", "G"),
         Tensor("C_scale", "float32", "G"),
         Tensor("state_scale", "float32", "S N"),
@@ -45,6 +48,7 @@ def reference(
     C: T,
     D: T,
     dt_bias: T,
+    x_scale: T,
     B_scale: T,
     C_scale: T,
     state_scale: T,
@@ -55,29 +59,12 @@ def reference(
     dt_min: float,
     dt_max: float,
 ) -> tuple[T, T]:
-    """QuantizedSSDScan's recurrence with x as it stands; dt, B and C are codes on their scales."""
-    step, rows, read = (
-        dequantize(dt, dt_scale),
-        dequantize(B, B_scale[:, None]),
-        dequantize(C, C_scale[:, None]),
-    )
-    limits = dt_min, dt_max
-    return ssd_scan(x, step, A_log, rows, read, D, dt_bias, state_scale[scale_index], state, limits)
+    """QuantizedSSDScan with x as it stands; dt, B and C are codes on their scales."""
+    scales = x_scale[scale_index], B_scale, C_scale, state_scale[scale_index]
+    wide = x, dequantize(dt, dt_scale)
+    return chunked_scan(x, wide, A_log, B, C, D, dt_bias, scales, state, (dt_min, dt_max))
 
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
-    """The reference in standard ops: a Scan over the length. Groups, heads and N are fixed in the body."""
-    return f"""
-        scale_axis = Constant <value_ints = [-1]> ()
-        dt_scale = Constant <value_float: float = @dt_scale> ()
-        dt_f = DequantizeLinear (dt, dt_scale)
-        x_f = Identity (x)
-        B_codes = Cast <to = {FLOAT}> (B)
-        B_column = Unsqueeze (B_scale, scale_axis)
-        B_f = Mul (B_codes, B_column)
-        C_codes = Cast <to = {FLOAT}> (C)
-        C_column = Unsqueeze (C_scale, scale_axis)
-        C_f = Mul (C_codes, C_column)
-        h_scales = Gather <axis = 0> (state_scale, scale_index)
-        {ssd_scan_lines(sizes, dtypes["state"])}
-    """
+    """The reference in standard ops. Groups, heads, P and N are fixed in the body."""
+    return chunked_body(sizes, dtypes["x"], dtypes["state"])

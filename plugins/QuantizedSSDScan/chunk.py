@@ -4,8 +4,9 @@ Of a chunk's tokens t and s <= t, a head's y[t] reads S[t, s] = sum_n C[t, n] B[
 the decay between s and t and the step of s; the state before the chunk adds C[t] h, decayed. What is
 multiplied by codes is first rounded to integers of 15 bits on a power of two a row (fixed_point), so that
 every product of matrices is a sum of integers: a tensor core, an fp32 or an fp64 unit give the same. The
-state is rounded to its dtype once, behind the chunk. Source: Mamba-2 (arXiv 2405.21060), section 6; the
-arithmetic is this project's contract (README.md).
+state is rounded to its dtype once, behind the chunk. An fp32 x (FloatInputSSDScan) counts in its scales, to
+22 bits of a channel's largest in the chunk: values that stand for codes are those codes. Source: Mamba-2
+(arXiv 2405.21060), section 6; the arithmetic is this project's contract (README.md).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from quamba_export.plugins.common.quantization import dequantize, quantize
 CHUNK, TILE = 64, 8  # tokens
 TILES = CHUNK // TILE
 SMALLEST, DIGITS = 2.0**-100, 13  # the least power of two of a row; a row's largest integer has 14 bits
+X_DIGITS = 21  # of an fp32 x: fine beside fp32, and coarse enough that (c s) / s is the code c again
 
 
 class Scales(NamedTuple):
@@ -34,8 +36,8 @@ class Scales(NamedTuple):
 def scan_chunks(x: T, step: T, decay: T, B: T, C: T, scales: Scales, state: T) -> tuple[T, T]:
     """Tokens in whole chunks -> y (b, L, H, P) fp32 without D x, and the state behind them.
 
-    x (b, L, H, P), B and C (b, L, G, N) int8; step and decay (b, L, H) fp32; state (b, H, P, N) fp16, fp32 or
-    int8.
+    x (b, L, H, P) int8 or fp32, B and C (b, L, G, N) int8; step and decay (b, L, H) fp32; state
+    (b, H, P, N) fp16, fp32 or int8.
     """
     groups = B.shape[2]
     per_chunk = [tensor.unflatten(1, (-1, CHUNK)).transpose(2, 3) for tensor in (x, step, decay, B, C)]
@@ -49,10 +51,10 @@ def _scan(x: T, step: T, decay: T, B: T, C: T, scales: Scales, state: T) -> tupl
     """The chunks of Q tokens of G groups of R heads: x (b, c, G, R, Q, P), step and decay (b, c, G, R, Q), B
     and C (b, c, G, 1, Q, N), state (b, G, R, P, N) -> y as x, and the state.
     """
-    codes, reach, first = x.float(), *weights(step, decay)
+    codes, reach, first = codes_of(x, scales.x), *weights(step, decay)
     mixed, mixed_unit = fixed_point(reach * (C.float() @ B.float().mT))  # (b, c, G, R, Q, Q)
     weighted, weighted_unit = fixed_point(reach[..., -1, :, None].mul(codes).mT)  # (b, c, G, R, P, Q)
-    inside = exact_product(mixed, x) * mixed_unit * (scales.B * scales.C * scales.x)[..., None, :]
+    inside = exact_product(mixed, codes) * mixed_unit * (scales.B * scales.C * scales.x)[..., None, :]
     added = exact_product(weighted, B) * (weighted_unit * (scales.x * scales.B)[..., None])
     before = []
     for chunk in range(x.shape[1]):
@@ -63,6 +65,16 @@ def _scan(x: T, step: T, decay: T, B: T, C: T, scales: Scales, state: T) -> tupl
     held, held_unit = fixed_point(torch.stack(before, dim=1))  # (b, c, G, R, P, N)
     read = exact_product(C, held.mT) * (held_unit * scales.C[..., None]).mT
     return inside + read * first[..., None], state
+
+
+def codes_of(x: T, scale: T) -> T:
+    """x (b, c, G, R, Q, P) in its scales (G, R, P) as fp32: int8 codes as they are, or fp32 values so rounded
+    that a chunk's channel has one unit, 2^-21 of the power of two at or below its largest.
+    """
+    if x.dtype == torch.int8:
+        return x.float()
+    whole, unit = fixed_point((x / scale[..., None, :]).mT, X_DIGITS)
+    return (whole * unit).mT
 
 
 def weights(step: T, decay: T) -> tuple[T, T]:
@@ -96,17 +108,17 @@ def products(factors: T) -> T:
     return torch.stack(rows, dim=-2)
 
 
-def fixed_point(x: T) -> tuple[T, T]:
-    """fp32 x (..., n) -> integers (..., n) of at most 2^14 and the unit (..., 1) of each row, both fp32.
+def fixed_point(x: T, digits: int = DIGITS) -> tuple[T, T]:
+    """fp32 x (..., n) -> integers (..., n) of at most 2^(digits + 1) and the unit (..., 1) of each row, fp32.
 
-    The unit is 2^-DIGITS of the power of two at or below the row's largest value, of at least SMALLEST.
+    The unit is 2^-digits of the power of two at or below the row's largest value, of at least SMALLEST.
     """
     largest = x.abs().amax(-1, keepdim=True).clamp(min=SMALLEST)
     mantissa, _ = torch.frexp(largest)  # in [1/2, 1)
-    unit = largest / mantissa * 2.0 ** -(DIGITS + 1)
+    unit = largest / mantissa * 2.0 ** -(digits + 1)
     return torch.round(x / unit), unit
 
 
 def exact_product(left: T, right: T) -> T:
-    """left @ right of integers in fp32, rounded once; their sums are below 2^31."""
+    """left @ right of integers on powers of two in fp32, rounded once: every sum has less than 53 bits."""
     return (left.double() @ right.double()).float()

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from quamba_export.plugins.common.contract import Size
 from quamba_export.plugins.common.onnx_text import DOUBLE, FLOAT
 from quamba_export.plugins.common.scan_state import CARRIED, loaded_lines, stored_lines
-from quamba_export.plugins.QuantizedSSDScan.chunk import CHUNK, DIGITS, SMALLEST, TILE, TILES
+from quamba_export.plugins.QuantizedSSDScan.chunk import CHUNK, DIGITS, SMALLEST, TILE, TILES, X_DIGITS
 
 
-def chunk_lines(sizes: Mapping[str, Size], dtype: str) -> str:
+def chunk_lines(sizes: Mapping[str, Size], x_dtype: str, dtype: str) -> str:
     """Of the first `whole` tokens y_chunks (b, c Q, H, P), without D x, and h_behind (b, G, R, P, N).
 
     Reads x, B, C, step, decay_f, x_scales, B_scale, C_scale, h_0 and, for an int8 state, h_scale.
@@ -36,7 +36,13 @@ def chunk_lines(sizes: Mapping[str, Size], dtype: str) -> str:
         **{f"at_{place}": [place] for place in (-3, -2, -1, 0, 1, TILE, TILE + 1, CHUNK - 1, CHUNK)},
     }
     lines = [f"{_name(name)} = Constant <value_ints = {value}> ()" for name, value in constants.items()]
-    parts = (_token_lines(), _weight_lines(), _product_lines(), _state_lines(dtype, n_state), _output_lines())
+    parts = (
+        _token_lines(x_dtype),
+        _weight_lines(),
+        _product_lines(),
+        _state_lines(dtype, n_state),
+        _output_lines(),
+    )
     return "\n".join((*lines, *parts))
 
 
@@ -58,19 +64,35 @@ def _part(source: str, target: str, begin: int, end: int, axis: int) -> str:
     return f"{target} = Slice ({source}, {_name(f'at_{begin}')}, at_{end}, {_name(f'at_{axis}')})"
 
 
-def _token_lines() -> str:
+def _token_lines(x_dtype: str) -> str:
     cuts = [_cut(name, f"{name}_q", "head_tokens", [0, 1, 3, 4, 2]) for name in ("step", "decay_f")]
-    for name, shape in (("x", "x_tokens"), ("B", "row_tokens"), ("C", "row_tokens")):
-        cuts.append(f"""
-            {_cut(name, f"{name}_int", shape, [0, 1, 3, 4, 2, 5])}
-            {name}_q = Cast <to = {FLOAT}> ({name}_int)
-            {name}_wide = Cast <to = {DOUBLE}> ({name}_int)
-        """)
+    codes = [_code_lines(name, "row_tokens") for name in ("B", "C")]
+    codes.append(_code_lines("x", "x_tokens") if x_dtype == "int8" else _float_x_lines())
     return f"""
-        {"".join(cuts)}
         B_groups = Reshape (B_scale, groups_shape)
         C_groups = Reshape (C_scale, groups_shape)
         x_channels = Reshape (x_scales, x_scale_shape)
+        {"".join((*cuts, *codes))}
+    """
+
+
+def _code_lines(name: str, shape: str) -> str:
+    return f"""
+        {_cut(name, f"{name}_int", shape, [0, 1, 3, 4, 2, 5])}
+        {name}_q = Cast <to = {FLOAT}> ({name}_int)
+        {name}_wide = Cast <to = {DOUBLE}> ({name}_int)
+    """
+
+
+def _float_x_lines() -> str:
+    """codes_of() of chunk.py of an fp32 x."""
+    return f"""
+        {_cut("x", "x_channel_rows", "x_tokens", [0, 1, 3, 4, 5, 2])}
+        x_in_scales = Div (x_channel_rows, x_channels)
+        {_fixed_point_lines("x_in_scales", "x_fixed", X_DIGITS)}
+        x_channel_codes = Mul (x_fixed_rounded, x_fixed_unit)
+        x_q = Transpose <perm = [0, 1, 2, 3, 5, 4]> (x_channel_codes)
+        x_wide = Cast <to = {DOUBLE}> (x_q)
     """
 
 
@@ -137,7 +159,7 @@ def _unit_row(place: int) -> str:
     return f"float[{TILE + 1}] {{{', '.join(str(float(i == place)) for i in range(TILE + 1))}}}"
 
 
-def _fixed_point_lines(source: str, target: str) -> str:
+def _fixed_point_lines(source: str, target: str, digits: int = DIGITS) -> str:
     """fixed_point() of chunk.py: integers `target`, fp64, and `target`_unit, fp32, of fp32 `source`.
 
     (1 + 2^52) w less its product by 1 - 2^-53 is the power of two at or below w in fp64 (Rump, Ogita, Oishi,
@@ -152,7 +174,7 @@ def _fixed_point_lines(source: str, target: str) -> str:
         {target}_up = Constant <value = double {{{2.0**52 + 1!r}}}> ()
         {target}_half = Constant <value = double {{0.5}}> ()
         {target}_below_half = Constant <value = double {{{0.5 - 2.0**-54!r}}}> ()
-        {target}_digits = Constant <value = double {{{2.0 ** (1 - DIGITS)!r}}}> ()
+        {target}_digits = Constant <value = double {{{2.0 ** (1 - digits)!r}}}> ()
         {target}_raised = Mul ({target}_wide, {target}_up)
         {target}_more = Mul ({target}_raised, {target}_half)
         {target}_less = Mul ({target}_raised, {target}_below_half)

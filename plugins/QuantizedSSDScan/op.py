@@ -79,20 +79,39 @@ def reference(
     Whole chunks of 64 tokens in integers (chunk.py), the tokens behind them one by one in fp32; exp and
     softplus are rounded once. Source: Mamba-2 (arXiv 2405.21060), sections 3 and 6.
     """
-    x_scales, state_scales = x_scale[scale_index], state_scale[scale_index]  # (H, P), (H, P, N)
-    wide = dequantize(x, x_scales), dequantize(dt, dt_scale)
-    limits, parts = (dt_min, dt_max), []
-    whole = x.shape[1] // CHUNK * CHUNK
+    scales = x_scale[scale_index], B_scale, C_scale, state_scale[scale_index]
+    wide = dequantize(x, scales[0]), dequantize(dt, dt_scale)
+    return chunked_scan(x, wide, A_log, B, C, D, dt_bias, scales, state, (dt_min, dt_max))
+
+
+def chunked_scan(
+    x: T,
+    wide: tuple[T, T],
+    A_log: T,
+    B: T,
+    C: T,
+    D: T,
+    dt_bias: T,
+    scales: tuple[T, T, T, T],
+    state: T,
+    limits: tuple[float, float],
+) -> tuple[T, T]:
+    """The reference of either x, int8 or fp32; wide: x and dt in fp32.
+
+    scales: of x (H, P), B and C (G), the state (H, P, N).
+    """
+    x_scales, B_scale, C_scale, state_scales = scales
+    whole, parts = x.shape[1] // CHUNK * CHUNK, []
     if whole:
         by_group = (B.shape[2], -1)
-        scales = Scales(
+        in_groups = Scales(
             x_scales.unflatten(0, by_group),
             B_scale[:, None, None],
             C_scale[:, None, None],
             state_scales.unflatten(0, by_group),
         )
         step, decay = steps(wide[1][:, :whole], A_log, dt_bias, limits)
-        y, state = scan_chunks(x[:, :whole], step, decay, B[:, :whole], C[:, :whole], scales, state)
+        y, state = scan_chunks(x[:, :whole], step, decay, B[:, :whole], C[:, :whole], in_groups, state)
         parts.append(y + D[:, None] * wide[0][:, :whole])
     if whole < x.shape[1]:
         y, state = ssd_scan(
@@ -157,13 +176,18 @@ def _fp32(limit: float) -> float:
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
     """The reference in standard ops. Groups, heads, P and N are fixed in the body."""
-    dtype = dtypes["state"]
+    return chunked_body(sizes, dtypes["x"], dtypes["state"])
+
+
+def chunked_body(sizes: Mapping[str, Size], x_dtype: str, dtype: str) -> str:
+    """chunked_scan of x of a dtype, with a state of `dtype`."""
 
     def outputs(name: str) -> str:
         return f"(float[b, l, h, p] y_{name}, {CARRIED[dtype]}[b, g, r, p, n] h_{name})"
 
     return f"""
         {_WIDENED}
+        {_X_CODES if x_dtype == "int8" else "x_f = Identity (x)"}
         {start_lines(sizes, dtype)}
         length = Shape <start = 1, end = 2> (x)
         chunk_length = Constant <value_ints = [{CHUNK}]> ()
@@ -172,7 +196,7 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
             then_branch = chunks () => {outputs("all")} {{
                 chunk_count = Div (length, chunk_length)
                 whole = Mul (chunk_count, chunk_length)
-                {chunk_lines(sizes, dtype)}
+                {chunk_lines(sizes, x_dtype, dtype)}
                 has_rest = Less (whole, length)
                 y_all, h_all = If <
                     then_branch = rest () => {outputs("joined")} {{
@@ -196,16 +220,19 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
 
 _BY_TOKEN = ("x_f", "step", "decay_f", "B", "C")
 
-_WIDENED = f"""
+_WIDENED = """
         scale_axis = Constant <value_ints = [-1]> ()
         dt_scale = Constant <value_float: float = @dt_scale> ()
         dt_f = DequantizeLinear (dt, dt_scale)
-        x_codes = Cast <to = {FLOAT}> (x)
         x_scales = Gather <axis = 0> (x_scale, scale_index)
-        x_f = Mul (x_codes, x_scales)
         B_column = Unsqueeze (B_scale, scale_axis)
         C_column = Unsqueeze (C_scale, scale_axis)
         h_scales = Gather <axis = 0> (state_scale, scale_index)
+"""
+
+_X_CODES = f"""
+        x_codes = Cast <to = {FLOAT}> (x)
+        x_f = Mul (x_codes, x_scales)
 """
 
 _ROWS = f"""

@@ -47,7 +47,7 @@ def normed_lines(source: str, target: str) -> str:
 
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
-    """The standard ops that an export holds in its place (exporter/onnx_backend.py, norm_linear)."""
+    """The standard ops that an export holds in its place (exporter/graph/onnx_backend.py, norm_linear)."""
     return f"""
         {normed_lines("x", "normed")}
         columns = Transpose <perm = [1, 0]> (weight)

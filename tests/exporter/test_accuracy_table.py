@@ -8,7 +8,7 @@ import pytest
 from random_checkpoints import MAMBA1, MAMBA2_GROUPS
 from tiny_flow import Flow, run_json
 
-from quamba_export.exporter.accuracy_table import HEADS, ROWS, chosen_rows, row_variants, table_of
+from quamba_export.exporter.studies.accuracy_table import HEADS, ROWS, chosen_rows, row_variants, table_of
 from quamba_export.runtime.errors import QuambaError
 
 
@@ -26,7 +26,7 @@ def test_every_row_is_a_variant_of_its_models() -> None:
 def test_a_line_holds_what_was_scored() -> None:
     mode = {"perplexity": 5.05, "against_perplexity": 5.0, "ratio": 1.01, "kl": 0.01, "top1_agreement": 0.97}
     words = {"cloze_accuracy": 0.25, "cloze_standard_error": 0.04, "against_cloze_accuracy": 0.26}
-    lines = table_of([(ROWS[0], {"prefill": mode, "decode": mode | words})]).splitlines()
+    lines = table_of([(ROWS[0], {"prefill": mode | words, "decode": mode})]).splitlines()
     assert [len(line.split("|")) for line in lines] == [len(HEADS) + 2] * 4
     assert lines[2] == "| float | 5.0000 | - | - | 5.0000 | - | - | 26.0% |"
     figures = "5.0500 (1.0100) | 0.0100 | 97.0%"

@@ -10,8 +10,8 @@ from tiny_flow import run_json
 from tiny_recurrent import write_tiny_export
 from typer.testing import CliRunner
 
-from quamba_export.exporter import bench
 from quamba_export.exporter.commands.bench import bench as command
+from quamba_export.exporter.speed import bench
 from quamba_export.runtime.bundle import open_bundle
 from quamba_export.runtime.ort_placement import Placement
 

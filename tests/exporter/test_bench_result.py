@@ -12,9 +12,9 @@ import pytest
 from tiny_flow import run_json
 from tiny_recurrent import write_tiny_export
 
-from quamba_export.exporter import bench
-from quamba_export.exporter.bench import Ids, Turns, benchmark, byte_floor
-from quamba_export.exporter.bench_result import compare_runs, markdown, spread
+from quamba_export.exporter.speed import bench
+from quamba_export.exporter.speed.bench import Ids, Turns, benchmark, byte_floor
+from quamba_export.exporter.speed.bench_result import compare_runs, markdown, spread
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import read_manifest
 
@@ -178,7 +178,7 @@ def test_what_is_asked_for_is_one_thing(result: dict[str, Any], tmp_path: Path) 
 
 
 def test_a_table_has_a_row_for_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from quamba_export.exporter.bench_result import Benchmark, ByteFloor
+    from quamba_export.exporter.speed.bench_result import Benchmark, ByteFloor
 
     sleeper = Sleeper()
     monkeypatch.setattr(bench.time, "perf_counter", lambda: sleeper.now)

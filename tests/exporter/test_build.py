@@ -8,8 +8,8 @@ from fake_export import FILES, write_fake_export
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.qformat import BLOCKS
 from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.exporter.build import WITH_KERNELS, build_bundle
-from quamba_export.exporter.onnx_export import onnx_from_model
+from quamba_export.exporter.bundle.build import WITH_KERNELS, build_bundle
+from quamba_export.exporter.graph.onnx_export import onnx_from_model
 from quamba_export.plugins.common.registry import kernel_names
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import read_manifest
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("no_self_test")
 @pytest.fixture
 def no_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """The exports here hold no model that could run."""
-    monkeypatch.setattr("quamba_export.exporter.build.cpu_self_test", lambda folder, source: None)
+    monkeypatch.setattr("quamba_export.exporter.bundle.build.cpu_self_test", lambda folder, source: None)
 
 
 @pytest.fixture

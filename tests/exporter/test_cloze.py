@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from tiny_flow import WORDS, Flow, run_json, write_word_tokenizer
 
-from quamba_export.exporter.cloze import MOST_WORDS, Passage, cloze, cut_passages, read_passages
-from quamba_export.exporter.language_models import Forward, LanguageModel, open_language_model
+from quamba_export.exporter.evaluation.cloze import MOST_WORDS, Passage, cloze, cut_passages, read_passages
+from quamba_export.exporter.evaluation.language_models import Forward, LanguageModel, open_language_model
 from quamba_export.runtime.errors import QuambaError
 
 ROOT = Path(__file__).parents[2]

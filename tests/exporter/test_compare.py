@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quamba_export.exporter.compare import compare_runners
-from quamba_export.exporter.compare_runners import SiteRunner
-from quamba_export.exporter.differences import Difference
+from quamba_export.exporter.comparison.compare import compare_runners
+from quamba_export.exporter.comparison.differences import Difference
+from quamba_export.exporter.comparison.runners import SiteRunner
 
 LOGITS = np.array([[[4.0, 0.0, 0.0], [0.0, 4.0, 0.0]]], dtype=np.float32)  # (1, 2, 3)
 

@@ -16,8 +16,8 @@ from refusals import refused
 from tiny_flow import Flow, run_json
 from tiny_recurrent import LAYERS, NumpyEngine, V
 
-from quamba_export.exporter import compare_models
-from quamba_export.exporter.compare_runners import EngineRunner
+from quamba_export.exporter.comparison import models as compare_models
+from quamba_export.exporter.comparison.runners import EngineRunner
 from quamba_export.runtime.engine import Ids, Logits, States
 from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.errors import ExitCode

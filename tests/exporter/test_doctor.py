@@ -19,11 +19,12 @@ from fake_export import write_fake_export
 from refusals import refused
 from tiny_flow import Flow
 
-from quamba_export.exporter import doctor_checks, doctor_gpu
-from quamba_export.exporter.doctor import Diagnosis, diagnose, require_ready
-from quamba_export.exporter.doctor_checks import PACKAGES, Check, check_headers, check_package, numbers
-from quamba_export.exporter.doctor_gpu import LIBRARY
-from quamba_export.exporter.doctor_run import check_kernel, check_model
+from quamba_export.exporter.doctor.checks import PACKAGES, Check, check_headers, check_package, numbers
+from quamba_export.exporter.doctor.doctor import Diagnosis, diagnose, require_ready
+from quamba_export.exporter.doctor.doctor import checks as doctor_checks
+from quamba_export.exporter.doctor.doctor import gpu as doctor_gpu
+from quamba_export.exporter.doctor.gpu import LIBRARY
+from quamba_export.exporter.doctor.run import check_kernel, check_model
 from quamba_export.plugins.common.registry import kernel_names
 from quamba_export.runtime.device_argmax import Argmax
 from quamba_export.runtime.engine import Ids, Logits, States

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from refusals import refused
 from tiny_flow import Flow
 
-from quamba_export.exporter.build import EngineChoices, build_bundle
-from quamba_export.exporter.engine_comparison import compare_logits, compare_states
-from quamba_export.exporter.engine_gate import FEEDS, PROBE, check_engine, probe_ids
+from quamba_export.exporter.bundle.build import EngineChoices, build_bundle
+from quamba_export.exporter.tensorrt.engine_comparison import compare_logits, compare_states
+from quamba_export.exporter.tensorrt.engine_gate import FEEDS, PROBE, check_engine, probe_ids
 from quamba_export.runtime.engine import Engine, Ids, Logits, States
 from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.engine_record import EngineRecord
@@ -100,7 +100,7 @@ def test_a_bundle_that_fails_is_not_written(
     engine = FaultyEngine(engine_of(flow.export), "past_ssm_states.1", range(1, 999))
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda())
     monkeypatch.setattr("quamba_export.runtime.tensorrt_library.import_builder", lambda: None)
-    build = "quamba_export.exporter.tensorrt_build.engines_from_export"
+    build = "quamba_export.exporter.tensorrt.build.engines_from_export"
     monkeypatch.setattr(build, lambda *arguments: record)
     monkeypatch.setattr("quamba_export.runtime.engine_tensorrt.load_engine", lambda *arguments: engine)
     (tmp_path / "plugins.so").write_bytes(b"plugins")

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models
 
-from quamba_export.exporter.evaluate import batches, evaluate
-from quamba_export.exporter.language_models import Forward, LanguageModel
+from quamba_export.exporter.evaluation.evaluate import batches, evaluate
+from quamba_export.exporter.evaluation.language_models import Forward, LanguageModel
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 V = 8

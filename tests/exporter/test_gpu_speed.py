@@ -10,9 +10,15 @@ import pytest
 from refusals import refused
 from typer.testing import CliRunner
 
-from quamba_export.exporter import gpu_speed
-from quamba_export.exporter.gpu_speed import GpuSpeed, append_speed, copy_gb_per_s, milliseconds, read_speeds
-from quamba_export.exporter.gpu_speed_table import compared, context_table, main, rows, times_table
+from quamba_export.exporter.speed import gpu_speed
+from quamba_export.exporter.speed.gpu_speed import (
+    GpuSpeed,
+    append_speed,
+    copy_gb_per_s,
+    milliseconds,
+    read_speeds,
+)
+from quamba_export.exporter.speed.gpu_speed_table import compared, context_table, main, rows, times_table
 
 OURS = GpuSpeed(
     engine="quamba-export, TensorRT 10.6.0",

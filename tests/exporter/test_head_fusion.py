@@ -10,9 +10,9 @@ from onnx import helper
 from refusals import refused
 
 from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.exporter.head_fusion import HEAD
-from quamba_export.exporter.onnx_export import onnx_from_model
-from quamba_export.exporter.tensorrt_graph import tensorrt_graph
+from quamba_export.exporter.graph.onnx_export import onnx_from_model
+from quamba_export.exporter.tensorrt.graph import tensorrt_graph
+from quamba_export.exporter.tensorrt.head_fusion import HEAD
 from tests.random_calibrations import random_calibration
 from tests.random_checkpoints import MAMBA1, MAMBA2, random_checkpoint
 

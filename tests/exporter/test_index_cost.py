@@ -9,7 +9,8 @@ import pytest
 from tiny_flow import Flow, run_json
 
 from quamba_export.calib.recipe import load_recipe
-from quamba_export.exporter.index_cost import (
+from quamba_export.exporter.model_sizes import CONFIGS
+from quamba_export.exporter.studies.index_cost import (
     Tables,
     conv_energy_nj,
     load_asic,
@@ -17,7 +18,6 @@ from quamba_export.exporter.index_cost import (
     share_of_token,
     tables_of,
 )
-from quamba_export.exporter.model_sizes import CONFIGS
 from quamba_export.runtime.errors import QuambaError
 
 STUDY = Tables(layers=64, channels=4096, conv_width=4, groups=8, head_runs=4, channel_runs=4)
@@ -81,7 +81,7 @@ def test_the_command_takes_a_calibrated_model_s_sizes(flow: Flow, tmp_path: Path
     ],
 )
 def test_constants_are_checked(tmp_path: Path, change: tuple[str, str], text: str) -> None:
-    from quamba_export.exporter.index_cost import CONSTANTS
+    from quamba_export.exporter.studies.index_cost import CONSTANTS
 
     path = tmp_path / "chip.toml"
     path.write_text(CONSTANTS.read_text().replace(*change))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from refusals import refused
 
-from quamba_export.exporter.random_models import CONFIGS
+from quamba_export.exporter.speed.random_models import CONFIGS
 from tests.gpu_bench import mamba_ssm_speed
 from tests.gpu_bench.mamba_ssm_speed import mamba_ssm_module, measure, model_fields, parse_arguments
 

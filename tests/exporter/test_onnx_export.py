@@ -16,7 +16,7 @@ from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.float_model import FloatMamba
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.calib.quantized_model import SsmStateDtype
-from quamba_export.exporter.onnx_export import export_onnx, onnx_from_model
+from quamba_export.exporter.graph.onnx_export import export_onnx, onnx_from_model
 from quamba_export.runtime.manifest import read_manifest
 from tests.exported_graph import CONFIGS, Graph, calibrated, quantized, tapped, tokens
 from tests.random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS

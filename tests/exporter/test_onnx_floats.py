@@ -16,7 +16,7 @@ from quamba_export.calib.float_model import FloatMamba
 from quamba_export.calib.qformat import qformat_named
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.calib.quantized_model import QuantizedModel
-from quamba_export.exporter.onnx_export import onnx_from_model
+from quamba_export.exporter.graph.onnx_export import onnx_from_model
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from tests.exported_graph import Graph, calibrated, tapped, tokens
 from tests.random_checkpoints import MAMBA1, MAMBA2_GROUPS, random_checkpoint

@@ -14,9 +14,9 @@ from quamba_export.calib.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.layer_rules import LayerRule
 from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.exporter.build import build_bundle
-from quamba_export.exporter.onnx_export import onnx_from_model
-from quamba_export.exporter.size_formula import graph_formula, size_formula
+from quamba_export.exporter.bundle.build import build_bundle
+from quamba_export.exporter.graph.onnx_export import onnx_from_model
+from quamba_export.exporter.inspection.size_formula import graph_formula, size_formula
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from tests.exported_graph import Graph, calibrated, tapped, tokens
 from tests.fake_export import write_fake_export

@@ -16,15 +16,15 @@ import pytest
 from plugin_registry import native_tools, skipping_what_is_missing
 from tiny_flow import Flow, run_json
 
-from quamba_export.exporter.plugin_library import configured, run_tool
-from quamba_export.exporter.plugin_sources import (
+from quamba_export.exporter.bundle.portable import engine_graphs
+from quamba_export.exporter.plugin_build.library import configured, run_tool
+from quamba_export.exporter.plugin_build.sources import (
     MAX_MEMBER_BYTES,
     PluginSources,
     carried_sources,
     own_sources,
     write_sources,
 )
-from quamba_export.exporter.portable import engine_graphs
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import GRAPHS, PLUGIN_SOURCES
 from quamba_export.runtime.manifest import read_manifest
@@ -37,11 +37,11 @@ class Blocked:
             raise ModuleNotFoundError(name, name="torch")
 sys.meta_path.insert(0, Blocked())
 from pathlib import Path
-from quamba_export.exporter import tensorrt_build
-from quamba_export.exporter.build import build_bundle
-from quamba_export.exporter.plugin_sources import sources_of
-from quamba_export.exporter.portable import engine_graphs
-from quamba_export.exporter.tensorrt_weights import weight_table
+from quamba_export.exporter.tensorrt import build as tensorrt_build
+from quamba_export.exporter.bundle.build import build_bundle
+from quamba_export.exporter.plugin_build.sources import sources_of
+from quamba_export.exporter.bundle.portable import engine_graphs
+from quamba_export.exporter.tensorrt.weights import weight_table
 from quamba_export.runtime.manifest import read_manifest
 import onnx
 portable, out = map(Path, sys.argv[1:])

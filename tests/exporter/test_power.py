@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from quamba_export.exporter import power
-from quamba_export.exporter.power import RailEnergy, driver_energy, find_energy, find_rails
+from quamba_export.exporter.speed import power
+from quamba_export.exporter.speed.power import RailEnergy, driver_energy, find_energy, find_rails
 
 NANO = {"VDD_IN": (5000, 1000), "VDD_CPU_GPU_CV": (5000, 400), "VDD_SOC": (5000, 300)}  # mV, mA
 AGX = {"VDD_GPU_SOC": (19000, 200), "VDD_CPU_CV": (19000, 100), "VIN_SYS_5V0": (5000, 600)}

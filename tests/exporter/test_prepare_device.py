@@ -16,13 +16,13 @@ from plugin_registry import CACHE, skipping_what_is_missing
 from refusals import refused
 from typer.testing import CliRunner
 
-from quamba_export.exporter import cross_build, prepare_device
-from quamba_export.exporter.build import EngineChoices, build_bundle
+from quamba_export.exporter.bundle.build import EngineChoices, build_bundle
 from quamba_export.exporter.cli import app
-from quamba_export.exporter.cross_build import cross_library, cross_toolchain
-from quamba_export.exporter.doctor_checks import found_tool
-from quamba_export.exporter.plugin_library import Toolchain, find_nvcc
-from quamba_export.exporter.prepare_device import driver_cuda
+from quamba_export.exporter.doctor.checks import found_tool
+from quamba_export.exporter.plugin_build import cross_build, prepare_device
+from quamba_export.exporter.plugin_build.cross_build import cross_library, cross_toolchain
+from quamba_export.exporter.plugin_build.library import Toolchain, find_nvcc
+from quamba_export.exporter.plugin_build.prepare_device import driver_cuda
 from quamba_export.runtime.engine_record import EngineRecord, PreparedRecord, WeightTensor
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import Manifest, read_manifest
@@ -80,7 +80,7 @@ def test_a_build_on_the_device_takes_that_library(
         return record, SelfTest((1,), (2,), "a" * 64)
 
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    monkeypatch.setattr("quamba_export.exporter.build.write_engines", write_engines)
+    monkeypatch.setattr("quamba_export.exporter.bundle.build.write_engines", write_engines)
     monkeypatch.setattr(prepare_device, "driver_cuda", lambda: "12.6")
     build_bundle(prepared, "orin-nano", tmp_path / "bundle")
     manifest = read_manifest(tmp_path / "bundle")
@@ -93,7 +93,7 @@ def test_a_build_on_the_device_takes_that_library(
 def test_the_cpu_bundle_of_it_is_that_of_the_export(
     monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("quamba_export.exporter.build.cpu_self_test", lambda folder, source: None)
+    monkeypatch.setattr("quamba_export.exporter.bundle.build.cpu_self_test", lambda folder, source: None)
     build_bundle(prepared, "cpu", tmp_path / "bundle")
     assert set(read_manifest(tmp_path / "bundle").files) == set(FILES)
 

@@ -9,8 +9,8 @@ import torch
 from refusals import refused
 
 from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.exporter import random_models
-from quamba_export.exporter.random_models import CONFIGS, random_model
+from quamba_export.exporter.speed import random_models
+from quamba_export.exporter.speed.random_models import CONFIGS, random_model
 from tests.random_calibrations import random_calibration
 from tests.random_checkpoints import random_checkpoint
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from tiny_flow import Flow, run_json
 
-from quamba_export.exporter.charts import Band, Bar, heatmap, small_multiples, stacked_bars
-from quamba_export.exporter.model_columns import lowest_snr
-from quamba_export.exporter.report import write_report
-from quamba_export.exporter.report_data import read_runs
+from quamba_export.exporter.inspection.model_columns import lowest_snr
+from quamba_export.exporter.report.charts import Band, Bar, heatmap, small_multiples, stacked_bars
+from quamba_export.exporter.report.data import read_runs
+from quamba_export.exporter.report.report import write_report
 from quamba_export.runtime.errors import QuambaError
 
 

@@ -10,7 +10,7 @@ from tiny_flow import Flow, run_json
 from quamba_export.calib.layer_rules import LayerRule
 from quamba_export.calib.recipe import load_recipe, recipe_from_table
 from quamba_export.calib.recipe_toml import recipe_toml
-from quamba_export.exporter.search import Budget, KeptScores, recipe_with, search
+from quamba_export.exporter.studies.search import Budget, KeptScores, recipe_with, search
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 BYTES = {"w8a8": 10.0, "w4a16": 6.0, "w4a8": 5.0}

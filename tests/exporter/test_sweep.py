@@ -11,10 +11,10 @@ from tiny_flow import Flow, run_json
 
 from quamba_export.calib.checkpoint import load_checkpoint
 from quamba_export.calib.recipe import load_recipe
-from quamba_export.exporter import sweep as engine
-from quamba_export.exporter.charts import dots
-from quamba_export.exporter.score_variant import score_variant
-from quamba_export.exporter.variants import Variant, known_fields, parse_vary, variants
+from quamba_export.exporter.report.charts import dots
+from quamba_export.exporter.studies import sweep as engine
+from quamba_export.exporter.studies.score_variant import score_variant
+from quamba_export.exporter.studies.variants import Variant, known_fields, parse_vary, variants
 from quamba_export.runtime.errors import QuambaError
 
 SIZE = ("--calib-size", 2, "--calib-seqlen", 32, "--window", 16, "--max-tokens", 32)

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from quamba_export.exporter.cli import app
 from quamba_export.exporter.model_sizes import CONFIGS, token_bytes
-from quamba_export.exporter.predicted_floors import predicted_floors
-from quamba_export.exporter.random_models import random_model
-from quamba_export.exporter.tensorrt_speed import states_of
+from quamba_export.exporter.speed.predicted_floors import predicted_floors
+from quamba_export.exporter.speed.random_models import random_model
+from quamba_export.exporter.tensorrt.speed import states_of
 from quamba_export.targets.target import load_target, target_names
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from tiny_flow import Flow, run_json
 
-from quamba_export.exporter.language_models import open_language_model
-from quamba_export.exporter.task_scores import QUAMBA_TASKS, chosen_tasks
+from quamba_export.exporter.evaluation.language_models import open_language_model
+from quamba_export.exporter.evaluation.task_scores import QUAMBA_TASKS, chosen_tasks
 from quamba_export.runtime.errors import QuambaError
 
 WITHOUT = "no lm-eval: pip install '.[tasks]' (760 MB with what it needs)"
@@ -50,7 +50,7 @@ def test_engines_score_a_local_task_alike(flow: Flow, task: Path) -> None:
 
 def test_loglikelihood_is_that_of_the_model_s_own_logits(flow: Flow) -> None:
     pytest.importorskip("lm_eval", reason=WITHOUT)
-    from quamba_export.exporter.task_model import TaskModel
+    from quamba_export.exporter.evaluation.task_model import TaskModel
 
     model = open_language_model(str(flow.checkpoint))
     scored = TaskModel(model=model)._loglikelihood_tokens([(None, [3, 4], [5, 6]), (None, [7], [8])])

@@ -18,12 +18,12 @@ from fake_tensorrt import FakeBuilder, FakeTensorRT
 from refusals import refused
 from tiny_flow import Flow
 
-from quamba_export.exporter import tensorrt_build
 from quamba_export.exporter.artefacts import require_graph
-from quamba_export.exporter.build import EngineChoices, build_bundle
-from quamba_export.exporter.inspect import inspect_path
-from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
-from quamba_export.exporter.timing_cache import TimingCache
+from quamba_export.exporter.bundle.build import EngineChoices, build_bundle
+from quamba_export.exporter.inspection.inspect import inspect_path
+from quamba_export.exporter.tensorrt import build as tensorrt_build
+from quamba_export.exporter.tensorrt.build import BuildOptions, engines_from_export, profiles_for
+from quamba_export.exporter.tensorrt.timing_cache import TimingCache
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.engine_record import EngineRecord, WeightTensor

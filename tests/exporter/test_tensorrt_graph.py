@@ -17,9 +17,9 @@ from torch import Tensor
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.quantize_model import quantize_model
 from quamba_export.calib.quantized_model import QuantizedModel
-from quamba_export.exporter import tensorrt_weights
-from quamba_export.exporter.onnx_export import onnx_from_model, write_model
-from quamba_export.exporter.tensorrt_graph import DOMAIN, tensorrt_graph
+from quamba_export.exporter.graph.onnx_export import onnx_from_model, write_model
+from quamba_export.exporter.tensorrt import weights as tensorrt_weights
+from quamba_export.exporter.tensorrt.graph import DOMAIN, tensorrt_graph
 from quamba_export.plugins.common.c_header import letters
 from quamba_export.plugins.common.contract import OpSpec
 from quamba_export.plugins.common.registry import get_op

@@ -13,11 +13,12 @@ import pytest
 from fake_cuda import FakeCuda
 from tiny_recurrent import NumpyEngine
 
-from quamba_export.exporter import random_models, tensorrt_speed
-from quamba_export.exporter.gpu_speed import MIB, WARM_UP
-from quamba_export.exporter.random_models import CONFIGS, random_model
-from quamba_export.exporter.tensorrt_build import BuildOptions, Profile
-from quamba_export.exporter.tensorrt_speed import greedy, measure, next_token_ms, states_of
+from quamba_export.exporter.speed import random_models
+from quamba_export.exporter.speed.gpu_speed import MIB, WARM_UP
+from quamba_export.exporter.speed.random_models import CONFIGS, random_model
+from quamba_export.exporter.tensorrt import speed as tensorrt_speed
+from quamba_export.exporter.tensorrt.build import BuildOptions, Profile
+from quamba_export.exporter.tensorrt.speed import greedy, measure, next_token_ms, states_of
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine import Ids, Logits, States
 

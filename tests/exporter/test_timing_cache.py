@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quamba_export.exporter.timing_cache import TimingCache, cache_key, default_path
+from quamba_export.exporter.tensorrt.timing_cache import TimingCache, cache_key, default_path
 
 BUILD = {"gpu": "NVIDIA H200", "sm": 90, "tensorrt": "10.6.0", "plugins": b"library", "settings": "no TF32"}
 KEY = cache_key(**BUILD)  # type: ignore[arg-type]

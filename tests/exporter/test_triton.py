@@ -16,8 +16,9 @@ from fake_tensorrt import FakeTensorRT
 from google.protobuf import text_format
 from tiny_flow import Flow, run_json
 
-from quamba_export.exporter import tensorrt_build, triton
-from quamba_export.exporter.triton_config import config_of
+from quamba_export.exporter.bundle import triton
+from quamba_export.exporter.bundle.triton_config import config_of
+from quamba_export.exporter.tensorrt import build as tensorrt_build
 from quamba_export.runtime import tensorrt_library
 from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
 from quamba_export.runtime.errors import QuambaError

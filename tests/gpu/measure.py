@@ -19,7 +19,7 @@ from op_cases import Case, int4, step
 from op_cases.drawing import draw
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.exporter.random_models import CONFIGS
+from quamba_export.exporter.speed.random_models import CONFIGS
 from tests.gpu.kernel_library import KernelLibrary, Prepared
 
 LAUNCHES, COPIES = 50, 10

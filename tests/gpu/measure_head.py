@@ -16,7 +16,7 @@ import torch
 from op_cases import head
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.exporter.random_models import CONFIGS
+from quamba_export.exporter.speed.random_models import CONFIGS
 from tests.gpu.kernel_library import KernelLibrary, Prepared
 from tests.gpu.measure import graph_microseconds
 

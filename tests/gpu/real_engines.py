@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quamba_export.calib.calibration_checks import config_to_json
-from quamba_export.exporter.engine_gate import check_engine
-from quamba_export.exporter.onnx_export import onnx_from_model, write_model
-from quamba_export.exporter.random_models import random_model
-from quamba_export.exporter.tensorrt_build import BuildOptions, engines_from_export, profiles_for
-from quamba_export.exporter.tensorrt_speed import states_of
+from quamba_export.exporter.graph.onnx_export import onnx_from_model, write_model
+from quamba_export.exporter.speed.random_models import random_model
+from quamba_export.exporter.tensorrt.build import BuildOptions, engines_from_export, profiles_for
+from quamba_export.exporter.tensorrt.engine_gate import check_engine
+from quamba_export.exporter.tensorrt.speed import states_of
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.engine_tensorrt import load_engine
@@ -40,7 +40,7 @@ class Built:
 def build(
     name: str, folder: Path, plugins: Path, *, qformat: str = "w8a8", version_compatible: bool = False
 ) -> Built:
-    """A model of exporter/random_models.py, cut to two layers, and its engines."""
+    """A model of exporter/speed/random_models.py, cut to two layers, and its engines."""
     folder.mkdir()
     model = random_model(name, n_layer=2, qformat=qformat)
     write_model(onnx_from_model(model), folder)

@@ -1,4 +1,4 @@
-"""mamba-ssm's own fp16 model with CUDA graph decode, in the columns of exporter/tensorrt_speed.py.
+"""mamba-ssm's own fp16 model with CUDA graph decode, in the columns of exporter/tensorrt/speed.py.
 
     python -m tests.gpu_bench.mamba_ssm_speed mamba2-2.7b mamba-130m --output theirs.jsonl
 
@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.exporter.gpu_speed import (
+from quamba_export.exporter.speed.gpu_speed import (
     BATCHES,
     MIB,
     PROMPTS,
@@ -36,7 +36,7 @@ from quamba_export.exporter.gpu_speed import (
     copy_gb_per_s,
     milliseconds,
 )
-from quamba_export.exporter.random_models import CONFIGS
+from quamba_export.exporter.speed.random_models import CONFIGS
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 DEVICE = "cuda"

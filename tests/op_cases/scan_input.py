@@ -26,5 +26,8 @@ CASES = [
         draw(SSD, f"{name}_{dtype}", scans.SSD_SHAPES[name], state_dtype=dtype)
         for name, dtype in (("odd_sizes", "float16"), ("odd_sizes", "float32"), ("G_2", "int8"))
     ),
+    draw(SSD, "L_63_int8", scans.SSD_SHAPES["L_63"], state_dtype="int8", strided=True),
     draw(SSD, "L_65_int8", scans.SSD_SHAPES["L_65"], state_dtype="int8", strided=True),
+    draw(SSD, "L_200_odd_float16", scans.SSD_SHAPES["L_200_odd"], state_dtype="float16"),
+    draw(SSD, "zero_x", scans.SSD_SHAPES["L_64"], x=0.0),
 ]

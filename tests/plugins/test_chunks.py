@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from op_cases import case_named
 from op_cases.drawing import Array, Case, draw, letters
 from op_formulas import dequantize
 from op_implementations import run_reference
 
 from quamba_export.plugins.QuantizedSSDScan import op as ssd
-from quamba_export.plugins.QuantizedSSDScan.chunk import fixed_point
+from quamba_export.plugins.QuantizedSSDScan.chunk import codes_of, fixed_point
 
 SIZES = letters(B=1, L=192, H=4, P=64, G=1, N=128, S=16)
 BOUND = 2.0**-12  # of the outputs' root mean square: as far as whole chunks are from fp64
@@ -77,3 +78,24 @@ def test_integers_are_the_nearest_on_a_power_of_two() -> None:
     assert np.abs(codes).max() <= 2**14
     assert np.array_equal(codes, np.rint(x / unit))
     assert ((np.abs(codes).max(-1) >= 2**13) | (np.abs(x).max(-1) < 2.0**-100)).all()
+
+
+@pytest.mark.parametrize("beside", [0, 1, -128, 127])
+def test_an_fp32_x_of_codes_is_those_codes(beside: int) -> None:
+    """Every code on many scales, beside another in its row; about a tenth of the quotients are not exact."""
+    random = np.random.default_rng(5)
+    scale = torch.from_numpy(np.exp(random.uniform(-14, 7, 4000)).astype(np.float32))  # (P)
+    codes = torch.arange(-128.0, 128.0)[:, None].expand(-1, 4000)  # (c, P)
+    x = torch.stack([codes, torch.full_like(codes, beside)], dim=1)[None, :, None, None]  # (1, c, 1, 1, 2, P)
+    assert not torch.equal(x * scale / scale, x)
+    assert torch.equal(codes_of(x * scale, scale[None, None]), x)
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("name", ["decode", "L_63", "L_64", "L_65", "L_200_odd", "G_8"])
+def test_an_fp32_x_of_codes_gives_their_bits(name: str, state_dtype: str) -> None:
+    int8 = case_named("QuantizedSSDScan", f"{name}_{state_dtype}")
+    x = dequantize(int8.inputs["x"], int8.inputs["x_scale"][int8.inputs["scale_index"]])
+    float32 = Case("FloatInputSSDScan", int8.name, {**int8.inputs, "x": x}, int8.attrs)
+    for expected, found in zip(run_reference(int8), run_reference(float32), strict=True):
+        assert np.array_equal(expected, found)

@@ -16,8 +16,8 @@ from onnx.reference import ReferenceEvaluator
 from op_cases import ALL, Case, case_named
 from op_implementations import assert_same, onnx_model, run_onnx, run_reference, session_kinds
 
-from quamba_export.exporter import onnx_backend
-from quamba_export.exporter.onnx_backend import ELEMENT
+from quamba_export.exporter.graph import onnx_backend
+from quamba_export.exporter.graph.onnx_backend import ELEMENT
 from quamba_export.plugins.common.registry import get_op, op_names
 
 NEWEST_OPSET, NEWEST_IR = 20, 10  # what TensorRT 10.3 parses

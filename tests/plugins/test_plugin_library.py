@@ -26,8 +26,8 @@ from plugin_registry import (
     skipping_what_is_missing,
 )
 
-from quamba_export.exporter.cross_build import cross_toolchain
-from quamba_export.exporter.plugin_library import ARCHITECTURES, Toolchain, configured
+from quamba_export.exporter.plugin_build.cross_build import cross_toolchain
+from quamba_export.exporter.plugin_build.library import ARCHITECTURES, Toolchain, configured
 from quamba_export.plugins.common.c_header import contracts_digest, header, letters, strided
 from quamba_export.plugins.common.contract import OpSpec
 from quamba_export.plugins.common.registry import get_op, kernel_names

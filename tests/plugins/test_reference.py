@@ -27,7 +27,7 @@ STATEFUL = [
     case_named("QuantizedSSDScan", "L_63_float16"),
     case_named("QuantizedSSDScan", "L_63_float32"),
     case_named("QuantizedSSDScan", "L_63_int8"),
-    case_named("FloatInputSSDScan", "L_65_int8"),
+    case_named("FloatInputSSDScan", "L_63_int8"),
     case_named("FloatInputSelectiveScan", "L_65_float16"),
 ]
 

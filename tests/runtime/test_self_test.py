@@ -11,7 +11,7 @@ import pytest
 from refusals import refused
 from tiny_recurrent import NumpyEngine, V, write_tiny_export
 
-from quamba_export.exporter.build import build_bundle
+from quamba_export.exporter.bundle.build import build_bundle
 from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import read_manifest, write_manifest

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
-from quamba_export.exporter.plugin_library import ARCHITECTURES
+from quamba_export.exporter.plugin_build.library import ARCHITECTURES
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.targets.target import load_target, target_names, targets
 from quamba_export.targets.target_file import Target, parse_target

@@ -12,7 +12,7 @@ from deploying import deployed
 from ssh_device import SshDevice, sshd
 from tiny_recurrent import write_tiny_export
 
-from quamba_export.exporter.build import build_bundle
+from quamba_export.exporter.bundle.build import build_bundle
 from quamba_export.runtime.manifest import read_manifest, write_manifest
 
 

@@ -1,0 +1,1 @@
+"""One folder for a device: built, checked, signed, taken to other servers."""

@@ -1,0 +1,1 @@
+"""Every layer and state of a model beside another one's."""

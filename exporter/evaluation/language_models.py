@@ -1,0 +1,191 @@
+"""Whatever gives next-token logits, behind one call: a checkpoint, its quantized reference, export/, bundle/.
+
+`open_language_model` finds out what a path holds. Arrays are numpy: scoring does not care which it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quamba_export.exporter.artefacts import artefact_kind, engine_name, recorded_scan_input
+from quamba_export.runtime.engine import Engine
+from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.ort_session import Provider
+
+if TYPE_CHECKING:
+    from quamba_export.calib.scan_input import ScanInput
+
+Ids = NDArray[np.int64]
+Logits = NDArray[np.float32]
+Forward = Callable[[Ids, Any], tuple[Logits, Any]]
+SsmStateDtype = Literal["float16", "float32", "int8", "int8-dynamic"]
+ModelKind = Literal["checkpoint", "reference", "export", "bundle"]
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model ready to be scored.
+
+    engine:  what computes: PyTorch, ONNX Runtime, TensorRT.
+    forward: (input_ids (B, L), states or None) -> (logits (B, L, V) fp32, states after the last token).
+    states:  what is stored between two calls, whatever type that is; None is the state before any token.
+    """
+
+    path: str
+    kind: ModelKind
+    qformat: str
+    ssm_state_dtype: str
+    vocab_size: int
+    eos_token_id: int
+    tokenizer_path: Path
+    engine: str
+    forward: Forward
+    ssm_input: str = "int8"  # what the scan gets for x (calib/scan_input.py)
+
+
+def open_language_model(
+    source: str,
+    *,
+    calibration: Path | None = None,
+    qformat: str | None = None,
+    ssm_state_dtype: SsmStateDtype | None = None,
+    ssm_input: ScanInput | None = None,
+    provider: Provider | None = None,
+) -> LanguageModel:
+    """Open `source`; with `calibration` or `qformat`, a checkpoint becomes its quantized PyTorch reference.
+
+    qformat: w8a8 with a calibration that goes without. ssm_state_dtype: the format's own where it is None.
+    provider: of an export or bundle in ONNX Runtime, see open_bundle. Raises QuambaError where `source` is
+    none of the four, or has no tokenizer, or has no use for a provider (exit 2).
+    """
+    kind = artefact_kind(Path(source))
+    if kind == "calibration":
+        raise QuambaError(
+            f"{source} holds scales, not a model",
+            found="a calibration/ directory",
+            allowed="a checkpoint, export/ or bundle/",
+            fix=f"name the checkpoint and add `--calibration {source}`",
+        )
+    if kind != "checkpoint":
+        return open_graph(Path(source), kind, provider)
+    if provider is not None:
+        raise QuambaError(
+            f"{source} does not run in ONNX Runtime, so it has no provider to choose",
+            found=f"--provider {provider} for a checkpoint",
+            allowed="an export/ or bundle/",
+            code=ExitCode.USAGE,
+        )
+    if calibration is None and qformat is None:
+        return open_checkpoint(source)
+    return open_reference(source, calibration, qformat or "w8a8", ssm_state_dtype, ssm_input)
+
+
+def open_checkpoint(source: str) -> LanguageModel:
+    """The float model of a checkpoint."""
+    from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.float_model import FloatMamba
+
+    checkpoint = load_checkpoint(source)
+    return LanguageModel(
+        path=source,
+        kind="checkpoint",
+        qformat="fp32",
+        ssm_state_dtype="float32",
+        vocab_size=checkpoint.config.vocab_size,
+        eos_token_id=checkpoint.eos_token_id,
+        tokenizer_path=require_tokenizer(checkpoint.tokenizer_path, source),
+        engine="PyTorch",
+        forward=torch_forward(FloatMamba.from_checkpoint(checkpoint)),
+    )
+
+
+def open_reference(
+    source: str,
+    calibration: Path | None,
+    qformat: str,
+    ssm_state_dtype: SsmStateDtype | None = None,
+    ssm_input: ScanInput | None = None,
+) -> LanguageModel:
+    """The quantized PyTorch model, the ground truth of the exported graph."""
+    from quamba_export.calib.calibration import read_calibration
+    from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.qformat import qformat_named
+    from quamba_export.calib.quantize_model import quantize_model
+    from quamba_export.calib.scan_input import ScanInput, with_scan_input
+
+    checkpoint = load_checkpoint(source)
+    scales = read_calibration(calibration) if calibration else None
+    state = ssm_state_dtype or qformat_named(qformat).ssm_state_dtype
+    model = quantize_model(checkpoint, scales, qformat=qformat, ssm_state_dtype=state)
+    model = with_scan_input(model, scales, ssm_input or ScanInput())
+    return LanguageModel(
+        path=source,
+        kind="reference",
+        qformat=model.qformat,
+        ssm_state_dtype=state,
+        vocab_size=checkpoint.config.vocab_size,
+        eos_token_id=checkpoint.eos_token_id,
+        tokenizer_path=require_tokenizer(checkpoint.tokenizer_path, source),
+        engine="PyTorch",
+        forward=torch_forward(model),
+        ssm_input=model.ssm_input.mode,
+    )
+
+
+def open_graph(path: Path, kind: ModelKind, provider: Provider | None = None) -> LanguageModel:
+    """An export/ or bundle/ on the engine that a device runs it with."""
+    from quamba_export.exporter.graph.onnx_session import ssm_state_dtype
+    from quamba_export.runtime.bundle import open_model
+
+    manifest, engine = open_model(path, provider=provider)
+    return LanguageModel(
+        path=str(path),
+        kind=kind,
+        qformat=manifest.qformat,
+        ssm_state_dtype=ssm_state_dtype(manifest),
+        vocab_size=manifest.vocab_size,
+        eos_token_id=manifest.eos_token_id,
+        tokenizer_path=require_tokenizer(path / "tokenizer.json", str(path)),
+        engine=engine_name(manifest, provider),
+        forward=engine_forward(engine),
+        ssm_input=recorded_scan_input(path),
+    )
+
+
+def engine_forward(engine: Engine) -> Forward:
+    """The call of the engine that a device runs, with the logits of every token."""
+
+    def forward(input_ids: Ids, states: Any) -> tuple[Logits, Any]:
+        batch, length = input_ids.shape
+        return engine.run(input_ids, states or engine.zero_states(batch), num_logits=length)
+
+    return forward
+
+
+def torch_forward(model: Callable[..., Any]) -> Forward:
+    """A PyTorch model's call with numpy ids and logits."""
+    import torch
+
+    @torch.inference_mode()
+    def forward(input_ids: Ids, states: Any) -> tuple[Logits, Any]:
+        logits, after = model(torch.from_numpy(np.ascontiguousarray(input_ids)), states)
+        return logits.numpy(), after
+
+    return forward
+
+
+def require_tokenizer(path: Path | None, source: str) -> Path:
+    if path is None or not path.is_file():
+        raise QuambaError(
+            f"{source} has no tokenizer.json, so text cannot be scored",
+            found="no tokenizer.json",
+            allowed="a tokenizer in the Hugging Face tokenizers format",
+            fix="copy the model's tokenizer.json into the folder",
+        )
+    return path

@@ -1,0 +1,1 @@
+"""What is in an artefact: scales, widths, sizes."""

@@ -1,0 +1,1 @@
+"""The plugin library, compiled for this machine or for a device."""

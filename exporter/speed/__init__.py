@@ -1,0 +1,1 @@
+"""What a token costs: measured, predicted, beside others."""

@@ -1,0 +1,39 @@
+"""How fast a token cannot be beaten on a target: predicted from its memory's bandwidth, never measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quamba_export.exporter.model_sizes import CONFIGS, token_bytes
+from quamba_export.targets.target_file import Target
+
+FORMULA = "predicted TPOT floor [ms] = (weight bytes + 2 x batch x state bytes) / (1e6 x bandwidth [GB/s])"
+WORKING_BYTES = 512 << 20  # what TensorRT takes besides, as exporter/tensorrt/memory.py estimates it
+
+
+@dataclass(frozen=True)
+class PredictedFloor:
+    """One model size in W8A8 on one target. Predicted: TPOT is this or more, whatever the kernels."""
+
+    size: str  # a name of exporter/model_sizes.py
+    weight_bytes: int
+    state_bytes: int  # of one sequence
+    tpot_ms: float  # one sequence
+    batch_tpot_ms: float  # as many sequences as the target's max_batch
+    fits: bool  # weights, states of max_batch and TensorRT's own, in the target's memory
+
+
+def predicted_floors(target: Target) -> list[PredictedFloor]:
+    """FORMULA for every published size; none for a target without a bandwidth, such as "cpu"."""
+    return [_floor(size, target) for size in CONFIGS] if target.bandwidth_gb_per_s else []
+
+
+def _floor(size: str, target: Target) -> PredictedFloor:
+    found = token_bytes(CONFIGS[size])
+    one, several = (
+        (found.weights + 2 * batch * found.state) / (1e6 * target.bandwidth_gb_per_s)
+        for batch in (1, target.max_batch)
+    )
+    taken = found.weights + target.max_batch * found.state + WORKING_BYTES
+    fits = taken <= 1e9 * target.memory_gb
+    return PredictedFloor(size, found.weights, found.state, one, several, fits)

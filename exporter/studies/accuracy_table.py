@@ -1,0 +1,101 @@
+"""The table of docs/accuracy.md: every recipe and width on every model, prefill and decode, beside float.
+
+Each row is a variant as `sweep --vary` would name it, so that a row that is missing is one line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.observers import refuse_unknown
+from quamba_export.calib.qformat import BLOCKS
+from quamba_export.calib.recipe import default_recipe
+from quamba_export.exporter.studies.sweep_table import markdown
+from quamba_export.exporter.studies.variants import Variant, parse_vary, variants
+
+HEADS = ("row", "prefill", "KL", "top-1", "decode", "KL", "top-1", "last words")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: its name and the fields of its variant, without them the model's default recipe.
+
+    kind: of the models that it is for; both where it is empty.
+    """
+
+    name: str
+    fields: Mapping[str, str]
+    kind: str = ""
+
+    def is_for(self, config: MambaConfig) -> bool:
+        """Whether the model can be made so, and the row's width is one of this version's."""
+        return self.kind in ("", config.kind) and self.fields.get("qformat", "w8a8") in BLOCKS
+
+
+ROWS = (
+    Row("smoothquant-w8a8", {"recipe": "smoothquant"}),
+    Row("quarot-w8a8", {"recipe": "quarot"}),
+    Row("quamba-w8a8", {"recipe": "quamba"}),
+    Row("quamba-w8a8-int8-state", {"recipe": "quamba", "ssm-state-dtype": "int8"}),
+    Row("quamba2-w8a8", {"recipe": "quamba2"}, "mamba2"),
+    Row("quamba2-w8a8-int8-state", {"recipe": "quamba2", "ssm-state-dtype": "int8"}, "mamba2"),
+    Row("w8a8-int8-dynamic-state", {"ssm-state-dtype": "int8-dynamic"}),
+    Row("w4a8-nearest", {"qformat": "w4a8"}),
+    Row("w4a8-gptq", {"qformat": "w4a8", "weights.kind": "gptq"}),
+    Row("klt-w4a8-gptq", {"klt": "on", "qformat": "w4a8", "weights.kind": "gptq"}),
+    Row("w4a16-nearest", {"qformat": "w4a16"}),
+    Row("w4a16-gptq", {"qformat": "w4a16", "weights.kind": "gptq"}),
+    Row("weight-only-int8", {"qformat": "w8a16"}),
+    Row("fp16", {"qformat": "fp16"}),
+)
+
+
+def chosen_rows(only: Sequence[str], config: MambaConfig) -> list[Row]:
+    """The rows for a model, or those named. Raises QuambaError for an unknown name, with the nearest one."""
+    refuse_unknown(only, [row.name for row in ROWS], "row of the table")
+    return [row for row in ROWS if row.is_for(config) and (not only or row.name in only)]
+
+
+def row_variants(rows: Sequence[Row], config: MambaConfig, samples: int, length: int) -> list[Variant]:
+    """What `sweep` would make of the rows, on the model's default recipe."""
+    base = default_recipe(config)
+    made = []
+    for row in rows:
+        vary = parse_vary([f"{field}={value}" for field, value in row.fields.items()])
+        made += variants(vary, base, config, samples, length)
+    return made
+
+
+def table_of(results: Sequence[tuple[Row, dict[str, Any]]]) -> str:
+    """Markdown of one model: perplexity with its ratio to float, KL in nats a token, top-1 agreement.
+
+    Last words with the standard error of their share, in prefill; "-" where none were asked for.
+    """
+    scores = results[0][1]
+    float_cells = ["float"]
+    for mode in ("prefill", "decode"):
+        float_cells += [f"{scores[mode]['against_perplexity']:.4f}", "-", "-"]
+    words = scores["prefill"].get("against_cloze_accuracy")
+    float_cells.append("-" if words is None else f"{words:.1%}")
+    return markdown(HEADS, [float_cells, *(_cells(row, found) for row, found in results)])
+
+
+def _cells(row: Row, scores: dict[str, Any]) -> list[str]:
+    cells = [row.name]
+    for mode in ("prefill", "decode"):
+        facts = scores[mode]
+        cells += [f"{facts['perplexity']:.4f} ({facts['ratio']:.4f})", f"{facts['kl']:.4f}"]
+        cells += [f"{facts['top1_agreement']:.1%}"]
+    facts = scores["prefill"]
+    if "cloze_accuracy" not in facts:
+        return [*cells, "-"]
+    return [*cells, f"{facts['cloze_accuracy']:.1%} +- {facts['cloze_standard_error']:.1%}"]
+
+
+def model_folder(out: Path, checkpoint: str) -> Path:
+    """Where a model's calibrations and scores lie."""
+    return out / Path(checkpoint).name
