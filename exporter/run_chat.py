@@ -58,16 +58,23 @@ def command(chat: Chat, line: str) -> None:
     name, _, argument = line.strip().partition(" ")
     if name == "/help":
         say(HELP)
-    elif name == "/rewind" and (argument.isdecimal() or not argument):
+    elif name == "/rewind" and len(argument) < 10 and (argument.isdecimal() or not argument):
         chat.rewind(int(argument or 1))
         say(f"{sum(message.role == 'user' for message in chat.messages)} questions are left")
     elif name == "/save" and argument:
-        from quamba_export.runtime.saved_states import save_states
-
-        size = save_states(Path(argument), chat.saved(marks=1), chat.bundle.manifest)
-        say(f"{size} bytes in {argument}")
+        say(f"{save(chat, Path(argument))} bytes in {argument}")
     else:
         raise QuambaError("no such command", found=line, allowed=HELP, code=ExitCode.USAGE)
+
+
+def save(chat: Chat, path: Path) -> int:
+    """Write where the chat stands; a full disk ends no chat. Returns the file's bytes."""
+    from quamba_export.runtime.saved_states import save_states
+
+    try:
+        return save_states(path, chat.saved(marks=1), chat.bundle.manifest)
+    except OSError as error:
+        raise QuambaError(f"{path} was not written", found=str(error), code=ExitCode.USAGE) from error
 
 
 def show_answer(chat: Chat, line: str, limits: Limits, sampling: Sampling) -> None:

@@ -33,7 +33,7 @@ def read_prompts(path: Path) -> list[str]:
     Raises QuambaError naming the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # only these end a line of JSON
     except (OSError, UnicodeDecodeError) as error:
         raise QuambaError(f"{path} holds no prompts", found=str(error), allowed="UTF-8 text") from error
     if path.suffix == ".jsonl":
@@ -48,7 +48,7 @@ def read_prompts(path: Path) -> list[str]:
 def prompt_of(line: str, where: str) -> str:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise QuambaError(f"{where} is not JSON", found=str(error)) from error
     value = value.get("prompt") if isinstance(value, dict) else value
     if not isinstance(value, str):
@@ -121,29 +121,40 @@ class ResultFile:
             ) from error
 
     def _read(self, prompts: Sequence[str]) -> None:
-        """Take what an earlier run wrote, without the line that it was killed in."""
+        """Take what an earlier run wrote, without the line that it was killed in.
+
+        Nothing is cut off a file before it is known to be one of ours.
+        """
         self._file.seek(0)
-        content = self._file.read()
+        content, head = self._file.read(), line_of(self._head)
         whole = content[: content.rfind(b"\n") + 1]
-        self._file.truncate(len(whole))
-        lines = [json.loads(line) for line in whole.splitlines()]
-        if not lines:
-            self._write(self._head)
-            return
-        self.done = {line.pop("index"): line for line in lines[1:]}
-        same = all(
-            result["prompt"] == prompts[index] for index, result in self.done.items() if index < len(prompts)
-        )
-        if lines[0] != self._head or not same:
+        try:
+            ours = content.startswith(head) or head.startswith(content)
+            lines = [json.loads(line) for line in whole.split(b"\n")[1:-1]] if ours else []
+            self.done = {line.pop("index"): line for line in lines}
+            ours = ours and all(self.done[index]["prompt"] == prompts[index] for index in self.done)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            ours = False
+        if not ours:
             raise QuambaError(
                 f"{self.part} is of another run",
-                found=f"other prompts, or {json.dumps(lines[0])}",
+                found=f"other prompts, or {content[:400].decode(errors='replace').splitlines()[:1]}",
                 allowed=json.dumps(self._head),
                 fix="repeat the command that began it, delete it, or give another -o",
             )
+        self._file.truncate(len(whole))
+        if not whole:
+            self._write(self._head)
 
     def _write(self, value: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(value, ensure_ascii=False).encode() + b"\n")
+        """A whole line: a disk that is nearly full takes part of one before it refuses the rest."""
+        left = memoryview(line_of(value))
+        while left:
+            left = left[self._file.write(left) :]
+
+
+def line_of(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
 
 
 def run_batch(

@@ -79,16 +79,16 @@ def self_test_of(
     return SelfTest(prompt, tuple(tokens), digest)
 
 
-def run_self_test(bundle: Path, expected: str = "") -> SelfTestResult:
+def run_self_test(bundle: Path, expected: str = "", signer: Path | None = None) -> SelfTestResult:
     """Verify a bundle, run its self-test here and compare.
 
-    expected: JSON as in the manifest, "" for the manifest's own. Raises QuambaError: exit 3 for a bundle
-    without one, 9 for other tokens; and what open_bundle raises.
+    expected: JSON as in the manifest, "" for the manifest's own; signer: see open_bundle. Raises
+    QuambaError: exit 3 for a bundle without one, 9 for other tokens; and what open_bundle raises.
     """
     from quamba_export.runtime.bundle import open_bundle
 
     start = time.perf_counter()
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, require_signature=signer)
     wanted = opened.manifest.self_test
     if expected:
         fields = Fields.from_json(expected.encode(), "the expected self-test", fix="deploy again")
@@ -121,7 +121,8 @@ def run_self_test(bundle: Path, expected: str = "") -> SelfTestResult:
 def main() -> None:
     """The program: exits with the code of runtime/errors.py, the error as JSON too."""
     try:
-        print(json.dumps(asdict(run_self_test(Path(sys.argv[1]), *sys.argv[2:3]))))
+        signer = Path(sys.argv[3]) if len(sys.argv) > 3 else None
+        print(json.dumps(asdict(run_self_test(Path(sys.argv[1]), "".join(sys.argv[2:3]), signer))))
     except QuambaError as error:
         parts = {part: getattr(error, part) for part in ("message", "found", "allowed", "fix")}
         print(json.dumps({**parts, "code": int(error.code)}))

@@ -34,7 +34,7 @@ def load_target(name: str) -> Target:
     no target.
     """
     if name.endswith(".toml"):
-        return _custom(Path(name))
+        return custom_target(custom_text(Path(name)), Path(name))
     known = {alias: target for target in targets() for alias in (target.name, *target.aliases)}
     if name not in known:
         raise QuambaError(
@@ -53,13 +53,18 @@ def _shipped(name: str) -> Target:
     return parse_target(text, f"targets/{name}.toml")
 
 
-def _custom(path: Path) -> Target:
-    """A user's file. It may not pass for one of the release's: a bundle's manifest holds the name only."""
+def custom_text(path: Path) -> str:
+    """A user's file, as it is sent along to a device. Raises QuambaError (exit 3) for a large one."""
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise QuambaError(f"{path} is too large", found="more", allowed=f"{MAX_BYTES} bytes")
-    target = parse_target(content.decode("utf-8", errors="replace"), str(path))
+    return content.decode("utf-8", errors="replace")
+
+
+def custom_target(text: str, path: Path) -> Target:
+    """What a user's file says. It may not pass for one of the release's: a manifest holds the name only."""
+    target = parse_target(text, str(path))
     taken = {alias for shipped in targets() for alias in (shipped.name, *shipped.aliases)}
     if clash := sorted(taken & {target.name, *target.aliases}):
         raise QuambaError(

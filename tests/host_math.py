@@ -15,13 +15,14 @@ SOURCES = Path(__file__).parent / "plugins"
 EXACT = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror")
 
 
-def host_math(folder: Path, source: str = "host_math.cpp") -> ctypes.CDLL:
-    """The library of `source`, compiled into `folder`; skips where there is no g++."""
+def host_math(folder: Path, source: str = "host_math.cpp", *options: str) -> ctypes.CDLL:
+    """The library of `source`, compiled into `folder` with further options; skips where there is no g++."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++ found: apt install g++")
     path = folder / "host_math.so"
-    subprocess.run([compiler, *EXACT, "-shared", "-fPIC", str(SOURCES / source), "-o", str(path)], check=True)
+    words = [compiler, *EXACT, *options, "-shared", "-fPIC", str(SOURCES / source), "-o", str(path)]
+    subprocess.run(words, check=True)
     library = ctypes.CDLL(str(path))
     if source != "host_math.cpp":
         return library

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from quamba_export.exporter.console import emit
-from quamba_export.exporter.options import Json
+from quamba_export.exporter.options import Json, RequireSignature
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +29,7 @@ def deploy(
     ] = False,
     status: Annotated[bool, typer.Option("--status", help="HOST...: what is there.")] = False,
     unit: Annotated[bool, typer.Option("--unit", help="Print the systemd unit, do nothing else.")] = False,
+    require_signature: RequireSignature = None,
     target: Annotated[
         str | None, typer.Option(help="For an export/: what the device builds it for, with its own TensorRT.")
     ] = None,
@@ -63,7 +64,7 @@ def deploy(
     from quamba_export.exporter.deploy.unit import unit_text
 
     if unit:
-        text = unit_text(serve_port)
+        text = unit_text(serve_port, signed=require_signature is not None)
         emit({"unit": text}, as_json, lambda console: print(text, end=""))
         return
     options = SshOptions(identity, port, ssh_config)
@@ -75,7 +76,7 @@ def deploy(
     else:
         hosts = checked_hosts(words[1:])
         check_rsync()
-        choices = Choices(packages, wheels, keep, serve_port if systemd else None, target)
+        choices = Choices(packages, wheels, keep, serve_port if systemd else None, target, require_signature)
         plan = plan_deployment(Path(words[0]), choices)
         action = partial(deploy_to, plan)
     results = on_hosts(hosts, options, action, quiet=as_json)

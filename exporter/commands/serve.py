@@ -30,6 +30,9 @@ def serve(
     ] = None,
     queue: Annotated[int, typer.Option(help="Sequences that may wait; more are refused with 429.")] = 32,
     max_sessions: Annotated[int, typer.Option(help="Sessions whose states are kept; 0: none.")] = 16,
+    session_turns: Annotated[
+        int, typer.Option(help="Turns of a session whose states are kept: an edited message goes back.")
+    ] = 2,
     session_seconds: Annotated[float, typer.Option(help="A session unused for so long is forgotten.")] = 3600,
     max_tokens: Annotated[int, typer.Option(help="The most new tokens one sequence may ask for.")] = 4096,
     max_body: Annotated[int, typer.Option(help="Largest request, bytes; a larger one gets 413.")] = 1 << 20,
@@ -55,6 +58,7 @@ def serve(
         token=token,
         queue=queue,
         max_sessions=max_sessions,
+        session_turns=session_turns,
         session_seconds=session_seconds,
         max_tokens=max_tokens,
         max_body=max_body,

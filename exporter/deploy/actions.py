@@ -54,20 +54,32 @@ def deploy_to(plan: Plan, session: Session, report: Report) -> Outcome:
     check_memory(device, needs_of(plan.manifest, plan.backend))
     report("packages")
     choices = plan.choices
-    site = site_folder(device, plan.backend, choices.packages, choices.wheels, builds=plan.target is not None)
+    site = site_folder(
+        device,
+        plan.backend,
+        choices.packages,
+        choices.wheels,
+        builds=plan.target is not None,
+        signed=plan.signed,
+    )
     name = plan.release_id(site)
     owner = take_lock(session)
     place = session.call("stage", name=name)
     same_bits = None
     if place["state"] == "incoming":
         same_bits = _install(session, plan, site, place, _record(plan, owner, name), report)
+    elif place["state"] == "whole":
+        report("self-test")
+        same_bits = bool(session.call("test", name=name)["same_bits"])
     report("switch")
     switched: dict[str, Any] = {"before": name, "service": None}
     if place["state"] != "current":
-        switched = session.call("activate", name=name, keep=choices.keep)
+        unit = choices.port is not None
+        switched = session.call("activate", name=name, keep=choices.keep, unit_follows=unit)
     service = switched["service"]
     if choices.port is not None:
-        service = session.call("write_unit", text=unit_text(choices.port, f"{place['root']}/current"))
+        text = unit_text(choices.port, f"{place['root']}/current", signed=plan.verified_by_runtime)
+        service = session.call("write_unit", text=text)
     state = "unchanged" if place["state"] == "current" else "deployed"
     return Outcome(state, name, switched["before"], same_bits, service, device)
 
@@ -120,10 +132,17 @@ def _install(
     copy_folder(session, plan.source, f"{path}/{plan.part}", _percent(report, plan.part), likes)
     if plan.target:
         report(f"build for {plan.target.name}")
-        session.call("build", name=record["id"], target=plan.target.name)
+        words = {"target": plan.target.name, "target_file": plan.target_file, "signer": plan.signer}
+        session.call("build", name=record["id"], **words)
     report("self-test")
+    signer = plan.signer if plan.verified_by_runtime else ""
     tested = session.call(
-        "install", name=record["id"], wanted=plan.wanted(), expected=plan.expected, record=record
+        "install",
+        name=record["id"],
+        wanted=plan.wanted(),
+        expected=plan.expected,
+        record=record,
+        signer=signer,
     )
     return bool(tested["same_bits"])
 

@@ -25,21 +25,29 @@ Packages = Literal["ship", "device"]
 STAGES = ("calib", "exporter", "plugins", "runtime", "targets")
 EXTRAS = {"onnxruntime": ("runtime", "serve"), "tensorrt": ("runtime-gpu", "serve")}
 BUILD_EXTRA = "export"  # of it not torch: what is built on a device is built without
+VERIFY_EXTRA = "verify"
 BACKPORTS = ("exceptiongroup", "typing-extensions")  # pip judges by its own Python which are needed
 OLDEST_MANYLINUX = 17  # glibc 2.17: manylinux2014
 
 
 def site_folder(
-    device: Device, backend: str, packages: Packages, wheels: Path | None = None, *, builds: bool = False
+    device: Device,
+    backend: str,
+    packages: Packages,
+    wheels: Path | None = None,
+    *,
+    builds: bool = False,
+    signed: bool = False,
 ) -> Path:
     """The folder for a device; made where the cache has none, which takes pip a minute.
 
     packages: "ship" for all that the runtime needs, "device" for quamba-export only, where the device's
-    Python has the rest. builds: whether a bundle is built there, too. wheels: a folder of wheels to take
+    Python has the rest. builds: whether a bundle is built there, too; signed: and signatures verified.
+    wheels: a folder of wheels to take
     instead of an index. Raises QuambaError (exit 5) where pip finds no wheels for the device.
     """
     cache = cache_folder().parent / "device"
-    wanted = requirements(backend, device, builds=builds) if packages == "ship" else []
+    wanted = requirements(backend, device, builds=builds, signed=signed) if packages == "ship" else []
     names = sorted(path.name for path in wheels.iterdir()) if wheels else []
     key = _digest(*wanted, *names, device.machine, device.python, device.glibc or "")
     needed = kept_folder(cache / f"packages-{key}", lambda new: _fetch(wanted, device, wheels, new))
@@ -47,16 +55,17 @@ def site_folder(
     return kept_folder(site, lambda new: _join(needed, new))
 
 
-def requirements(backend: str, device: Device, *, builds: bool = False) -> list[str]:
+def requirements(backend: str, device: Device, *, builds: bool = False, signed: bool = False) -> list[str]:
     """quamba-export's own, and those of the backend's extras, as its metadata says."""
     found, wanted = [], {*EXTRAS[backend], *([BUILD_EXTRA] if builds else [])}
+    wanted |= {VERIFY_EXTRA} if signed else set()
     for line in distribution("quamba-export").requires or []:
         requirement, _, marker = line.partition(";")
         extras = re.findall(r"""extra == ['"]([\w-]+)""", marker)
         if (not extras or wanted & set(extras)) and not requirement.startswith("quamba-export"):
             found.append(requirement.strip())
     if backend == "tensorrt" and device.cuda:  # newer bindings want a newer driver
-        found.append(f"cuda-python<{int(device.cuda.split('.')[0]) + 1}")
+        found.append(f"cuda-bindings<{int(device.cuda.split('.')[0]) + 1}")
     old = _version(device.python) < (3, 11)
     return sorted(found) + list(BACKPORTS if old else ())
 

@@ -11,7 +11,7 @@ from quamba_export.exporter.deploy.packages import Packages
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import SIGNATURE
 from quamba_export.runtime.manifest import Manifest, read_manifest
-from quamba_export.targets.target import load_target
+from quamba_export.targets.target import custom_target, custom_text, load_target
 from quamba_export.targets.target_file import Target
 
 
@@ -23,7 +23,8 @@ class Choices:
     wheels: Path | None = None
     keep: int = 3  # releases, the current one among them
     port: int | None = None  # of the systemd unit that is to be installed
-    target: str | None = None  # that an export/ is built for on the device
+    target: str | None = None  # that an export/ is built for on the device: a name, or a TOML file's path
+    signer: Path | None = None  # PEM of the public key that must have signed the source
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Plan:
     choices: Choices
     target: Target | None  # that the device builds for; None of a bundle
     expected: str  # self-test of an export/, as JSON; "" of a bundle, whose manifest has its own
+    target_file: str = ""  # text of a target's own TOML file, which the device has not; "" of a known one
+    signer: str = ""  # text of the signer's public key, by which the device verifies again; "": none asked
 
     @property
     def part(self) -> str:
@@ -44,6 +47,16 @@ class Plan:
     @property
     def backend(self) -> str:
         return self.target.backend if self.target else self.manifest.backend
+
+    @property
+    def signed(self) -> bool:
+        """Whether the device needs what verifies signatures."""
+        return bool(self.signer) or (self.source / SIGNATURE).is_file()
+
+    @property
+    def verified_by_runtime(self) -> bool:
+        """Whether every load on the device verifies the signature; what a device built nobody signed."""
+        return bool(self.signer) and self.target is None
 
     def wanted(self) -> dict[str, str]:
         """What the self-test's result must say."""
@@ -56,16 +69,18 @@ class Plan:
         signature = self.source / SIGNATURE
         signed = sha256(signature.read_bytes()).hexdigest() if signature.is_file() else ""
         target = self.target.name if self.target else ""
-        return sha256("\0".join((self.manifest.digest, signed, target, site.name)).encode()).hexdigest()[:16]
+        parts = (self.manifest.digest, signed, target, self.target_file, self.signer, site.name)
+        return sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def plan_deployment(source: Path, choices: Choices) -> Plan:
     """Verify a bundle, or an export/ whose target is named and which is run here for its self-test.
 
-    Raises QuambaError: exit 4 for a changed one, 2 for a target that is missing or too many, 3 for a bundle
-    without a self-test.
+    Raises QuambaError: exit 4 for a changed one or another's signature, 2 for a target that is missing or
+    too many, 3 for a bundle without a self-test.
     """
-    manifest = read_manifest(source)
+    manifest = read_manifest(source, choices.signer)
+    signer = choices.signer.read_text(encoding="utf-8") if choices.signer else ""
     if (manifest.kind == "export") != (choices.target is not None):
         raise QuambaError(
             f"{source} is {'an export' if manifest.kind == 'export' else 'a bundle'}",
@@ -84,13 +99,16 @@ def plan_deployment(source: Path, choices: Choices) -> Plan:
                 allowed="a bundle that `quamba-export build` of this release made",
                 fix="quamba-export build export/ --target ... -o bundle/",
             )
-        return Plan(source, manifest, choices, None, "")
+        return Plan(source, manifest, choices, None, "", signer=signer)
     from quamba_export.exporter.bundle.build import cpu_self_test
 
-    target = load_target(choices.target)
+    own = choices.target.endswith(".toml")
+    text = custom_text(Path(choices.target)) if own else ""
+    target = custom_target(text, Path(choices.target)) if own else load_target(choices.target)
     if target.backend == "tensorrt":
         _check_buildable(source, manifest)
-    return Plan(source, manifest, choices, target, json.dumps(asdict(cpu_self_test(source, manifest))))
+    expected = json.dumps(asdict(cpu_self_test(source, manifest)))
+    return Plan(source, manifest, choices, target, expected, text, signer)
 
 
 def _check_buildable(source: Path, manifest: Manifest) -> None:

@@ -25,7 +25,7 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 
 MOST_VARIANTS = 1000
 STATE_DTYPES: tuple[SsmStateDtype, ...] = get_args(SsmStateDtype)
-_FLAGS = ("rotate_residual", "rotate_out_proj", "reorder", "per_channel_weights")
+_FLAGS = ("klt", "rotate_residual", "rotate_out_proj", "reorder", "per_channel_weights")
 _COUNTS = ("head_groups", "channel_groups")
 _NUMBERS = ("smoothing",)
 _OUTPUTS = ("qformat", "ssm-state-dtype", "ssm-input", "scale-factor")

@@ -1,6 +1,6 @@
 """How much GPU memory a TensorRT bundle will take: estimated before its build starts.
 
-B batch, L length, V vocabulary (padded).
+B batch, L length, H heads, P head dim, G groups, N d_state, V vocabulary (padded).
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 
 TENSORRT_BYTES = 512 << 20  # buffers of the builder, two contexts, the code of the kernels
 GIB = 1 << 30
+CHUNK, STEPS_FROM = 64, 8  # tokens, as in plugins/QuantizedSSDScan/workspace.cuh
+STEP_BYTES, CHUNK_BYTES = 8, 1792  # of a token and head; of a chunk and head
+ALIGNMENT = 256
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ def estimate_memory(
     - states: B times every state, the ids of the longest call (int64) and the logits (B, 1, V) fp32;
     - activations: B x L tokens in the prefill plan and B in the decode plan, times what a token takes in all
       tensors of one layer. TensorRT gives the memory of a layer to the next one, and of most tensors to a
-      later one of the same layer, so this is more than it takes;
+      later one of the same layer, so this is more than it takes. With them the workspace of the scan, which
+      the layers share;
     - TENSORRT_BYTES.
 
     model: export/'s; its weights are not read.
@@ -60,7 +64,8 @@ def estimate_memory(
     return MemoryEstimate(
         weights=max(weight.end for weight in weights) + 2 * constants,
         states=max_batch * (states + 8 * prefill_length + logits),
-        activations=max_batch * (prefill_length + 1) * token_bytes(model),
+        activations=max_batch * (prefill_length + 1) * token_bytes(model)
+        + scan_workspace(model, max_batch, prefill_length),
     )
 
 
@@ -72,6 +77,41 @@ def token_bytes(model: onnx.ModelProto) -> int:
         if value.name.startswith("layers.0.") and value.type.tensor_type.shape.dim[1].dim_param == "length"
     }
     return sum(sizes.values()) + sizes["layers.0.hidden"]
+
+
+def scan_workspace(model: onnx.ModelProto, batch: int, length: int) -> int:
+    """Bytes that Mamba-2's scan takes beside its tensors in a call of (B, L) tokens; Mamba-1's takes none."""
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.value_info, *model.graph.input)
+    }
+    sizes = [0]
+    for node in model.graph.node:
+        if node.op_type == "QuantizedSSDScan":
+            (_, _, heads, width), (_, _, groups, states) = shapes[node.input[0]], shapes[node.input[3]]
+            sizes.append(ssd_workspace(batch, length, heads, width, groups, states))
+        elif node.op_type == "DynamicStateSSDScan":
+            sizes.append(_steps_bytes(batch, length, shapes[node.input[0]][2]))
+    return max(sizes)
+
+
+def ssd_workspace(B: int, L: int, H: int, P: int, G: int, N: int) -> int:
+    """Bytes of a QuantizedSSDScan's workspace, as its workspace.cuh parts it."""
+    if L < CHUNK:
+        return _steps_bytes(B, L, H)
+    width = 64 if N <= 64 else 128 if N <= 128 else 256
+    chunks = B * (L // CHUNK)
+    channels = chunks * H * P
+    parts = (B * L * H * STEP_BYTES, chunks * H * CHUNK_BYTES, channels * 4, channels * 2 * width)
+    return sum(map(_aligned, (*parts, channels * CHUNK))) + chunks * G * width * CHUNK
+
+
+def _steps_bytes(B: int, L: int, H: int) -> int:
+    return B * L * H * STEP_BYTES if L >= STEPS_FROM else 0
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def check_memory(estimate: MemoryEstimate, cuda: Cuda) -> None:

@@ -7,54 +7,7 @@
 
 namespace quamba {
 
-constexpr int CHUNK = 64, CHUNK_TILE = 8, CHUNK_TILES = CHUNK / CHUNK_TILE;
 constexpr int WEIGHT_HEADS = 4, WEIGHT_THREADS = WEIGHT_HEADS * CHUNK;
-
-// Of one head and chunk; "since" is the product of the decays, from the left.
-struct ChunkWeights {
-    float step[CHUNK], decay[CHUNK];
-    float ended[CHUNK];  // step of a token, decayed to the end of its tile
-    float begun[CHUNK];  // decay since its tile's begin
-    float first[CHUNK];  // decay since the chunk's begin
-    float last[CHUNK];   // step of a token, decayed to the chunk's end; in the order of turned codes
-    float between[CHUNK_TILES][CHUNK_TILES];  // [to][from]: decay of the tiles between, for from < to
-};
-
-// How the workspace of a call is parted; B L H steps are for the tokens behind the last chunk.
-struct ChunkWorkspace {
-    SSDStep *steps;
-    ChunkWeights *weights;  // (B, chunks, H)
-    float *units;           // (B, chunks, H, P): of the rows of the states before each chunk
-    int8_t *held;           // (B, chunks, H, 2, P, width): their low and high codes
-    int8_t *x;              // (B, chunks, H, P, 64): turned
-    int8_t *rows;           // (B, chunks, G, width, 64): B, turned
-    size_t bytes;           // of all
-
-    static constexpr size_t ALIGNMENT = 256;
-
-    __host__ static size_t aligned(size_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
-
-    // Entries of a row of codes: whole blocks of 64, one, two or four.
-    QUAMBA_HOST_DEVICE static int width(int64_t N) { return N <= 64 ? 64 : N <= 128 ? 128 : 256; }
-
-    // Its parts in `memory`.
-    __host__ static ChunkWorkspace of(const QuambaQuantizedSSDScan &op, void *memory) {
-        const size_t chunks = op.size.B * (op.size.L / CHUNK), heads = chunks * op.size.H;
-        const size_t channels = heads * op.size.P;
-        char *const begin = static_cast<char *>(memory);
-        const size_t weights = aligned(op.size.B * op.size.L * op.size.H * sizeof(SSDStep));
-        const size_t units = weights + aligned(heads * sizeof(ChunkWeights));
-        const size_t held = units + aligned(channels * sizeof(float));
-        const size_t x = held + aligned(channels * 2 * width(op.size.N)), rows = x + aligned(channels * CHUNK);
-        return {reinterpret_cast<SSDStep *>(begin),
-                reinterpret_cast<ChunkWeights *>(begin + weights),
-                reinterpret_cast<float *>(begin + units),
-                reinterpret_cast<int8_t *>(begin + held),
-                reinterpret_cast<int8_t *>(begin + x),
-                reinterpret_cast<int8_t *>(begin + rows),
-                rows + chunks * op.size.G * width(op.size.N) * CHUNK};
-    }
-};
 
 // Four codes from entry `at` on of a row of `count`, zero from there on. ALIGNED: whole words.
 template <bool ALIGNED>

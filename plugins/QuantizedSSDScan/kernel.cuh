@@ -12,15 +12,11 @@
 #include "../common/state.cuh"
 #include "../common/warp.cuh"
 #include "contracts.h"
+#include "workspace.cuh"
 
 namespace quamba {
 
 constexpr int SSD_WARPS = 4, SSD_THREADS = 32 * SSD_WARPS, SSD_BATCH = 8;
-
-// One token of one head: the step and what it leaves of the state.
-struct SSDStep {
-    float step, decay;
-};
 
 // What the steps of one head have in common; no kernel writes it.
 struct SSDHead {

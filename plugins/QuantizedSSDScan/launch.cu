@@ -24,8 +24,7 @@ extern "C" const char *quamba_QuantizedSSDScan_refusal(const QuambaQuantizedSSDS
 }
 
 extern "C" size_t quamba_QuantizedSSDScan_workspace(const QuambaQuantizedSSDScan *op) {
-    if (op->size.L < quamba::CHUNK) return quamba::steps_bytes(op->size.B, op->size.L, op->size.H);
-    return quamba::ChunkWorkspace::of(*op, nullptr).bytes;
+    return quamba::workspace_bytes(*op);
 }
 
 extern "C" int quamba_QuantizedSSDScan_launch(const QuambaQuantizedSSDScan *op, void *workspace,

@@ -16,8 +16,6 @@ inline int piece_bytes(const QuambaQuantizedSSDScan &op) {
     return all % 16 == 0 ? 16 : all % 4 == 0 ? 4 : 1;
 }
 
-constexpr int SSD_STEPS_FROM = 8;  // tokens from which on the steps are found in a kernel of their own
-
 // The tokens from `begin` on; those of a call with chunks have their steps by now.
 template <class Stored, int N_LANE, int ROWS, int TILE>
 cudaError_t launch_rows(const QuambaQuantizedSSDScan &op, const RowScales &scales, SSDStep *steps, int64_t begin,
@@ -86,11 +84,6 @@ inline const char *ssd_refusal(int64_t B, int64_t H, int64_t N) {
     if (H > 65535) return "H, the number of heads, must be at most 65535";
     if (B > 65535) return "B, the batch, must be at most 65535";
     return nullptr;
-}
-
-// Bytes for the steps of a call without chunks.
-inline size_t steps_bytes(int64_t B, int64_t L, int64_t H) {
-    return L < SSD_STEPS_FROM ? 0 : B * L * H * sizeof(SSDStep);
 }
 
 }  // namespace quamba

@@ -36,7 +36,7 @@ class Answering:
         self.bundle, self.settings, self.chat, self.meter = bundle, settings, chat, Meter()
         # one thread: tokenizers keeps the words it has seen for each, up to 3 MB of them
         self._encoding = ThreadPoolExecutor(1, "tokenizer")
-        self.sessions = Sessions(settings.max_sessions, settings.session_seconds)
+        self.sessions = Sessions(settings.max_sessions, settings.session_seconds, settings.session_turns)
         self.scheduler = Scheduler(
             bundle.engine,
             bundle.tokenizer,
@@ -97,7 +97,7 @@ class Answering:
         )
         if isinstance(prompt, list):
             return job
-        session = self.sessions.find(asked.session) if asked.session else None
+        session = self.sessions.begun(asked.session, prompt) if asked.session else None
         rest = session.rest_of(prompt) if session and asked.sampling.repetition_penalty == 1.0 else None
         if session is None or rest is None:
             job.ids = await self._encode(prompt)
@@ -120,7 +120,7 @@ class Answering:
         if asked.session is None or end.states is None or isinstance(prompt, list):
             return
         session = states_after(self.bundle.tokenizer, prompt, job.ids, end.generation, end.states)
-        self.sessions.keep(asked.session, session)
+        self.sessions.keep(asked.session, session, prompt)
         self.meter.sessions(len(self.sessions), self.sessions.nbytes)
 
 

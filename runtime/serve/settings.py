@@ -23,6 +23,7 @@ class Settings:
     max_batch: int = 4  # sequences decoded together
     queue: int = 32  # sequences that may wait for the batch
     max_sessions: int = 16
+    session_turns: int = 2  # of each session, whose states are kept
     session_seconds: float = 3600.0  # since a session was last used
     max_tokens: int = 4096  # the most that one sequence may ask for
     max_body: int = 1 << 20  # bytes of a request
@@ -35,6 +36,7 @@ class Settings:
             ("max_batch", 1, 256),
             ("queue", 0, 100_000),
             ("max_sessions", 0, 100_000),
+            ("session_turns", 1, 1000),
             ("session_seconds", 1, 1e8),
             ("max_tokens", 1, 1 << 24),
             ("max_body", 1024, 1 << 30),

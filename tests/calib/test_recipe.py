@@ -100,6 +100,8 @@ def test_a_file_of_ones_own(tmp_path):
         ("smoothing = '0.5'", "allowed: a number in [0, 1]"),
         ("smooting = 0.5", "did you mean smoothing?"),
         ("smoothing = 0.5\nrotate_residual = true", "smooths and rotates the residual stream"),
+        ("smoothing = 0.5\nklt = true", "found: smoothing = 0.5, klt = true"),
+        ("klt = 1", "allowed: bool"),
         ("= 3", "is not TOML"),
     ],
 )

@@ -41,6 +41,21 @@ def test_a_chat_with_a_question_taken_back(export: str, tmp_path: Path) -> None:
     assert shown
 
 
+def test_a_full_disk_and_an_absurd_number_end_no_chat(
+    export: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    lines = f"the a\n/save {tmp_path / 'chat'}\n/rewind {'9' * 5000}\nand\n"
+    _, told = invoke(export, "--chat", text=lines)
+    assert "No space left on device" in told
+    assert "no such command" in told
+    assert "2 answers, " in told
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_chat_is_forked_by_a_file(export: str, tmp_path: Path) -> None:
     _, told = invoke(
         export, "--chat", text=f"the a\n/save {tmp_path / 'a'}\n/save\n/nonsense\n/rewind 5\n/help\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import onnx
 import pytest
 from fake_cuda import FakeCuda
+from host_math import host_math
 from onnx import numpy_helper
 from refusals import refused
 
@@ -20,14 +23,17 @@ from quamba_export.exporter.tensorrt.memory import (
     MemoryEstimate,
     check_memory,
     estimate_memory,
+    scan_workspace,
+    ssd_workspace,
     token_bytes,
 )
 from quamba_export.exporter.tensorrt.weights import weight_table
+from quamba_export.plugins.common.c_header import header
 from quamba_export.runtime import cuda
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.errors import ExitCode
 from tests.random_calibrations import random_calibration
-from tests.random_checkpoints import MAMBA1, random_checkpoint
+from tests.random_checkpoints import MAMBA1, MAMBA2, random_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +61,32 @@ def test_states_and_weights_are_counted(exported: onnx.ModelProto) -> None:
     constants = sum(array.nbytes for name, array in arrays.items() if name not in inputs)
     assert one.weights == weights[-1].end + 2 * constants
     assert one.total == one.weights + one.states + one.activations + TENSORRT_BYTES
+
+
+def test_the_workspace_of_a_scan_is_that_of_its_launcher(tmp_path: Path) -> None:
+    """Against workspace.cuh itself, compiled for the host."""
+    (tmp_path / "contracts.h").write_text(header())
+    launcher = host_math(tmp_path, "host_workspace.cpp", f"-I{tmp_path}").ssd_workspace
+    launcher.restype, launcher.argtypes = ctypes.c_int64, [ctypes.c_int64] * 6
+    lengths, states = (1, 7, 8, 63, 64, 65, 127, 1000, 2048), (16, 64, 65, 128, 200)
+    heads = ((1, 1, 1), (3, 5, 1), (24, 64, 8), (80, 64, 1))
+    for B, L, (H, P, G), N in itertools.product((1, 3), lengths, heads, states):
+        assert ssd_workspace(B, L, H, P, G, N) == launcher(B, L, H, P, G, N), (B, L, H, P, G, N)
+    assert ssd_workspace(1, 1024, 80, 64, 1, 128) == 28_928 * 1024  # mamba2-2.7b
+
+
+def test_the_scan_s_workspace_is_counted(exported: onnx.ModelProto) -> None:
+    checkpoint = random_checkpoint(MAMBA2)
+    calibration = random_calibration(MAMBA2, digest=checkpoint.digest)
+    model = onnx_from_model(quantize_model(checkpoint, calibration))
+    weights = weight_table(tensorrt_graph(model, weights_as_inputs=True), model)
+    H, P, G, N = MAMBA2.n_heads, MAMBA2.headdim, MAMBA2.n_groups, MAMBA2.d_state
+    for batch, length in ((1, 7), (2, 63), (3, 200)):
+        wanted = ssd_workspace(batch, length, H, P, G, N)
+        assert scan_workspace(model, batch, length) == wanted
+        estimate = estimate_memory(model, weights, batch, length)
+        assert estimate.activations == batch * (length + 1) * token_bytes(model) + wanted
+    assert scan_workspace(exported, 3, 200) == 0  # Mamba-1
 
 
 def test_what_does_not_fit_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,7 @@ def test_an_engine_that_fails_loses_nothing(tmp_path: Path) -> None:
     [
         ("p.txt", "the a\n\nand\n", ["the a", "and"]),
         ("p.jsonl", '{"prompt": "a\\nb", "id": 1}\n"c"\n', ["a\nb", "c"]),
+        ("p.jsonl", '"a\u2028b\x85c"\r\n', ["a\u2028b\x85c"]),  # JSON allows them in a text
     ],
 )
 def test_prompts_are_lines(tmp_path: Path, name: str, content: str, prompts: list[str]) -> None:
@@ -114,9 +115,58 @@ def test_prompts_are_lines(tmp_path: Path, name: str, content: str, prompts: lis
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("", "no prompts"), ("{", "line 1 is not JSON"), ('"a"\n[1]', "line 2 has no prompt")],
+    [
+        ("", "no prompts"),
+        ("{", "line 1 is not JSON"),
+        ("[" * 99_999, "line 1 is not JSON"),
+        ('"a"\n[1]', "line 2 has no prompt"),
+    ],
 )
 def test_what_holds_no_prompts_is_refused(tmp_path: Path, content: Any, said: str) -> None:
     (tmp_path / "p.jsonl").write_text(content)
     with pytest.raises(QuambaError, match=said):
         read_prompts(tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("content", [b"notes", b"notes\nmore", b"{}\n[1]\n", b"\xff\n", b'{"settings": {}'])
+def test_a_part_that_is_none_of_ours_keeps_every_byte(tmp_path: Path, content: bytes) -> None:
+    part = tmp_path / "out.jsonl.part"
+    part.write_bytes(content)
+    with pytest.raises(QuambaError, match="is of another run"):
+        run(tmp_path / "out.jsonl")
+    assert part.read_bytes() == content
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]\n", b'{"index": 99, "prompt": "the 0"}\n', b'{"index": []}\n'])
+def test_lines_of_a_part_are_results(tmp_path: Path, line: bytes) -> None:
+    part = tmp_path / "out.jsonl.part"
+    with ResultFile(tmp_path / "out.jsonl", SETTINGS, PROMPTS):
+        head = part.read_bytes()
+    part.write_bytes(head + line)
+    if line == b"{":  # cut short: the run goes on without it
+        assert run(tmp_path / "out.jsonl") == len(PROMPTS)
+    else:
+        with pytest.raises(QuambaError, match="is of another run"):
+            run(tmp_path / "out.jsonl")
+
+
+def test_a_disk_that_takes_part_of_a_line_leaves_no_half_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Nearly:
+        """Takes at most seven bytes at once."""
+
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def write(self, content: memoryview) -> int:
+            return int(self.file.write(content[:7]))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    with ResultFile(tmp_path / "out.jsonl", SETTINGS, PROMPTS) as results:
+        results._file = Nearly(results._file)  # type: ignore[assignment]
+        results.add(0, {"prompt": PROMPTS[0], "text": "a text of more than seven bytes"})
+    lines = (tmp_path / "out.jsonl.part").read_text().splitlines()
+    assert [json.loads(line).get("index") for line in lines] == [None, 0]

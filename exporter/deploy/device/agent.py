@@ -42,26 +42,45 @@ class Agent:
     def stage(self, name: str) -> dict[str, Any]:
         return self.store.stage(name)
 
-    def build(self, name: str, target: str) -> None:
-        """Build the bundle of what was staged."""
-        install.build_bundle(self.staged(name), target)
+    def build(self, name: str, target: str, target_file: str, signer: str) -> None:
+        """Build the bundle of what was staged.
+
+        target_file: text of a TOML file, "" for a known target; signer: of the export/'s public key, or "".
+        """
+        if signer:
+            install.verify_export(self.staged(name), signer)
+        install.build_bundle(self.staged(name), target, target_file)
 
     def install(
-        self, name: str, wanted: dict[str, str], expected: str, record: dict[str, Any]
+        self, name: str, wanted: dict[str, str], expected: str, record: dict[str, Any], signer: str
     ) -> dict[str, Any]:
-        """Test what was staged, and make it a release. Returns the self-test's result."""
+        """Test what was staged, and make it a release. Returns the self-test's result.
+
+        signer: text of the public key that must have signed the bundle, "" where none is asked for.
+        """
         staged = self.staged(name)
         install.write_launcher(staged)
+        install.write_signer(staged, signer)
         result = install.run_self_test(staged, wanted, expected)
         record = {**record, "bundle_digest": result["digest"], "self_test": result}
         self.store.put_in_place(name, record)
         return result
 
+    def test(self, name: str) -> dict[str, Any]:
+        """The self-test of a release that is whole, once more; its signature with it."""
+        digest = self.store.record(name)["bundle_digest"]
+        return install.run_self_test(self.store.release(name), {"digest": digest})
+
     def staged(self, name: str) -> Path:
         return self.store.incoming / self.store.release(name).name
 
-    def activate(self, name: str, keep: int) -> dict[str, Any]:
-        """Switch to a release. Returns what was current, what was deleted, how a service took it."""
+    def activate(self, name: str, keep: int, unit_follows: bool) -> dict[str, Any]:
+        """Switch to a release. Returns what was current, what was deleted, how a service took it.
+
+        unit_follows: the service's unit is written anew after this.
+        """
+        if not unit_follows:
+            install.check_service(self.store.release(name))
         before = self.store.current()
         self.store.switch(name)
         self.store.note([*self.store.history(), name])
@@ -77,8 +96,8 @@ class Agent:
                 allowed="a device that was deployed to twice",
                 fix="deploy the bundle that you want",
             )
-        digest = self.store.record(before[-1])["bundle_digest"]
-        result = install.run_self_test(self.store.release(before[-1]), {"digest": digest})
+        install.check_service(self.store.release(before[-1]))
+        result = self.test(before[-1])
         self.store.switch(before[-1])
         self.store.note(before)
         return {

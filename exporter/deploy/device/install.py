@@ -21,6 +21,7 @@ export PYTHONPATH="$release/site" PYTHONNOUSERSITE=1
 exec {python} -m quamba_export.exporter.cli "$@"
 """
 UNIT = "quamba-export.service"
+SIGNER = "signer.pem"  # of a release whose bundle is loaded only with this key's signature
 SELF_TEST_SECONDS, BUILD_SECONDS = 900.0, 3600.0
 
 
@@ -33,31 +34,52 @@ def write_launcher(release: Path) -> Path:
     return launcher
 
 
-def build_bundle(release: Path, target: str) -> None:
+def write_signer(release: Path, text: str) -> None:
+    """Keep the key that the bundle must be signed with; "" for none, also where an earlier try had one."""
+    path = release / SIGNER
+    if text:
+        path.write_text(text, encoding="utf-8")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def verify_export(release: Path, signer: str) -> None:
+    """Refuse an export/ that this key has not signed, by the release's own packages."""
+    key = release / "export-signer.pem"
+    key.write_text(signer, encoding="utf-8")
+    module = ["-m", "quamba_export.exporter.cli", "verify", str(release / "export"), "--public-key", str(key)]
+    done = _run(release, module, SELF_TEST_SECONDS)
+    if done.returncode != 0:
+        raise _of_command("the export does not hold on the device", done, "sign it, and deploy again")
+
+
+def build_bundle(release: Path, target: str, target_file: str = "") -> None:
     """Build bundle/ of export/ with the release's own packages and the device's TensorRT.
 
+    target_file: what describes a target that the release has no data of; kept as target.toml.
     Raises QuambaError with the exit code of `quamba-export build`, and its words.
     """
-    module = ["-m", "quamba_export.exporter.cli", "build", str(release / "export")]
-    done = _run(release, [*module, "--target", target, "-o", str(release / "bundle")], BUILD_SECONDS)
+    module, named = ["-m", "quamba_export.exporter.cli", "build", str(release / "export")], target
+    if target_file:
+        (release / "target.toml").write_text(target_file, encoding="utf-8")
+        named = str(release / "target.toml")
+    done = _run(release, [*module, "--target", named, "-o", str(release / "bundle")], BUILD_SECONDS)
     if done.returncode != 0:
-        codes = {int(code): code for code in ExitCode}
-        raise QuambaError(
-            f"the bundle for {target} could not be built on the device",
-            found=done.stderr.strip()[-1500:],
-            fix="mend what it says; `quamba-export doctor --for gpu-build` there says what a build needs",
-            code=codes.get(done.returncode, ExitCode.REMOTE),
-        )
+        fix = "mend what it says; `quamba-export doctor --for gpu-build` there says what a build needs"
+        raise _of_command(f"the bundle for {target} could not be built on the device", done, fix)
 
 
 def run_self_test(release: Path, wanted: dict[str, str], expected: str = "") -> dict[str, Any]:
     """The bundle's self-test in a process of its own.
 
+    A release with a signer's key is loaded only with that key's signature.
+
     wanted: what the result must say, such as the digest of the manifest; expected: tokens as JSON, "" for the
     manifest's. Raises QuambaError: the bundle's own refusal, exit 6 where the kernel ended it for memory, 8
     where it did not start.
     """
-    module = ["-m", "quamba_export.runtime.self_test", str(release / "bundle"), expected]
+    signer = [str(release / SIGNER)] if (release / SIGNER).exists() else []
+    module = ["-m", "quamba_export.runtime.self_test", str(release / "bundle"), expected, *signer]
     done = _run(release, module, SELF_TEST_SECONDS)
     try:
         result = json.loads(done.stdout.splitlines()[-1])
@@ -106,6 +128,13 @@ def _run(release: Path, words: list[str], seconds: float) -> subprocess.Complete
     return done
 
 
+def _of_command(message: str, done: subprocess.CompletedProcess[str], fix: str) -> QuambaError:
+    """What a command of this release said on stderr, with its exit code."""
+    codes = {int(code): code for code in ExitCode}
+    code = codes.get(done.returncode, ExitCode.REMOTE)
+    return QuambaError(message, found=done.stderr.strip()[-1500:], fix=fix, code=code)
+
+
 def _failed(found: str) -> QuambaError:
     return QuambaError(
         "the release does not run on the device",
@@ -132,6 +161,19 @@ def write_unit(text: str) -> str:
     return (
         _systemctl("daemon-reload") or _systemctl("enable", UNIT) or _systemctl("restart", UNIT) or "running"
     )
+
+
+def check_service(release: Path) -> None:
+    """Refuse (exit 4) a release without a signer's key where the service asks for one."""
+    path = unit_path()
+    if path.exists() and f"/{SIGNER}" in path.read_text() and not (release / SIGNER).exists():
+        raise QuambaError(
+            "this device's service takes signed bundles only",
+            found="a release that no signature was required of",
+            allowed="deploy --require-signature KEY",
+            fix="sign the bundle, or write the unit anew: deploy --systemd",
+            code=ExitCode.INTEGRITY,
+        )
 
 
 def restart_unit() -> str | None:

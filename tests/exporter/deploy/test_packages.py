@@ -54,7 +54,7 @@ def test_what_a_backend_and_a_python_want() -> None:
     assert "onnx>=" in building
     assert not re.search("torch|quamba", building)
     jetson = requirements("tensorrt", ORIN)
-    assert "cuda-python<13" in jetson  # of a driver for CUDA 12
+    assert "cuda-bindings<13" in jetson  # of a driver for CUDA 12
     assert not any("onnxruntime" in name for name in jetson)
 
 

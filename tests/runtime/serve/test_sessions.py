@@ -52,11 +52,33 @@ def test_a_chat_goes_on_after_the_line_that_the_model_began_for_the_user(served:
     assert messages[1] == second["choices"][0]["message"] == {"role": "assistant", "content": "hi"}
     assert cached(second) > 20 > cached(alone) == 0
     assert second["usage"]["prompt_tokens"] == alone["usage"]["prompt_tokens"]
-    gone_on, anew = (served.answering.sessions.find(name) for name in ("s", "other"))
-    assert gone_on is not None
-    assert anew is not None
-    for name, array in gone_on.states.arrays.items():
-        np.testing.assert_array_equal(array, anew.states.arrays[name])
+    same_states(served, "s", "other")
+
+
+def same_states(served: Served, *names: str) -> None:
+    """Bit for bit, of the last turns of these sessions."""
+    one, other = (served.answering.sessions.find(name)[0].states for name in names)
+    assert one.tokens == other.tokens
+    for name, array in one.arrays.items():
+        np.testing.assert_array_equal(array, other.arrays[name])
+
+
+def test_an_edited_or_repeated_message_goes_on_from_the_turn_before_it(served: Served) -> None:
+    """With the states of a conversation in which the message taken back never was."""
+    served.engine.script = ": hi\nUser:"
+    ask = {"model": "tiny", "max_tokens": 60, "temperature": 0}
+    said = [{"role": "user", "content": "the a"}, {"role": "assistant", "content": "hi"}]
+
+    def say(session: str, text: str) -> int:
+        messages = [*said, {"role": "user", "content": text}]
+        return cached(served.send("POST", CHAT, ask | {"session": session, "messages": messages})[1])
+
+    for session in ("s", "other"):
+        served.send("POST", CHAT, ask | {"session": session, "messages": said[:1]})
+    once = say("s", "never mind")
+    assert once == say("s", "never mind") == say("s", "and") == say("other", "and") > 0
+    same_states(served, "s", "other")
+    assert served.answering.sessions.nbytes == 4 * served.answering.sessions.find("s")[0].states.nbytes
 
 
 def test_another_text_begins_anew_and_says_what_it_says_without_a_session(served: Served) -> None:
@@ -91,24 +113,38 @@ def states(value: int) -> TextStates:
 def test_sessions_expire_when_unused_for_long() -> None:
     now = [0.0]
     sessions = Sessions(3, 10.0, clock=lambda: now[0])
-    sessions.keep("a", states(1))
+    sessions.keep("a", states(1), "a")
     now[0] = 8.0
-    sessions.keep("b", states(2))
-    assert sessions.find("a") is not None
+    sessions.keep("b", states(2), "aa")
+    assert sessions.find("a")
     now[0] = 18.5
-    assert sessions.find("b") is None
-    assert sessions.find("a") is None
+    assert sessions.find("b") == ()
+    assert sessions.find("a") == ()
     assert (len(sessions), sessions.nbytes) == (0, 0)
 
 
 def test_use_counts_and_not_age() -> None:
     sessions = Sessions(2, 10.0, clock=lambda: 0.0)
-    sessions.keep("a", states(1))
-    sessions.keep("b", states(2))
-    assert sessions.find("a") is not None
-    sessions.keep("c", states(3))
-    assert sessions.find("b") is None
+    sessions.keep("a", states(1), "a")
+    sessions.keep("b", states(2), "aa")
+    assert sessions.find("a")
+    sessions.keep("c", states(3), "aaa")
+    assert sessions.find("b") == ()
     assert sessions.nbytes == 32
+
+
+def test_the_last_turns_are_kept_and_those_taken_back_are_not() -> None:
+    sessions = Sessions(2, 10.0, turns=2, clock=lambda: 0.0)
+    one, two, three, other = states(1), states(3), states(5), states(4)
+    for turn, text in ((one, "a"), (two, "aaa"), (three, "aaaaa")):
+        sessions.keep("s", turn, text)
+    assert sessions.find("s") == (three, two)
+    assert sessions.begun("s", "aaaa") is two
+    assert sessions.begun("s", "aa") is None
+    sessions.keep("s", other, "aaaa")
+    assert sessions.find("s") == (other, two)
+    sessions.keep("s", one, "x")
+    assert sessions.find("s") == (one,)
 
 
 @pytest.mark.parametrize(
