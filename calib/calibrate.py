@@ -1,11 +1,11 @@
 """Checkpoint + text -> Calibration: run the float model, observe every site, choose every scale.
 
-Up to five stages. `basis`, only for a recipe that smooths, finds what is smoothed by. `channels`, only for a
-recipe that reorders, finds how loud every channel of x is, and from that the permutation. `scales` observes
-all sites of the rewritten model: the reorder changes what the Hadamard transform in front of out_proj mixes,
-so that no scale could be chosen before it. `errors` looks at the first samples once more, to report what each
-scale does to its values. `weights`, only for a rounding that looks at inputs, rounds in_proj and out_proj
-layer by layer (calib/sequential_rounding.py).
+Up to five stages. `basis`, only for a recipe that smooths or has a KLT, finds factors or rotations.
+`channels`, only for a recipe that reorders, finds how loud every channel of x is, and from that the
+permutation. `scales` observes all sites of the rewritten model: the reorder changes what the Hadamard
+transform in front of out_proj mixes, so that no scale could be chosen before it. `errors` looks at the first
+samples once more, to report what each scale does to its values. `weights`, only for a rounding that looks at
+inputs, rounds in_proj and out_proj layer by layer (calib/sequential_rounding.py).
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ def calibrate(
     """
     recipe = recipe or default_recipe(checkpoint.config)
     recipe.check_fits(checkpoint.config)
+    recipe.check_groups(checkpoint.config)
     if rank() > 0:  # rank 0 keeps and writes everything
         out_dir, resume, progress = None, False, None
     if out_dir is not None:

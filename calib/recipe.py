@@ -46,6 +46,7 @@ else:
 
 RECIPES = Path(__file__).parent / "recipes"
 MOST_GROUPS = 256
+PUBLISHED_GROUPS = 4, 4  # of heads and channels, Quamba2's: as many of them as a model has
 
 _ONE_BILLION = 10**9
 _SITES = sorted({site for sites in SITES.values() for site in sites})
@@ -67,6 +68,7 @@ class Recipe:
     qformat:             widths of blocks that no rule of `layers` gives any, for exports in w4ax.
     smoothing:           SmoothQuant's alpha in [0, 1] (calib/smoothing.py): maxima of activations move into
                          the weights behind them; None for not at all.
+    klt:                 a rotation from the data (calib/klt.py) in front of rotate_residual's.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Recipe:
     weights: Rounding = with_default(default_factory=Nearest)
     qformat: str | None = None
     smoothing: float | None = None
+    klt: bool = False
 
     def __post_init__(self) -> None:
         for observers in (self.observers, *(rule.observers for rule in self.layers)):
@@ -104,12 +107,27 @@ class Recipe:
                 found=repr(self.smoothing),
                 allowed="a number in [0, 1]: 0 leaves the weights even, 1 the activations",
             )
-        if self.rotate_residual:
+        if self.rotate_residual or self.klt:
+            rotation = "rotate_residual" if self.rotate_residual else "klt"
             raise QuambaError(
                 f"recipe {self.name} smooths and rotates the residual stream",
-                found=f"smoothing = {self.smoothing}, rotate_residual = true",
+                found=f"smoothing = {self.smoothing}, {rotation} = true",
                 allowed="one of them: a norm's weight, which smoothing puts back, does not pass a rotation",
-                fix="leave out rotate_residual, or smoothing",
+                fix=f"leave out {rotation}, or smoothing",
+            )
+
+    def check_groups(self, config: MambaConfig) -> None:
+        """Refuse more runs than there are heads or channels to make them of; a run may have any length."""
+        asked = self.head_groups, self.channel_groups
+        if not self.reorder or asked == PUBLISHED_GROUPS:
+            return
+        most = config.n_heads // config.n_groups, config.headdim
+        if asked[0] > most[0] or asked[1] > most[1]:
+            raise QuambaError(
+                f"recipe {self.name} has more groups than the model has heads or channels",
+                found=f"head_groups = {asked[0]}, channel_groups = {asked[1]}",
+                allowed=f"head_groups to {most[0]}, channel_groups to {most[1]} (in each group of B and C)",
+                fix=f"use {min(asked[0], most[0])} and {min(asked[1], most[1])}",
             )
 
     def observer(self, site: str) -> Observer:
@@ -144,8 +162,8 @@ class Recipe:
         if not self.layers:  # as recipes were written before they had rules: digests stay as they are
             del table["layers"]
         table["weights"] = self.weights.as_table()
-        for name in ("qformat", "smoothing"):
-            if table[name] is None:
+        for name, default in {"qformat": None, "smoothing": None, "klt": False}.items():
+            if table[name] is default:
                 del table[name]
         return table
 

@@ -2,6 +2,7 @@
 
     fuse_norms        RMSNorm's weight goes into the projection behind it
     smooth_channels   maxima of activations go into the weights behind them (calib/smoothing.py)
+    rotate_klt        a rotation found on text (calib/klt.py), in the same weights and around dt_proj
     rotate_residual   Hadamard over d_model in embedding, in_proj, out_proj and lm_head
     reorder_channels  heads and channels of Mamba-2 permuted, so that scale groups are contiguous
     rotate_out_proj   online Hadamard over d_inner in front of out_proj, its inverse in the weight
@@ -13,7 +14,7 @@ rounded to fp32 once a rewrite.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ from quamba_export.calib.calibration import Calibration
 from quamba_export.calib.checkpoint import Checkpoint
 from quamba_export.calib.float_model import FloatMamba
 from quamba_export.calib.head_groups import ChannelPermutation
+from quamba_export.calib.klt import RESIDUAL, fold_klt
 from quamba_export.calib.recipe import Recipe
 from quamba_export.calib.smoothing import smooth
 from quamba_export.plugins.common.hadamard import fold_hadamard, hadamard_factors
@@ -67,6 +69,8 @@ def apply_rewrites(
     reports = [fuse_norms(model)]
     if recipe.smoothing is not None:
         reports.append(smooth_channels(model, basis))
+    if recipe.klt:
+        reports.append(rotate_klt(model, basis, hadamard=recipe.rotate_residual))
     if recipe.rotate_residual:
         reports.append(rotate_residual(model))
     if permutation:
@@ -101,19 +105,27 @@ def rotate_residual(model: FloatMamba) -> RewriteReport:
 
     Raises ValueError before fuse_norms: an RMSNorm with a weight does not commute with a rotation.
     """
-    tensors, values = model.tensors, _values(model)
-    if HEAD not in tensors or any(not bool((tensors[name] == 1).all()) for name in _norm_names(model)):
-        raise ValueError("rotate_residual needs fuse_norms first")
-    readers = [EMBEDDING, HEAD, *(f"{layer}.mixer.in_proj.weight" for layer in _layers(model))]
-    for name in readers:  # rows live in the residual stream
-        tensors[name] = fold_hadamard(tensors[name]).float()
-    for layer in _layers(model):
-        weight = f"{layer}.mixer.out_proj.weight"
-        tensors[weight] = fold_hadamard(tensors[weight].T).T.float().contiguous()
-        bias = f"{layer}.mixer.out_proj.bias"
-        if bias in tensors:
-            tensors[bias] = fold_hadamard(tensors[bias]).float()
+    values = _values(model)
+    _rotate_stream(model, fold_hadamard)
     return _rotation_report("rotate_residual", values, model.config.d_model)
+
+
+def rotate_klt(model: FloatMamba, basis: Mapping[str, Tensor], *, hadamard: bool) -> RewriteReport:
+    """Rotate the residual stream by `basis`, and Mamba-1's dt_low by its own; behind that one,
+    which no other rewrite turns, goes with `hadamard` a Hadamard matrix.
+
+    Raises ValueError before fuse_norms.
+    """
+    values, tensors, rank = _values(model), model.tensors, model.config.dt_rank
+    _rotate_stream(model, lambda weight: fold_klt(weight, basis[RESIDUAL]))
+    for i, layer in enumerate(_layers(model) if model.config.kind == "mamba1" else []):
+        dt_proj, x_proj = f"{layer}.mixer.dt_proj.weight", f"{layer}.mixer.x_proj.weight"
+        both = torch.cat([tensors[dt_proj], tensors[x_proj][:rank].T])  # (2 E, R)
+        turned = fold_klt(both, basis[f"layers.{i}.dt_low"])
+        low = (fold_hadamard(turned) if hadamard else turned).float()
+        tensors[dt_proj], rows = low[: model.config.d_inner].clone(), low[model.config.d_inner :].T
+        tensors[x_proj] = torch.cat([rows, tensors[x_proj][rank:]])
+    return RewriteReport("rotate_klt", values, _values(model))
 
 
 def reorder_channels(model: FloatMamba, permutation: Mapping[int, ChannelPermutation]) -> RewriteReport:
@@ -169,6 +181,22 @@ def rotate_out_proj(model: FloatMamba) -> RewriteReport:
         model.tensors[weight] = fold_hadamard(model.tensors[weight]).float()
     model.out_hadamard = True
     return _rotation_report("rotate_out_proj", values, model.config.d_inner)
+
+
+def _rotate_stream(model: FloatMamba, fold: Callable[[Tensor], Tensor]) -> None:
+    """Put the residual stream into the basis that `fold` (out, D) -> (out, D) turns its readers to."""
+    tensors = model.tensors
+    if HEAD not in tensors or any(not bool((tensors[name] == 1).all()) for name in _norm_names(model)):
+        raise ValueError("a rotation of the residual stream needs fuse_norms first")
+    readers = [EMBEDDING, HEAD, *(f"{layer}.mixer.in_proj.weight" for layer in _layers(model))]
+    for name in readers:  # rows live in the residual stream
+        tensors[name] = fold(tensors[name]).float()
+    for layer in _layers(model):
+        weight = f"{layer}.mixer.out_proj.weight"
+        tensors[weight] = fold(tensors[weight].T).T.float().contiguous()
+        bias = f"{layer}.mixer.out_proj.bias"
+        if bias in tensors:
+            tensors[bias] = fold(tensors[bias]).float()
 
 
 def _fold(tensors: dict[str, Tensor], norm: str, *, into: str) -> None:

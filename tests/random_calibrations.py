@@ -40,10 +40,12 @@ def random_calibration(
 
 
 def random_basis(config: MambaConfig, recipe: Recipe, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Factors between 1/4 and 4; empty where the recipe needs no text."""
-    generator = torch.Generator().manual_seed(seed)
-    specs = basis_specs(config, recipe)
-    return {name: 4 ** (2 * torch.rand(shape, generator=generator) - 1) for name, (shape, _) in specs.items()}
+    """Factors between 1/4 and 4, or rotations; empty where the recipe needs no text."""
+    generator, basis = torch.Generator().manual_seed(seed), {}
+    for name, (shape, dtype) in basis_specs(config, recipe).items():
+        values = torch.rand(shape, generator=generator, dtype=dtype)
+        basis[name] = torch.linalg.qr(values).Q if recipe.klt else 4 ** (2 * values - 1)
+    return basis
 
 
 def random_reorders(

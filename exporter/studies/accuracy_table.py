@@ -46,6 +46,7 @@ ROWS = (
     Row("w8a8-int8-dynamic-state", {"ssm-state-dtype": "int8-dynamic"}),
     Row("w4a8-nearest", {"qformat": "w4a8"}),
     Row("w4a8-gptq", {"qformat": "w4a8", "weights.kind": "gptq"}),
+    Row("klt-w4a8-gptq", {"klt": "on", "qformat": "w4a8", "weights.kind": "gptq"}),
     Row("w4a16-nearest", {"qformat": "w4a16"}),
     Row("w4a16-gptq", {"qformat": "w4a16", "weights.kind": "gptq"}),
     Row("weight-only-int8", {"qformat": "w8a16"}),

@@ -25,7 +25,7 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 
 MOST_VARIANTS = 1000
 STATE_DTYPES: tuple[SsmStateDtype, ...] = get_args(SsmStateDtype)
-_FLAGS = ("rotate_residual", "rotate_out_proj", "reorder", "per_channel_weights")
+_FLAGS = ("klt", "rotate_residual", "rotate_out_proj", "reorder", "per_channel_weights")
 _COUNTS = ("head_groups", "channel_groups")
 _NUMBERS = ("smoothing",)
 _OUTPUTS = ("qformat", "ssm-state-dtype", "ssm-input", "scale-factor")
@@ -134,6 +134,7 @@ def _variant(values: dict[str, str], base: Recipe, config: MambaConfig, samples:
     table["name"] = values.get("recipe", base.name)
     recipe = recipe_from_table(table)
     recipe.check_fits(config)
+    recipe.check_groups(config)
     if recipe.as_table() != default_recipe(config).as_table():  # which calibrate does not refuse either
         check_enough(recipe, config, samples, length)
     widths = qformat_named(values.get("qformat", "w8a8"))

@@ -100,6 +100,8 @@ def test_a_file_of_ones_own(tmp_path):
         ("smoothing = '0.5'", "allowed: a number in [0, 1]"),
         ("smooting = 0.5", "did you mean smoothing?"),
         ("smoothing = 0.5\nrotate_residual = true", "smooths and rotates the residual stream"),
+        ("smoothing = 0.5\nklt = true", "found: smoothing = 0.5, klt = true"),
+        ("klt = 1", "allowed: bool"),
         ("= 3", "is not TOML"),
     ],
 )
@@ -125,6 +127,26 @@ def test_a_recipe_must_fit_the_model(tmp_path):
     load_recipe(path).check_fits(MAMBA1)
     with pytest.raises(QuambaError, match="unknown site of a mamba2 model: dt_low"):
         load_recipe(path).check_fits(MAMBA2)
+
+
+@pytest.mark.parametrize(
+    ("groups", "fits"), [((5, 4), False), ((4, 17), False), ((4, 16), True), ((3, 5), True)]
+)
+def test_more_groups_than_heads_or_channels_are_refused(groups, fits):
+    """MAMBA2 has four heads of 16 channels; three runs of its heads are no fault: runs have any length."""
+    recipe = dataclasses.replace(load_recipe("quamba2"), head_groups=groups[0], channel_groups=groups[1])
+    if fits:
+        recipe.check_groups(MAMBA2)
+        return
+    with pytest.raises(QuambaError, match="more groups than") as refused:
+        recipe.check_groups(MAMBA2)
+    assert refused.value.fix == f"use {min(groups[0], 4)} and {min(groups[1], 16)}"
+
+
+def test_the_published_groups_are_at_most_those_of_the_model():
+    two_heads = dataclasses.replace(MAMBA2, headdim=32)
+    load_recipe("quamba2").check_groups(two_heads)
+    assert load_recipe("quamba2").groups(two_heads) == (2, 4)
 
 
 LAYERED = """

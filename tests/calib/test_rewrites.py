@@ -70,6 +70,17 @@ def test_smoothed_channels_leave_the_logits(checkpoint, hadamard):
     assert not bool((model.tensors["backbone.layers.0.norm.weight"] == 1).any())
 
 
+@pytest.mark.parametrize("hadamard", [False, True], ids=["klt", "klt-and-hadamard"])
+def test_a_rotation_from_the_data_leaves_the_logits(checkpoint, hadamard):
+    recipe = dataclasses.replace(load_recipe("klt"), rotate_residual=hadamard)
+    calibration = random_calibration(checkpoint.config, recipe)
+    model = rewrite(checkpoint, calibration)
+    assert_same_logits(checkpoint, model)
+    names = ["rotate_klt", "rotate_residual"] if hadamard else ["rotate_klt"]
+    reports = apply_rewrites(FloatMamba.from_checkpoint(checkpoint), recipe, {}, calibration.basis)
+    assert [report.name for report in reports] == ["fuse_norms", *names, "rotate_out_proj"]
+
+
 def test_rotated_residual_leaves_the_logits(checkpoint):
     model = FloatMamba.from_checkpoint(checkpoint)
     fuse_norms(model)

@@ -107,20 +107,25 @@ def test_a_layer_has_the_observer_of_its_rule(flow: Flow, tmp_path: Path) -> Non
     assert layered.statistics["layers.1.x"]["mse"] < plain.statistics["layers.1.x"]["mse"]
 
 
-@pytest.mark.parametrize("groups", [1, 2, 256])
-def test_groups_go_from_one_to_a_scale_for_each_channel(flow: Flow, tmp_path: Path, groups: int) -> None:
+@pytest.mark.parametrize("groups", [1, 2, None])
+def test_groups_go_from_one_to_a_scale_for_each_channel(
+    flow: Flow, tmp_path: Path, groups: int | None
+) -> None:
+    """None: as many as there are; one more is refused."""
     config = read_calibration(flow.calibration).config
+    heads, channels = groups or config.n_heads // max(config.n_groups, 1), groups or config.headdim
     recipe = tmp_path / "grouped.toml"
-    recipe.write_text(f"reorder = true\nhead_groups = {groups}\nchannel_groups = {groups}")
+    recipe.write_text(f"reorder = true\nhead_groups = {heads}\nchannel_groups = {max(channels, 1)}")
     arguments = ("--data", flow.text, "--recipe", recipe, "-o", tmp_path / "made", *SIZE)
     if config.kind == "mamba1":  # it has no heads
         run_json("calibrate", flow.checkpoint, *arguments, exit_code=3)
         return
     run_json("calibrate", flow.checkpoint, *arguments)
-    heads, channels = min(groups, config.n_heads // config.n_groups), min(groups, config.headdim)
     made = read_calibration(tmp_path / "made")
     assert made.scales["layers.0.x"].shape == (config.n_groups, heads, channels)
     run_json("export", flow.checkpoint, "--calibration", tmp_path / "made", "-o", tmp_path / "export")
+    recipe.write_text(f"reorder = true\nhead_groups = {config.n_heads}\nchannel_groups = {channels}")
+    run_json("calibrate", flow.checkpoint, *arguments, exit_code=3)
 
 
 def test_a_recipe_that_needs_more_data_is_refused_before_any_work(

@@ -61,9 +61,11 @@ def test_a_field_lands_where_a_recipe_has_it(
     assert field in known_fields()
 
 
-def test_groups_bring_their_reorder() -> None:
+def test_groups_bring_their_reorder_and_are_at_most_what_the_model_has() -> None:
     from random_checkpoints import MAMBA2_GROUPS
 
+    with pytest.raises(QuambaError, match="more groups than"):
+        variants(parse_vary(["groups=2x2,8x8"]), load_recipe("quamba"), MAMBA2_GROUPS, 4096, 512)
     (variant,) = variants(parse_vary(["groups=2x2"]), load_recipe("quamba"), MAMBA2_GROUPS, 4096, 512)
     assert (variant.recipe.head_groups, variant.recipe.channel_groups, variant.recipe.reorder) == (2, 2, True)
 
