@@ -1,7 +1,7 @@
 # make demo    environment, then checkpoint -> tokens -> report on the two embedded models
 # make test    environment, then formatter, linters, types, import arrows and every test
 # make check   the same without the tests marked slow
-# make plugin-test the plugin libraries of every GPU and Jetson, optimized as users have them (a quarter of an hour)
+# make plugin-test the plugin libraries of every GPU and Jetson, optimized as users have them
 # make gpu-test kernels against their references on this machine's GPU (needs nvcc, cmake, ninja, torch with CUDA)
 # make clean   removes everything these made, the environment too
 #
