@@ -1,6 +1,7 @@
 # make demo    environment, then checkpoint -> tokens -> report on the two embedded models
 # make test    environment, then formatter, linters, types, import arrows and every test
 # make check   the same without the tests marked slow
+# make plugin-test the plugin libraries of every GPU and Jetson, optimized as users have them
 # make gpu-test kernels against their references on this machine's GPU (needs nvcc, cmake, ninja, torch with CUDA)
 # make clean   removes everything these made, the environment too
 #
@@ -10,7 +11,7 @@
 SHELL := /bin/bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test check gpu-test lint clean environment-demo environment-dev
+.PHONY: help demo test check plugin-test gpu-test lint clean environment-demo environment-dev
 
 BIN := .venv/bin
 STAGES := calib exporter plugins runtime targets
@@ -44,6 +45,10 @@ check: lint
 
 test: lint
 	@ci/step "tests" $(PYTEST)
+	@$(DONE)
+
+plugin-test: environment-dev
+	@ci/step "plugin libraries, optimized" env QUAMBA_OPTIMIZED=1 $(PYTEST) tests/plugins/test_plugin_library.py
 	@$(DONE)
 
 gpu-test:

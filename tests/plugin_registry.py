@@ -9,7 +9,7 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -101,18 +101,30 @@ def skipping_what_is_missing() -> Iterator[None]:
         pytest.skip(f"{error.message}: {error.fix}")
 
 
+def quickly(tools: Toolchain) -> Toolchain:
+    """The same tools, optimizing little: every kernel is compiled and linked in a fraction of the time.
+
+    With QUAMBA_OPTIMIZED=1 they are left as users have them (`make plugin-test`).
+    """
+    if os.environ.get("QUAMBA_OPTIMIZED") == "1":
+        return tools
+    cuda = f"{tools.options.get('CMAKE_CUDA_FLAGS', '')} --Ofast-compile=max".strip()
+    little = {"CMAKE_CUDA_FLAGS": cuda, "CMAKE_CXX_FLAGS_RELEASE": "-O1"}  # of nvcc, of clang
+    return replace(tools, options={**tools.options, **little})
+
+
 def native_tools() -> Toolchain:
     """For this machine. Raises QuambaError where a tool is missing."""
     return native_toolchain(find_headers(CACHE))
 
 
-def native_registry(architectures: list[int], folder: Path) -> Registry:
+def native_registry(architectures: list[int], tools: Toolchain, folder: Path) -> Registry:
     """folder: where the process is compiled. Raises QuambaError where a tool is missing."""
     libraries = importlib.util.find_spec("tensorrt_lean_libs")
     if libraries is None or libraries.origin is None:
         pytest.skip("no tensorrt_lean_libs: pip install tensorrt-lean-cu12-libs")
     compiled(find_tool("g++"), folder)
-    library = plugin_library(architectures, cache=CACHE, tools=native_tools())
+    library = plugin_library(architectures, cache=CACHE, tools=tools)
     command = [str(folder / "registry"), "libnvinfer_lean.so.10"]
     return Registry(command, {"LD_LIBRARY_PATH": str(Path(libraries.origin).parent)}, library)
 
@@ -122,7 +134,7 @@ def jetson_registry(jetpack: int, folder: Path) -> Registry:
     qemu = shutil.which("qemu-aarch64-static")
     if qemu is None:
         pytest.skip("no qemu-aarch64-static: apt-get install qemu-user-static")
-    tools = cross_toolchain(jetpack, CACHE)
+    tools = quickly(cross_toolchain(jetpack, CACHE))
     lean = kept_folder(
         CACHE / LEAN_AARCH64.replace("==", "-"), lambda new: fetch_wheels([LEAN_AARCH64], "aarch64", new)
     )
