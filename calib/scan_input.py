@@ -7,7 +7,7 @@ Two paths leave the convolution: x_proj (Mamba-1) always gets the int8 codes, th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
 import torch
 from torch import Tensor
@@ -107,6 +107,16 @@ def scan_input_named(name: str, factor: str | float | None = None) -> ScanInput:
     return ScanInput(name, number)
 
 
+def refuse_smoothed(mode: ScanInput, recipe: str) -> NoReturn:
+    """Raise QuambaError (exit 2): a smoothed x has a factor a channel, which the studies know nothing of."""
+    raise QuambaError(
+        "a study of the scan's input has no smoothed x",
+        found=f"--ssm-input {mode.mode}, recipe {recipe}",
+        allowed="a recipe without `smoothing`",
+        code=ExitCode.USAGE,
+    )
+
+
 def with_scan_input(
     model: QuantizedModel, calibration: Calibration | None, mode: ScanInput
 ) -> QuantizedModel:
@@ -126,12 +136,7 @@ def with_scan_input(
             code=ExitCode.USAGE,
         )
     if calibration.recipe.smoothing is not None:
-        raise QuambaError(
-            "a study of the scan's input has no smoothed x",
-            found=f"--ssm-input {mode.mode}, recipe {calibration.recipe.name}",
-            allowed="a calibration by a recipe without `smoothing`",
-            code=ExitCode.USAGE,
-        )
+        refuse_smoothed(mode, calibration.recipe.name)
     if model.dynamic_state:
         raise QuambaError(
             "a study of the scan's input has no dynamic int8 state",

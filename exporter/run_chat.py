@@ -68,13 +68,13 @@ def command(chat: Chat, line: str) -> None:
 
 
 def save(chat: Chat, path: Path) -> int:
-    """Write where the chat stands; a full disk ends no chat. Returns the file's bytes."""
+    """Write where the chat stands; a full disk or an odd name ends no chat. Returns the file's bytes."""
     from quamba_export.runtime.saved_states import save_states
 
     try:
         return save_states(path, chat.saved(marks=1), chat.bundle.manifest)
-    except OSError as error:
-        raise QuambaError(f"{path} was not written", found=str(error), code=ExitCode.USAGE) from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise QuambaError(f"{path!s:.200} was not written", found=str(error), code=ExitCode.USAGE) from error
 
 
 def show_answer(chat: Chat, line: str, limits: Limits, sampling: Sampling) -> None:
@@ -110,7 +110,8 @@ def talk(
     if save_state is not None:
         save_states(save_state, chat.saved(marks), opened.manifest)
     speed = f"{sum(speeds) / len(speeds):.1f} tokens/s, " if speeds else ""
-    say(f"{len(speeds)} answers, {speed}peak memory {peak_memory_mb():.0f} MB")
+    answers = sum(message.role == "assistant" for message in chat.messages)
+    say(f"{answers} answers, {speed}peak memory {peak_memory_mb():.0f} MB")
 
 
 def ask(prompt: str) -> str:

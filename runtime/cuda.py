@@ -164,9 +164,9 @@ def runtime_api() -> Any:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise QuambaError(
-            "a TensorRT bundle needs cuda-python",
+            "a TensorRT bundle needs cuda-bindings",
             found=str(error),
-            allowed="cuda-python 12.6 or later",
+            allowed="cuda-bindings 12.6 or later",
             fix="pip install 'quamba-export[runtime-gpu]'",
             code=ExitCode.INCOMPATIBLE,
         ) from error

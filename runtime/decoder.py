@@ -28,6 +28,17 @@ class Decoder(Protocol):
         ...
 
 
+def refuse_penalty(sampling: Sampling) -> None:
+    """Raise QuambaError (exit 2) for a repetition penalty, where saved states are continued."""
+    if sampling.repetition_penalty != 1.0:
+        raise QuambaError(
+            "saved states do not say which tokens have occurred",
+            found=f"--repetition-penalty {sampling.repetition_penalty}",
+            allowed="1, where saved states are continued",
+            code=ExitCode.USAGE,
+        )
+
+
 class HostDecoder:
     """A decoder over an engine, with numpy samplers, one a sequence."""
 
@@ -36,13 +47,8 @@ class HostDecoder:
 
         Raises QuambaError (exit 2) for a repetition penalty on tokens that states do not remember.
         """
-        if begin and sampling.repetition_penalty != 1.0:
-            raise QuambaError(
-                "saved states do not say which tokens have occurred",
-                found=f"--repetition-penalty {sampling.repetition_penalty}",
-                allowed="1, where saved states are continued",
-                code=ExitCode.USAGE,
-            )
+        if begin:
+            refuse_penalty(sampling)
         self.engine, self.sampling, self._begin = engine, sampling, begin
         self._samplers: list[Sampler] = []
         self._states: States | None = None

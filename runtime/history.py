@@ -54,9 +54,10 @@ class History:
         return History(self.tokens[: behind + 1], tuple(feeds))
 
     def goes_on_from(self, other: History) -> bool:
-        """Whether what is behind `other` was fed in the same way in front of this one."""
+        """Whether all behind `other` was fed in the same way in front of this one, a piece ending there."""
         cut = self.up_to(other.behind)
-        return cut.feeds == other.feeds and cut.tokens[:-1] == other.tokens[:-1]
+        ended = other.behind == 0 or any(end == other.behind for _, end in self.pieces())
+        return ended and cut.feeds == other.feeds and cut.tokens[:-1] == other.tokens[:-1]
 
 
 def history_after(before: History | None, fed: Sequence[int], new: Sequence[int] = ()) -> History:

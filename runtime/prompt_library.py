@@ -14,11 +14,12 @@ from quamba_export.runtime.engine import Engine
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest
 from quamba_export.runtime.saved_states import SavedStates, check_outside, feed, load_states, save_states
+from quamba_export.runtime.saved_states_header import VERSION
 
 
 def file_of_prompt(library: Path, ids: Sequence[int], manifest: Manifest) -> Path:
-    """Where the library keeps the states of these tokens."""
-    key = f"{manifest.export_digest} {' '.join(map(str, ids))}"
+    """Where the library keeps the states of these tokens; files of another format have other names."""
+    key = f"{VERSION} {manifest.export_digest} {' '.join(map(str, ids))}"
     return library / f"{sha256(key.encode()).hexdigest()}.safetensors"
 
 

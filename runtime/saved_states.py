@@ -171,7 +171,8 @@ def check_writable(path: Path) -> None:
 
 def check_outside(path: Path) -> None:
     """Refuse a path in a bundle or export, which is then refused for the file too many (exit 2)."""
-    for folder in path.absolute().parents:
+    inside = path.absolute().parent.resolve()
+    for folder in (inside, *inside.parents):
         if any((folder / name).exists() for name in MANIFEST_NAMES):
             raise QuambaError(
                 f"{path} would lie in a bundle or export, which is then refused for the file too many",

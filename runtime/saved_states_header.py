@@ -98,9 +98,10 @@ def parse_header(content: bytes, path: Path, manifest: Manifest, data_bytes: int
     check_model(metadata.digest("model"), path, manifest)
     digest = metadata.digest("sha256")
     metadata.end()
+    tokens = parse_length(fields.object("tokens"), 1, MAX_TOKENS, 1)
     sizes = Sizes(
-        parse_length(fields.object("tokens"), 1, MAX_TOKENS, 1),
-        parse_length(fields.object("feeds"), 0, MAX_TOKENS, 2),
+        tokens,
+        parse_length(fields.object("feeds"), 0, tokens - 1, 2),
         parse_length(fields.object("marks"), 1, MAX_MARKS + 1, 1),
     )
     entries = layout(manifest.states, sizes)
@@ -131,8 +132,8 @@ def check_model(found: str, path: Path, manifest: Manifest) -> None:
 
 def parse_length(fields: Fields, low: int, high: int, dimensions: int) -> int:
     """The first dimension of a tensor of the history."""
-    shape = fields.integers("shape", 0, high, dimensions)
-    if shape[0] < low:
+    shape = fields.integers("shape", 0, MAX_TOKENS, dimensions)
+    if not low <= shape[0] <= high:
         raise fields.error("shape", str(list(shape)), f"{low} to {high} in front")
     return shape[0]
 

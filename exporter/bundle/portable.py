@@ -1,8 +1,8 @@
 """A portable bundle: an export/ with all that a device needs to build its own engines, without torch.
 
-That is the graphs as TensorRT parses them (tensorrt_graph.py reads the ops' contracts, which import torch)
-and the sources of the plugins. Both depend on the export alone, not on the device. It is still an export/:
-`build` makes a bundle of it for any target, ONNX Runtime on the CPU among them.
+That is the graphs as TensorRT parses them (exporter/tensorrt/graph.py reads the ops' contracts, which import
+torch) and the sources of the plugins. Both depend on the export alone, not on the device. It is still an
+export/: `build` makes a bundle of it for any target, ONNX Runtime on the CPU among them.
 """
 
 from __future__ import annotations

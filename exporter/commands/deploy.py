@@ -10,6 +10,7 @@ import typer
 
 from quamba_export.exporter.console import emit
 from quamba_export.exporter.options import Json, RequireSignature
+from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,6 +72,13 @@ def deploy(
     options.check()
     words = words or []
     if rollback or status:
+        if require_signature is not None:
+            raise QuambaError(
+                "--require-signature is for what is sent",
+                found=f"--{'rollback' if rollback else 'status'} --require-signature {require_signature}",
+                fix="leave it out: a release that was sent with it is verified again at a rollback",
+                code=ExitCode.USAGE,
+            )
         hosts = checked_hosts(words)
         action: Action = roll_back if rollback else status_of
     else:

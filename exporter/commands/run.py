@@ -95,7 +95,7 @@ def run(
     Example: quamba-export run bundle/ --prompt "In the beginning" --temperature 0.8 --top-p 0.95 --seed 7
     """
     from quamba_export.runtime.bundle import open_bundle
-    from quamba_export.runtime.decoder import HostDecoder
+    from quamba_export.runtime.decoder import HostDecoder, refuse_penalty
     from quamba_export.runtime.generate import Limits, stream
     from quamba_export.runtime.sampling import Sampling
     from quamba_export.runtime.saved_states import save_states
@@ -125,6 +125,8 @@ def run(
         return
     before = states_before(opened, load_state, rewind, prefix_file, prompt_library)
     if chat:
+        if before:
+            refuse_penalty(sampling)
         talk(opened, before, system, limits, sampling, save_state, marks)
         return
     ids = opened.encode(text) if text or before is None else []

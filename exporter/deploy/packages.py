@@ -105,9 +105,10 @@ def _join(packages: Path, new: Path) -> None:
     own = distribution("quamba-export")
     information = new / f"quamba_export-{own.version}.dist-info"
     information.mkdir()
-    (information / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: quamba-export\nVersion: {own.version}\n"
-    )
+    metadata = own.read_text("METADATA") or own.read_text("PKG-INFO")  # of a checkout it is the latter
+    if metadata is None:
+        raise FileNotFoundError("the metadata of the installed quamba-export")
+    (information / "METADATA").write_text(metadata, encoding="utf-8")
 
 
 def _own_files() -> Iterator[tuple[Path, str]]:

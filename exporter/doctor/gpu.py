@@ -36,9 +36,9 @@ def check_gpu() -> Check:
         found = f"{cuda.name}, sm_{cuda.sm} ({target_of(cuda.sm)}), {memory}, {driver_version()}"
     except QuambaError as error:
         return Check("GPU", "missing", f"{error.message}: {error.found}", GPU, purpose, error.fix)
-    except ImportError as error:  # numpy's: without it there is no cuda-python here either
+    except ImportError as error:  # numpy's: without it there are no cuda-bindings here either
         return Check("GPU", "missing", str(error), GPU, purpose, 'pip install "quamba-export[runtime-gpu]"')
-    except (OSError, RuntimeError) as error:  # cuda-python's, where libcuda is not
+    except (OSError, RuntimeError) as error:  # cuda-bindings', where libcuda is not
         fix = "install NVIDIA's driver: nvidia-smi must name the GPU"
         return Check("GPU", "missing", str(error), GPU, purpose, fix)
     return Check("GPU", "ok", found, GPU, purpose, "")

@@ -57,7 +57,7 @@ class TaskModel(TemplateLM):  # type: ignore[misc]
                 wanted = min(len(requests[k][2]), len(rows[k]) - 1)
                 end = len(rows[k]) - 1
                 scores = log_softmax(logits[line, end - wanted : end])  # (wanted, V)
-                ids = np.array(rows[k][len(rows[k]) - wanted :])
+                ids = np.array(rows[k][len(rows[k]) - wanted :], np.int64)
                 greedy = bool((scores.argmax(-1) == ids).all())
                 found[k] = float(scores[np.arange(wanted), ids].sum(dtype=np.float64)), greedy
         return found

@@ -64,6 +64,8 @@ def task_scores(model: LanguageModel, tasks: Tasks) -> dict[str, dict[str, float
     """
     with reading(tasks):
         manager = task_manager(tasks)
+        manager.load(list(tasks.names))  # whatever is raised below is the model's own
+    with quiet(offline=tasks.path is not None):
         from lm_eval import simple_evaluate
 
         from quamba_export.exporter.evaluation.task_model import TaskModel

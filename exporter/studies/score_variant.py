@@ -58,10 +58,10 @@ def score_variant(study: Study, variant: Variant, calibration: Path) -> dict[str
 def scan_input_facts(
     source: str, calibration: Calibration, variant: Variant, stream: Tokens
 ) -> dict[str, Any]:
-    """Of x on the first tokens scored; none where no block has int8 activations."""
+    """Of x on the first tokens scored; none where no block has int8 activations, or x is smoothed."""
     given = None if qformat_named(variant.qformat).of_floats else calibration
     model = quantize_model(load_checkpoint(source), given, variant.qformat)
-    if any(block.activation_bits != 8 for block in model.blocks):
+    if calibration.recipe.smoothing is not None or any(block.activation_bits != 8 for block in model.blocks):
         return {}
     mode, config = variant.ssm_input, model.config
     studied = with_scan_input(model, calibration, mode if mode.is_float else ScanInput("simulated-int8"))

@@ -18,7 +18,15 @@ from quamba_export.calib.qformat import qformat_named
 from quamba_export.calib.quantized_model import SsmStateDtype
 from quamba_export.calib.recipe import Recipe, default_recipe, load_recipe, recipe_from_table
 from quamba_export.calib.rounding_kinds import ROUNDINGS
-from quamba_export.calib.scan_input import MODES, SCALED, STUDY_FACTOR, InputMode, ScanInput, scan_input_named
+from quamba_export.calib.scan_input import (
+    MODES,
+    SCALED,
+    STUDY_FACTOR,
+    InputMode,
+    ScanInput,
+    refuse_smoothed,
+    scan_input_named,
+)
 from quamba_export.calib.sites import SITES
 from quamba_export.calib.smoothing import check_smoothable
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -138,10 +146,12 @@ def _variant(values: dict[str, str], base: Recipe, config: MambaConfig, samples:
     if recipe.as_table() != default_recipe(config).as_table():  # which calibrate does not refuse either
         check_enough(recipe, config, samples, length)
     widths = qformat_named(values.get("qformat", "w8a8"))
-    if recipe.smoothing is not None:
+    if recipe.smoothing is not None and not widths.of_floats:
         check_smoothable(recipe, config.n_layer, widths)
     state = _state_dtype(values.get("ssm-state-dtype", "float16"))
     mode = scan_input_named(values.get("ssm-input", "int8"), _factor(values))
+    if recipe.smoothing is not None and mode != ScanInput():
+        refuse_smoothed(mode, recipe.name)
     return Variant(values, recipe, widths.name, state, mode)
 
 
@@ -227,6 +237,8 @@ def scan_input_variants(made: Sequence[Variant]) -> list[Variant]:
     rows += [("dual-scale", STUDY_FACTOR), ("dual-scale", 1.0), ("uniform-scale", 1.0)]
     found = []
     for variant in made:
+        if variant.recipe.smoothing is not None:
+            refuse_smoothed(ScanInput("simulated-int8"), variant.recipe.name)
         for mode, factor in rows:
             shown = {"ssm-input": mode, "scale-factor": _shown(mode, factor)}
             found.append(

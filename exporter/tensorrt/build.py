@@ -1,6 +1,6 @@
 """export/ -> weights and serialized TensorRT engines: one for single tokens, one for prefill, on this GPU.
 
-Both take the weights as inputs (tensorrt_weights.py), so a plan is small and made in seconds. The network is
+Both take the weights as inputs (weights.py), so a plan is small and made in seconds. The network is
 strongly typed: the graph's own dtypes and the plugins' int8 tensors are what runs. A plugin's state output is
 the memory of its state input (aliased plugin I/O).
 """

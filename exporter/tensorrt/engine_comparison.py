@@ -1,7 +1,7 @@
 """Two engines on the same tokens: a prompt as a whole, in pieces, and token by token.
 
 What counts is the rule of docs/decisions.md: every state is equal, logits differ by the order of fp32 sums.
-The command (tensorrt_check.py) prints every finding, the gate of `build` (engine_gate.py) stops at the first
+The command (check.py) prints every finding, the gate of `build` (engine_gate.py) stops at the first
 that is not good.
 
 B batch, L length, V vocabulary (padded).

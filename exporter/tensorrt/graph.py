@@ -54,7 +54,7 @@ def tensorrt_graph(
     appearance (0: read from the shapes).
     logits: (B, 1, V) of the last position or (B, L, V) of all; the input num_logits_to_keep is gone.
     weights_as_inputs: large constants and both tables become graph inputs of their own names (see
-    tensorrt_weights.py).
+    weights.py).
 
     steps: for calls of one token: norm, in_proj and convolution of a layer are one plugin (step_fusion.py),
     and no position is chosen. Final norm and head are one plugin always (head_fusion.py).

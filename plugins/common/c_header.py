@@ -188,4 +188,6 @@ def _tensor(kind: str, tensor: Tensor, spec: OpSpec) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit("usage: python -m quamba_export.plugins.common.c_header FILE")
     Path(sys.argv[1]).write_text(header(), encoding="utf-8")

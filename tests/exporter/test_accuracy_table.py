@@ -35,10 +35,10 @@ def test_a_line_holds_what_was_scored() -> None:
 
 def test_the_command_writes_a_table_for_each_model(flow: Flow, tmp_path: Path) -> None:
     size = ("--calib-size", 2, "--calib-seqlen", 32, "--window", 16, "--max-tokens", 32)
-    rows = ("--only", "w4a8-nearest", "--only", "quarot-w8a8")
+    rows = ("--only", "w4a8-nearest", "--only", "quarot-w8a8", "--only", "smoothquant-w8a8")
     text = ("--data", flow.text, "--score", flow.text)
     found = run_json("accuracy", flow.checkpoint, *text, "-o", tmp_path, *size, *rows)
     (model,) = found["models"].values()
-    assert list(model) == ["quarot-w8a8", "w4a8-nearest"]
+    assert sorted(model) == ["quarot-w8a8", "smoothquant-w8a8", "w4a8-nearest"]
     assert {"prefill", "decode"} <= set(model["w4a8-nearest"])
-    assert (tmp_path / "accuracy.md").read_text().count("\n| ") == 5
+    assert (tmp_path / "accuracy.md").read_text().count("\n| ") == 6

@@ -14,7 +14,13 @@ from quamba_export.calib.recipe import load_recipe
 from quamba_export.exporter.report.charts import dots
 from quamba_export.exporter.studies import sweep as engine
 from quamba_export.exporter.studies.score_variant import score_variant
-from quamba_export.exporter.studies.variants import Variant, known_fields, parse_vary, variants
+from quamba_export.exporter.studies.variants import (
+    Variant,
+    known_fields,
+    parse_vary,
+    scan_input_variants,
+    variants,
+)
 from quamba_export.runtime.errors import QuambaError
 
 SIZE = ("--calib-size", 2, "--calib-seqlen", 32, "--window", 16, "--max-tokens", 32)
@@ -68,6 +74,15 @@ def test_groups_bring_their_reorder_and_are_at_most_what_the_model_has() -> None
         variants(parse_vary(["groups=2x2,8x8"]), load_recipe("quamba"), MAMBA2_GROUPS, 4096, 512)
     (variant,) = variants(parse_vary(["groups=2x2"]), load_recipe("quamba"), MAMBA2_GROUPS, 4096, 512)
     assert (variant.recipe.head_groups, variant.recipe.channel_groups, variant.recipe.reorder) == (2, 2, True)
+
+
+def test_a_smoothed_x_is_no_study_of_the_scan_s_input(flow: Flow) -> None:
+    with pytest.raises(QuambaError, match="no smoothed x"):
+        made(flow, "recipe=smoothquant", "ssm-input=fp32")
+    smoothed, unused = made(flow, "recipe=smoothquant", "qformat=w8a8,fp32")
+    assert smoothed.recipe.smoothing == unused.recipe.smoothing
+    with pytest.raises(QuambaError, match="no smoothed x"):
+        scan_input_variants([smoothed])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Engines on a real GPU: the gate lets them pass, finds a planted fault, and the weights are there once.
 
-Needs a GPU, TensorRT with its builder, cuda-python, onnx, onnxruntime, and QUAMBA_PLUGINS: `make gpu-test`.
+Needs a GPU, TensorRT with its builder, cuda-bindings, onnx, onnxruntime, and QUAMBA_PLUGINS: `make gpu-test`.
 """
 
 from __future__ import annotations

@@ -115,6 +115,15 @@ def test_a_saved_chat_goes_back_to_where_a_turn_ended(bundle: Bundle, tmp_path: 
     assert chat.saved(marks=2).marks == ()
 
 
+def test_a_chat_of_one_token_answers_is_saved(bundle: Bundle, tmp_path: Path) -> None:
+    """Fed anew each time, its pieces begin alike, but none ends where a turn before it ended."""
+    chat, short = Chat(bundle), Limits(1, eos_token_id=0)
+    for text in ("the a", "and", "nor this"):
+        "".join(chat.answer(text, short, Sampling(repetition_penalty=1.1)))
+    save_states(tmp_path / "chat", chat.saved(marks=2), bundle.manifest)
+    assert load_states(tmp_path / "chat", bundle.engine, bundle.manifest).marks == ()
+
+
 def test_a_long_chat_keeps_the_last_turns(bundle: Bundle) -> None:
     chat = Chat(bundle)
     for _ in range(KEPT_TURNS + 3):

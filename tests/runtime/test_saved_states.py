@@ -237,6 +237,8 @@ def test_a_path_that_cannot_be_written_is_refused(folder: Path, manifest: Manife
     ):
         with refused(part, code=ExitCode.USAGE):
             save_states(path, saved, manifest)
+    save_states(folder / ".." / "beside", saved, manifest)
+    assert (folder.parent / "beside").is_file()
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(

@@ -85,6 +85,7 @@ CONV, SSM = "past_conv_states.0", "past_ssm_states.1"  # the last and not the la
         (lambda h: h["tokens"].update(shape=[1 << 40]), ["tokens", "'shape'"]),
         (lambda h: h["tokens"].update(shape=[8]), ["tokens", "'data_offsets'"]),
         (lambda h: h["feeds"].update(shape=[1]), ["feeds", "'shape'", "[1, 2]"]),
+        (lambda h: h["feeds"].update(shape=[1 << 26, 2]), ["feeds", "'shape'", "in front"]),
         (lambda h: h["marks"].update(shape=[9999]), ["marks", "'shape'"]),
         (lambda h: h.pop("marks"), ["'marks'", "nothing"]),
         (lambda h: h["__metadata__"].update(sha256="0"), ["'sha256'"]),
