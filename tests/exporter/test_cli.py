@@ -168,10 +168,10 @@ def test_the_extra_named_is_the_command_s(
 
 
 MODULES = {
-    "tensorrt_check": ["nowhere"],
-    "tensorrt_speed": ["toast", "--plugins", "nowhere"],
-    "tensorrt_random": ["toast", "--plugins", "nowhere"],
-    "gpu_speed_table": ["nowhere", "nowhere"],
+    "tensorrt.check": ["nowhere"],
+    "tensorrt.speed": ["toast", "--plugins", "nowhere"],
+    "tensorrt.random": ["toast", "--plugins", "nowhere"],
+    "speed.gpu_speed_table": ["nowhere", "nowhere"],
 }
 
 
