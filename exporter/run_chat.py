@@ -26,12 +26,12 @@ Ctrl-C ends an answer, which is then not part of the chat."""
 
 def chat_in_terminal(
     chat: Chat, limits: Limits, sampling: Sampling, read: Callable[[str], str]
-) -> list[float]:
+) -> list[float | None]:
     """Until /quit or the end of input. read: a line for a prompt, EOFError at the end, as `input`.
 
-    Answers go to stdout, everything else to stderr. Returns the tokens/s of every answer that has them.
+    Answers go to stdout, everything else to stderr. Returns the tokens/s of every answer, None of one token.
     """
-    speeds: list[float] = []
+    speeds: list[float | None] = []
     say("/help lists the commands")
     while True:
         try:
@@ -43,10 +43,8 @@ def chat_in_terminal(
         try:
             if line.startswith("/"):
                 command(chat, line)
-            elif line.strip():
-                show_answer(chat, line, limits, sampling)
-                if chat.generation and chat.generation.tokens_per_second:
-                    speeds.append(chat.generation.tokens_per_second)
+            elif line.strip() and show_answer(chat, line, limits, sampling) and chat.generation:
+                speeds.append(chat.generation.tokens_per_second)
         except QuambaError as error:  # of one line: the chat goes on
             if error.code not in (ExitCode.USAGE, ExitCode.INVALID_INPUT):
                 raise
@@ -77,7 +75,8 @@ def save(chat: Chat, path: Path) -> int:
         raise QuambaError(f"{path!s:.200} was not written", found=str(error), code=ExitCode.USAGE) from error
 
 
-def show_answer(chat: Chat, line: str, limits: Limits, sampling: Sampling) -> None:
+def show_answer(chat: Chat, line: str, limits: Limits, sampling: Sampling) -> bool:
+    """Whether the answer came to its end."""
     try:
         for piece in chat.answer(line, limits, sampling):
             sys.stdout.write(piece)
@@ -86,10 +85,11 @@ def show_answer(chat: Chat, line: str, limits: Limits, sampling: Sampling) -> No
     except KeyboardInterrupt:
         print(flush=True)
         say("ended; this question and its answer are not part of the chat")
-        return
+        return False
     if chat.generation and chat.generation.tpot_ms:
         tokens, speed = len(chat.generation.token_ids), chat.generation.tokens_per_second
         say(f"{tokens} tokens, TTFT {chat.generation.ttft_ms:.0f} ms, {speed:.1f} tokens/s")
+    return True
 
 
 def talk(
@@ -109,9 +109,9 @@ def talk(
     speeds = chat_in_terminal(chat, limits, sampling, ask)
     if save_state is not None:
         save_states(save_state, chat.saved(marks), opened.manifest)
-    speed = f"{sum(speeds) / len(speeds):.1f} tokens/s, " if speeds else ""
-    answers = sum(message.role == "assistant" for message in chat.messages)
-    say(f"{answers} answers, {speed}peak memory {peak_memory_mb():.0f} MB")
+    known = [speed for speed in speeds if speed]
+    mean = f"{sum(known) / len(known):.1f} tokens/s, " if known else ""
+    say(f"{len(speeds)} answers, {mean}peak memory {peak_memory_mb():.0f} MB")
 
 
 def ask(prompt: str) -> str:
