@@ -29,8 +29,11 @@ class History:
 
     def ended_at(self, places: Sequence[int]) -> bool:
         """Whether a piece ended (or the text begins) at each of these, which rise to its end."""
-        ends = {0, *(end for _, end in self.pieces())}
-        return places[-1] == self.behind and list(places) == sorted({*places} & ends)
+        return places[-1] == self.behind and list(places) == sorted({*places} & self.ends())
+
+    def ends(self) -> set[int]:
+        """Where the text begins, and where every piece ended."""
+        return {0, *(end for _, end in self.pieces())}
 
     def pieces(self) -> Iterator[tuple[int, int]]:
         """Begin and end of every piece."""
@@ -56,7 +59,7 @@ class History:
     def goes_on_from(self, other: History) -> bool:
         """Whether all behind `other` was fed in the same way in front of this one, a piece ending there."""
         cut = self.up_to(other.behind)
-        ended = other.behind == 0 or any(end == other.behind for _, end in self.pieces())
+        ended = other.behind in self.ends()
         return ended and cut.feeds == other.feeds and cut.tokens[:-1] == other.tokens[:-1]
 
 

@@ -116,10 +116,10 @@ def with_cloze(
 ) -> Evaluation:
     """`result` with the cloze accuracy of `model`, and of the model it was compared with, in its mode.
 
-    A float checkpoint reads whole passages: its states are not rounded, so it finds the same.
+    A float one reads whole passages.
     """
     own = cloze(model, passages, result.mode, advance)
-    how: Mode = "prefill" if against and against.kind == "checkpoint" else result.mode
+    how: Mode = "prefill" if against and against.is_float else result.mode
     other = cloze(against, passages, how).accuracy if against else None
     return replace(
         result,

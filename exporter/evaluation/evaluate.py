@@ -212,9 +212,9 @@ def score_prefill(model: LanguageModel, against: LanguageModel | None, batch: Id
 def score_decode(model: LanguageModel, against: LanguageModel | None, batch: Ids, tally: Tally) -> None:
     """A call a token, windows side by side, batch (B, L); the other model steps along.
 
-    A float checkpoint reads ahead: its states are not rounded, so it finds the same up to fp32's rounding.
+    A float one reads ahead.
     """
-    ahead = READ_AHEAD if against and against.kind == "checkpoint" else 1
+    ahead = READ_AHEAD if against and against.is_float else 1
     last = batch.shape[1] - 1
     states = others = other_states = None
     for position in range(last):

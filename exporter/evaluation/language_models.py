@@ -48,6 +48,11 @@ class LanguageModel:
     forward: Forward
     ssm_input: str = "int8"  # what the scan gets for x (calib/scan_input.py)
 
+    @property
+    def is_float(self) -> bool:
+        """No state of it is rounded: prefill and decode find the same, up to fp32's rounding."""
+        return self.kind == "checkpoint"
+
 
 def open_language_model(
     source: str,
