@@ -2,7 +2,7 @@
 
 calibration/
     scales.safetensors  fp32 scale of every site; run ends and permutations of reordered layers
-    weights.safetensors projections (calib/rounding/stored_weight.py), where the recipe's rounding needs inputs
+    weights.safetensors projections (calib/rounding/stored_weight.py), where rounding needs inputs
     basis.safetensors   what exact rewrites took from the text (calib/model/stored_basis.py), where they do
     calibration.json    schema version, checkpoint digest, recipe, data, statistics of every site, file table
 """

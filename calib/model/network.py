@@ -2,7 +2,7 @@
 
 A backend (backend.py) is an interpreter of this page: torch_backend.py runs the ops' references and gives the
 quantized reference model, exporter/graph/onnx_backend.py writes one ONNX node a call and gives the exported
-graph. `net.tap` names a tensor by its site (docs/architecture.md), so that every layer can be compared between
+graph. `net.tap` names a tensor by its site (docs/architecture.md), for every layer to be compared between
 interpreters. The blocks here have int8 activations; those of fp16 and fp32 are float_network.py, the two ends
 tables.py.
 """
