@@ -26,7 +26,7 @@ def find_observers() -> dict[str, type[Observer]]:
 def _observers() -> Iterator[type[Observer]]:
     names = sorted(f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(package.__path__))
     for name in names:
-        if name != __name__:
+        if name not in (__name__, Observer.__module__):
             for value in vars(import_module(name)).values():
                 if isinstance(value, type) and issubclass(value, Observer) and value.__module__ == name:
                     yield value
