@@ -74,6 +74,9 @@ class Answering:
                 job.cancelled = True
 
     def _submit(self, jobs: list[Job]) -> None:
+        most = self.settings.max_batch + self.settings.queue
+        if len(jobs) > most:
+            raise ApiError(400, f"{len(jobs)} prompts are more than this server takes at a time: {most}")
         try:
             self.scheduler.submit(jobs)
         except QueueFull as error:

@@ -49,7 +49,7 @@ class Filling:
     """The prompt that is being fed."""
 
     job: Job
-    states: States
+    states: States | None = None  # None before its first chunk
     fed: int = 0  # of job.ids
 
 
@@ -144,10 +144,10 @@ class Scheduler:
             if not self._waiting or len(self._batch.slots) >= self.max_batch:
                 return
             with self._changed:
-                job = self._waiting.popleft()
-                self._filling = Filling(job, self._states_before(job))
+                self._filling = Filling(self._waiting.popleft())
         filling, ids = self._filling, self._filling.job.ids[self._filling.fed :][:CHUNK]
-        logits, filling.states = self._engine.run(np.array([ids], dtype=np.int64), filling.states)
+        states = self._states_before(filling.job) if filling.states is None else filling.states
+        logits, filling.states = self._engine.run(np.array([ids], dtype=np.int64), states)
         filling.fed += len(ids)
         if filling.fed < len(filling.job.ids):
             return

@@ -6,13 +6,14 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from served import MODEL, Served, serving
 
+from quamba_export.runtime.engine import States
 from quamba_export.runtime.generate import Limits
 from quamba_export.runtime.sampling import Sampling
 
@@ -109,6 +110,8 @@ def test_several_prompts_are_several_choices(shared: Served) -> None:
         ({"temprature": 1}, "'temprature' is not allowed"),
         ({"session": "s", "prompt": ["a", "b"]}, "a session is of one text"),
         ({"session": "x" * 200}, "'session' is not allowed"),
+        ({"half a character \ud800": 1}, "'half a character \\ud800' is not allowed"),
+        ({"prompt": ["a"] * 37}, "37 prompts are more than this server takes at a time: 36"),
     ],
 )
 def test_what_is_not_allowed_is_named(shared: Served, change: dict[str, Any], said: str) -> None:
@@ -222,6 +225,43 @@ def test_an_engine_that_fails_says_so_and_goes_on() -> None:
         assert served.complete("the")[0] == 200
 
 
+def test_an_engine_without_room_for_a_sequence_says_so_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(batch: int) -> States:
+        raise RuntimeError("no memory for states")
+
+    with serving() as served:
+        with monkeypatch.context() as patched:
+            patched.setattr(served.engine, "zero_states", full)
+            status, answer = served.complete("the")
+        assert (status, answer["error"]["message"]) == (500, "no memory for states")
+        assert served.complete("the")[0] == 200
+
+
+def test_what_nobody_thought_of_has_the_shape_of_an_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving() as served:
+        monkeypatch.setattr(served.answering, "pieces", None)
+        status, answer = served.complete("the")
+    assert (status, answer["error"]["type"]) == (500, "server_error")
+    assert "NoneType" in capfd.readouterr().err
+
+
+def test_a_client_that_leaves_within_its_body_is_no_error(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with serving() as served:
+        connection = served.connect()
+        connection.putrequest("POST", "/v1/completions")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b"{")
+        time.sleep(0.1)
+        connection.close()
+        wait_until(lambda: 'status="499"' in served.send("GET", "/metrics")[1])
+    assert not capfd.readouterr().err
+
+
 def test_a_token_is_asked_for_but_by_health_and_the_page() -> None:
     with serving(token=TOKEN) as served:
         for path in ("/v1/models", "/metrics"):
@@ -250,7 +290,7 @@ def test_metrics_count_what_happened() -> None:
         assert values["quamba_sessions"] == "1.0"
 
 
-def test_shutting_down_ends_what_takes_longer_than_the_grace() -> None:
+def test_shutting_down_ends_what_takes_longer_than_the_grace(capfd: pytest.CaptureFixture[str]) -> None:
     answers: list[Any] = []
     with serving() as served:
         served.engine.pause = 0.01
@@ -272,3 +312,13 @@ def test_shutting_down_ends_what_takes_longer_than_the_grace() -> None:
     reader.join(10)
     assert not reader.is_alive()
     assert not served.answering.scheduler.alive
+    assert any(b"the server is shutting down" in line for line in answers)
+    assert answers[-2:] == [b"0\r\n", b"\r\n"]  # the stream is whole
+    assert not capfd.readouterr().err
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    left = time.monotonic() + 5
+    while not holds():
+        assert time.monotonic() < left
+        time.sleep(0.01)

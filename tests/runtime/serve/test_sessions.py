@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -119,6 +120,12 @@ def test_the_oldest_goes_first_and_a_session_can_be_ended(served: Served) -> Non
 def states(value: int) -> TextStates:
     kept = KeptStates({"past_ssm_states.0": np.full((1, 4), value, np.float32)}, value)
     return TextStates(kept, Beginning.of("a" * value), 7, Beginning.of("a" * value + "b"))
+
+
+@pytest.mark.parametrize("name", ["a/b", "ä ?#%"])
+def test_a_session_of_any_name_can_be_ended(served: Served, name: str) -> None:
+    served.complete("the a", max_tokens=2, session=name)
+    assert served.send("DELETE", f"/v1/sessions/{quote(name, safe='')}")[0] == 204
 
 
 def test_sessions_expire_when_unused_for_long() -> None:
