@@ -121,7 +121,9 @@ class Answering:
     def _keep(self, asked: Asked, prompt: Prompt, job: Job, end: End) -> None:
         if asked.session is None or end.states is None or isinstance(prompt, list):
             return
-        session = states_after(self.bundle.tokenizer, prompt, job.ids, end.generation, end.states)
+        session = states_after(
+            self.bundle.tokenizer, prompt, [*job.recent, *job.ids], end.generation, end.states
+        )
         self.sessions.keep(asked.session, session, prompt)
         self.meter.sessions(len(self.sessions), self.sessions.nbytes)
 

@@ -24,7 +24,6 @@ from quamba_export.runtime.errors import QuambaError
 from quamba_export.runtime.generate import FinishReason, Generation
 from quamba_export.runtime.serve.job import End, Failed, Job, Text
 from quamba_export.runtime.serve.slots import Slot, Slots
-from quamba_export.runtime.text_states import KeptStates
 
 CHUNK = 128  # tokens of a prompt a turn
 LOG = logging.getLogger("quamba_export.serve")
@@ -179,10 +178,7 @@ class Scheduler:
         job, generation = slot.job, slot.generation(reason)
         if self._watch:
             self._watch.generated(generation)
-        states = None
-        if job.keep:
-            tokens = (job.before.tokens if job.before else 0) + len(job.ids) + len(slot.tokens) - 1
-            states = KeptStates(self._batch.states_of(slot), tokens, slot.occurred())
+        states = slot.kept(self._batch.states_of(slot)) if job.keep else None
         job.send(End(generation, timed_out, states))
 
     def _fail_everybody(self, message: str, status: int = 500) -> None:
