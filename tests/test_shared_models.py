@@ -26,7 +26,10 @@ from quamba_export.runtime.bundle import open_bundle
 from quamba_export.runtime.engine import Engine
 from tests.conftest import SHARED_MODELS
 
-PROMPTS, PROMPT_LENGTH, STEPS = 10, 48, 256
+PROMPTS, PROMPT_LENGTH, STEPS = 3, 48, 256
+WINDOW = 512
+SCORED = {"prefill": 2048, "decode": 1024}  # tokens read; each costs ONNX Runtime what it costs, however batched
+MAX_KL = 0.01  # nats a token
 NEAR_TIE = 1e-3  # a difference of the two largest logits below this is named, not counted
 
 pytestmark = pytest.mark.slow
@@ -51,7 +54,7 @@ def quantized(
     folder = tmp_path_factory.mktemp(str(request.param))
     texts = shared_models.parent / "data"
     checkpoint = load_checkpoint(shared_models / str(request.param))
-    calibration = calibrate(checkpoint, texts / "calibration.txt", calib_size=32, calib_seqlen=512)
+    calibration = calibrate(checkpoint, texts / "calibration.txt", calib_size=8, calib_seqlen=512)
     reference = quantize_model(checkpoint, calibration)
     export = export_onnx(reference, checkpoint, calibration, folder / "export")
     build_bundle(export, "cpu", folder / "bundle")
@@ -60,16 +63,19 @@ def quantized(
 
 @pytest.mark.parametrize("mode", ["prefill", "decode"])
 def test_perplexity_is_within_one_percent_of_float(quantized: Quantized, mode: Mode) -> None:
-    stream = validation_tokens(quantized, 4096)
-    before = evaluate(open_language_model(str(quantized.checkpoint)), stream, window=512)
-    after = evaluate(open_language_model(str(quantized.bundle)), stream, window=512, mode=mode)
-    assert after.tokens == before.tokens == 4088
-    print(f"{quantized.checkpoint.name} {mode}: {before.perplexity:.4f} -> {after.perplexity:.4f}")
-    assert after.perplexity <= 1.01 * before.perplexity
+    """And the distributions are near, which fewer tokens show than a perplexity needs."""
+    stream = validation_tokens(quantized, SCORED[mode])
+    bundle, checkpoint = (open_language_model(str(path)) for path in (quantized.bundle, quantized.checkpoint))
+    found = evaluate(bundle, stream, window=WINDOW, mode=mode, against=checkpoint)
+    before, after = found.against_perplexity, found.perplexity
+    print(f"{quantized.checkpoint.name} {mode}: {before:.4f} -> {after:.4f}, KL {found.kl:.5f}")
+    assert found.tokens == SCORED[mode] // WINDOW * (WINDOW - 1)
+    assert before is not None and after <= 1.01 * before
+    assert found.kl is not None and found.kl <= MAX_KL
 
 
 def test_onnx_runtime_writes_the_tokens_of_the_reference(quantized: Quantized) -> None:
-    """Greedy decoding, 10 prompts of 48 tokens, 256 steps: the same token at every step."""
+    """Greedy decoding, 3 prompts of 48 tokens, 256 steps: the same token at every step."""
     prompts = validation_tokens(quantized, PROMPTS * 1000).reshape(PROMPTS, 1000)[:, :PROMPT_LENGTH]
     expected, margins = greedy_reference(quantized.reference, prompts)
     found = greedy_runtime(quantized.bundle, prompts)
@@ -108,7 +114,7 @@ def validation_tokens(quantized: Quantized, count: int) -> NDArray[np.int64]:
 def greedy_reference(
     model: QuantizedModel, prompts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Tokens (10, 256) and how far the two largest logits were apart at each."""
+    """Tokens (3, 256) and how far the two largest logits were apart at each."""
     ids, states, tokens, margins = torch.from_numpy(prompts), None, [], []
     for _ in range(STEPS):
         logits, states = model.run(ids, states, num_logits=1)
