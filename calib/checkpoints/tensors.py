@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quamba_export.calib.checkpoints.weight_files import StoredTensor, stored_tensors
 from quamba_export.calib.config import MambaConfig
-from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError
 
 STORED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -56,20 +56,35 @@ class StoredWeights(Mapping[str, Tensor]):
     """Weights by mamba-ssm's names. The files stay where they are, mapped: `weights[name]` is a new fp32 copy
     of one tensor, and nobody holds the others.
 
-    Reading one raises QuambaError for a wrong shape or dtype, and for values that are not finite.
+    Reading one raises QuambaError for a wrong shape or dtype, for values that are not finite, and (exit 4)
+    for a file that has changed since.
     """
 
     def __init__(self, stored: Mapping[str, StoredTensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._stored, self._shapes = stored, shapes
+        self._files = {file: _stamp(file) for file in {item.file for item in stored.values()}}
 
     def __getitem__(self, name: str) -> Tensor:
-        return _checked(self._stored[name], self._shapes[name])
+        stored = self._stored[name]
+        if _stamp(stored.file) != self._files[stored.file]:
+            raise QuambaError(
+                f"{stored.file} changed while it was in use",
+                fix="run the command again when nobody writes to it",
+                code=ExitCode.INTEGRITY,
+            )
+        return _checked(stored, self._shapes[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)
 
     def __len__(self) -> int:
         return len(self._shapes)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """What changes when somebody writes to a file."""
+    facts = file.stat()
+    return facts.st_mtime_ns, facts.st_size
 
 
 def read_tensors(directory: Path, config: MambaConfig) -> StoredWeights:
