@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import openai
@@ -71,6 +72,8 @@ def test_errors_are_those_that_the_client_knows(served: Served, client: openai.O
         with pytest.raises(openai.RateLimitError, match="2 sequences are decoded"):
             client.completions.create(model=MODEL, prompt="the")
     served.engine.pause = 0.0
+    while served.answering.scheduler.in_flight:
+        time.sleep(0.01)
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()
     served.engine.fault = "out of luck"
