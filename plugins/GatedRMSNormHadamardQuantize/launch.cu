@@ -37,6 +37,12 @@ extern "C" int quamba_GatedRMSNormHadamardQuantize_launch(const QuambaGatedRMSNo
         return launch_parts(kernel, *op, tokens, gated_bytes(count, op->n_groups, part_threads(count)), gpu,
                             stream);
     }
+    if (takes_whole(E, op->hadamard, op->y)) {
+        const auto kernel = first_radix(hadamard_shape(int(E))) == 16 ? gated_norm_hadamard_quantize_whole<16>
+                                                                      : gated_norm_hadamard_quantize_whole<8>;
+        const int64_t bytes = gated_bytes(E, op->n_groups, whole_threads(int(E)));
+        return launch_whole(kernel, *op, tokens, bytes, gpu, stream);
+    }
     const int threads = token_threads(E);
     return launch_overlapped(gated_norm_hadamard_quantize, dim3(unsigned(tokens)), threads,
                              size_t(gated_bytes(E, op->n_groups, threads)), 1, gpu, stream, *op);

@@ -89,22 +89,32 @@ QUAMBA_HOST_DEVICE void sylvester_group(double *entries, int i, int shift) {
     for (int k = 0; k < RADIX; k++) group[k * apart] = v[k];
 }
 
-// sums[r] += entry (FIRST + r, COLUMN) of the base matrix times v; column 0 begins them.
-template <int ORDER, int FIRST, int COLUMN>
-QUAMBA_HOST_DEVICE void add_column(double (&sums)[ORDER / 4], double v) {
-    constexpr uint32_t negative = negative_entries(ORDER, COLUMN) >> FIRST;
+// sums[r] += entries (FIRST + r, COLUMN to COLUMN + 3) of the base matrix times v; column 0 begins them. Rows share
+// the eight sums that four entries make but for the sign.
+template <int ORDER, int FIRST, int COLUMN, int ROWS>
+QUAMBA_HOST_DEVICE void add_columns(double (&sums)[ROWS], double v0, double v1, double v2, double v3) {
+    constexpr uint32_t sign = negative_entries(ORDER, COLUMN) >> FIRST;
+    constexpr uint32_t sign1 = sign ^ negative_entries(ORDER, COLUMN + 1) >> FIRST;
+    constexpr uint32_t sign2 = sign ^ negative_entries(ORDER, COLUMN + 2) >> FIRST;
+    constexpr uint32_t sign3 = sign ^ negative_entries(ORDER, COLUMN + 3) >> FIRST;
+    const double a = v0 + v1, b = v0 - v1, c = v2 + v3, d = v2 - v3;
+    const double choices[8] = {a + c, b + c, a - d, b - d, a + d, b + d, a - c, b - c};
 #pragma unroll
-    for (int r = 0; r < ORDER / 4; r++) {
-        const double term = negative >> r & 1 ? -v : v;
+    for (int r = 0; r < ROWS; r++) {
+        const double choice = choices[(sign1 >> r & 1) + 2 * (sign2 >> r & 1) + 4 * (sign3 >> r & 1)];
+        const double term = sign >> r & 1 ? -choice : choice;
         sums[r] = COLUMN == 0 ? term : sums[r] + term;
     }
 }
 
-// A quarter of the base matrix's rows, from FIRST on, times the entries q, q + power, ...
-template <int ORDER, int FIRST, int... COLUMNS>
-QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ORDER / 4], const double *entries, int power, int q,
-                                  std::integer_sequence<int, COLUMNS...>) {
-    (add_column<ORDER, FIRST, COLUMNS>(sums, entries[place(COLUMNS * power + q)]), ...);
+// ROWS rows of the base matrix, from FIRST on, times the entries q, q + power, ...
+template <int ORDER, int FIRST, int ROWS, int... FOURS>
+QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ROWS], const double *entries, int power, int q,
+                                  std::integer_sequence<int, FOURS...>) {
+    (add_columns<ORDER, FIRST, 4 * FOURS>(
+         sums, entries[place(4 * FOURS * power + q)], entries[place((4 * FOURS + 1) * power + q)],
+         entries[place((4 * FOURS + 2) * power + q)], entries[place((4 * FOURS + 3) * power + q)]),
+     ...);
 }
 
 // Row i of the base matrix, from the highest bit on, 1 for -1.
@@ -123,8 +133,8 @@ QUAMBA_HOST_DEVICE double with_sign(double value, uint32_t sign) {
 #endif
 }
 
-// base_rows() of any quarter in a loop, for a block that comes by once: it would wait for every line of instructions, and
-// the quarters' own code is four times as many.
+// A quarter of the rows in a loop, for a block that comes by once: it would wait for every line of instructions, and
+// those of base_rows() are many.
 template <int ORDER, int... ROWS>
 QUAMBA_HOST_DEVICE void looped_base_rows(double (&sums)[ORDER / 4], const double *entries, int power, int q, int quarter,
                                          std::integer_sequence<int, ROWS...>) {
@@ -143,10 +153,28 @@ QUAMBA_HOST_DEVICE void looped_base_rows(double (&sums)[ORDER / 4], const double
     }
 }
 
+// Threads that share a column of base_rows(): one would not have the registers for more than 12 sums.
+QUAMBA_HOST_DEVICE constexpr int base_shares(int order) { return order == 12 ? 1 : 2; }
+
 // What makes the rows of the shape's +-1 matrix orthonormal.
 QUAMBA_HOST_DEVICE double hadamard_unit(HadamardShape shape) {
     return 1.0 / sqrt(static_cast<double>(shape.base * shape.power));
 }
+
+// What the outputs are scaled by.
+struct OutputScale {
+    double unit;  // hadamard_unit of the shape
+    float out_scale, reciprocal;
+
+    QUAMBA_HOST_DEVICE OutputScale(int size, float out_scale)
+        : unit(hadamard_unit(hadamard_shape(size))),
+          out_scale(out_scale),
+          reciprocal(safe_reciprocal(out_scale)) {}
+
+    QUAMBA_HOST_DEVICE int8_t code(double sum) const {
+        return quantized_quotient(static_cast<float>(sum * unit), 1.0f, out_scale, reciprocal);
+    }
+};
 
 #ifdef __CUDACC__
 
@@ -165,37 +193,35 @@ __device__ inline void sylvester_passes(double *entries, int size, int power, in
     if (rest == 2) sylvester_pass<2>(entries, size, shift);
 }
 
-// Columns of a base matrix that a block, a multiple of 128 threads, takes at once: four threads a column, each
-// for a quarter of its rows, a warp for one quarter.
-__device__ inline int base_columns(int power) { return min(int(blockDim.x) / 4, max(power, 32)); }
-
-template <int ORDER, bool LOOPED>
-__device__ void base_quarter(double (&sums)[ORDER / 4], const double *entries, int power, int q, int quarter) {
-    constexpr auto COLUMNS = std::make_integer_sequence<int, ORDER>();
-    constexpr int ROWS = ORDER / 4;
+// Rows [share / SHARES, (share + 1) / SHARES) of a column; a warp has one share.
+template <int ORDER, int SHARES, bool LOOPED>
+__device__ void base_share(double (&sums)[ORDER / SHARES], const double *entries, int power, int q, int share) {
+    constexpr auto FOURS = std::make_integer_sequence<int, ORDER / 4>();
+    constexpr int ROWS = ORDER / SHARES;
     if constexpr (LOOPED) {
-        looped_base_rows<ORDER>(sums, entries, power, q, quarter, std::make_integer_sequence<int, ROWS>());
+        looped_base_rows<ORDER>(sums, entries, power, q, share, std::make_integer_sequence<int, ROWS>());
     } else {
-        if (quarter == 0) base_rows<ORDER, 0>(sums, entries, power, q, COLUMNS);
-        if (quarter == 1) base_rows<ORDER, ROWS>(sums, entries, power, q, COLUMNS);
-        if (quarter == 2) base_rows<ORDER, 2 * ROWS>(sums, entries, power, q, COLUMNS);
-        if (quarter == 3) base_rows<ORDER, 3 * ROWS>(sums, entries, power, q, COLUMNS);
+        if (share == 0) base_rows<ORDER, 0>(sums, entries, power, q, FOURS);
+        if constexpr (SHARES == 2) {
+            if (share == 1) base_rows<ORDER, ROWS>(sums, entries, power, q, FOURS);
+        }
     }
 }
 
+// A block, a multiple of 64 threads and LOOPED one of 128, takes SHARES threads a column.
 template <int ORDER, bool LOOPED>
 __device__ void base_pass(double *entries, int power) {
-    constexpr int ROWS = ORDER / 4;
-    const int columns = base_columns(power), quarter = threadIdx.x / columns;
+    constexpr int SHARES = LOOPED ? 4 : base_shares(ORDER), ROWS = ORDER / SHARES;
+    const int columns = min(int(blockDim.x) / SHARES, max(power, 32)), share = threadIdx.x / columns;
     for (int first = 0; first < power; first += columns) {
         const int q = first + threadIdx.x % columns;
-        const bool works = q < power && quarter < 4;
+        const bool works = q < power && share < SHARES;
         double sums[ROWS];
-        if (works) base_quarter<ORDER, LOOPED>(sums, entries, power, q, quarter);
-        __syncthreads();
+        if (works) base_share<ORDER, SHARES, LOOPED>(sums, entries, power, q, share);
+        if (SHARES > 1) __syncthreads();
         if (works) {
 #pragma unroll
-            for (int i = 0; i < ROWS; i++) entries[place((quarter * ROWS + i) * power + q)] = sums[i];
+            for (int i = 0; i < ROWS; i++) entries[place((share * ROWS + i) * power + q)] = sums[i];
         }
     }
     __syncthreads();

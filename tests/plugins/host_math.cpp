@@ -3,6 +3,7 @@
 #include "../../plugins/common/decay.cuh"
 #include "../../plugins/common/fixed_point.cuh"
 #include "../../plugins/common/hadamard_part.cuh"
+#include "../../plugins/common/hadamard_whole.cuh"
 #include "../../plugins/common/numeric.cuh"
 #include "../../plugins/common/state.cuh"
 #include "../../plugins/common/warp.cuh"
@@ -30,19 +31,17 @@ float warp_tree_sum(const float *products, int N) {
 
 template <int ORDER>
 void replay_base_pass(double *entries, int power, bool looped) {
-    constexpr auto COLUMNS = std::make_integer_sequence<int, ORDER>();
+    constexpr auto FOURS = std::make_integer_sequence<int, ORDER / 4>();
+    constexpr int QUARTER = ORDER / 4, ROWS = ORDER / base_shares(ORDER);
     for (int q = 0; q < power; q++) {
-        double sums[4][ORDER / 4];
-        base_rows<ORDER, 0>(sums[0], entries, power, q, COLUMNS);
-        base_rows<ORDER, ORDER / 4>(sums[1], entries, power, q, COLUMNS);
-        base_rows<ORDER, 2 * (ORDER / 4)>(sums[2], entries, power, q, COLUMNS);
-        base_rows<ORDER, 3 * (ORDER / 4)>(sums[3], entries, power, q, COLUMNS);
-        for (int quarter = 0; quarter < 4 && looped; quarter++) {
-            looped_base_rows<ORDER>(sums[quarter], entries, power, q, quarter,
-                                    std::make_integer_sequence<int, ORDER / 4>());
+        double shares[2][ROWS], quarters[4][QUARTER];
+        base_rows<ORDER, 0>(shares[0], entries, power, q, FOURS);
+        if (ROWS < ORDER) base_rows<ORDER, ORDER - ROWS>(shares[1], entries, power, q, FOURS);
+        for (int quarter = 0; quarter < 4; quarter++) {
+            looped_base_rows<ORDER>(quarters[quarter], entries, power, q, quarter, std::make_integer_sequence<int, QUARTER>());
         }
         for (int i = 0; i < ORDER; i++)
-            entries[place(i * power + q)] = sums[i / (ORDER / 4)][i % (ORDER / 4)];
+            entries[place(i * power + q)] = looped ? quarters[i / QUARTER][i % QUARTER] : shares[i / ROWS][i % ROWS];
     }
 }
 
@@ -59,9 +58,9 @@ void replay_sylvester_passes(double *entries, int size, int power, int shift) {
     if (rest == 2) replay_sylvester_pass<2>(entries, size, shift);
 }
 
-// hadamard_transform from the Sylvester level of 1 << shift on.
-void replay_transform(double *entries, HadamardShape shape, int shift, bool looped) {
-    replay_sylvester_passes(entries, shape.base * shape.power * shape.blocks, shape.power, shift);
+// The Sylvester levels of 1 << shift and above, up to those of `power` entries, and the base.
+void replay_transform(double *entries, HadamardShape shape, int power, int shift, bool looped) {
+    replay_sylvester_passes(entries, shape.base * shape.power * shape.blocks, power, shift);
     if (shape.base == 12) replay_base_pass<12>(entries, shape.power, looped);
     if (shape.base == 20) replay_base_pass<20>(entries, shape.power, looped);
     if (shape.base == 28) replay_base_pass<28>(entries, shape.power, looped);
@@ -78,6 +77,24 @@ void replay_lane_levels(double *entries, const TokenPart &part) {
             entries[place(other)] = level_of_pair(upper, lower, true);
         }
     }
+}
+
+// A transform whose first and last levels are taken in registers; -1 where a block has not the threads for it.
+template <int RADIX>
+int hadamard_as_a_whole(const float *x, int size, float *y, double *entries) {
+    const WholeToken<RADIX> whole(size);
+    const int threads = whole_threads(size);
+    if (threads > 1024 || threads < whole.groups() || threads < size / LAST_RADIX) return -1;
+    for (int group = 0; group < whole.groups(); group++) {
+        double v[RADIX];
+        for (int k = 0; k < RADIX; k++) v[k] = x[whole.entry(group) + k * whole.apart];
+        butterflies(v);
+        for (int k = 0; k < RADIX; k++) entries[place(whole.entry(group) + k * whole.apart)] = v[k];
+    }
+    replay_transform(entries, {whole.shape.base, whole.shape.power, whole.shape.blocks}, whole.apart, 4, false);
+    replay_sylvester_pass<LAST_RADIX>(entries, size, 0);
+    for (int i = 0; i < size; i++) y[i] = static_cast<float>(entries[place(i)] * hadamard_unit(whole.shape));
+    return 0;
 }
 
 // h (count) in place behind one token, and h C unrounded.
@@ -222,9 +239,15 @@ void base_signs(int order, int8_t *matrix) {
 void hadamard_of(const float *x, int size, float *y, double *entries) {
     for (int i = 0; i < size; i++) entries[place(i)] = x[i];
     const HadamardShape shape = hadamard_shape(size);
-    replay_transform(entries, shape, 0, false);
+    replay_transform(entries, shape, shape.power, 0, false);
     const double unit = hadamard_unit(shape);
     for (int i = 0; i < size; i++) y[i] = static_cast<float>(entries[place(i)] * unit);
+}
+
+// The same with the first and the last levels in registers; -1 where a block has not the threads for it.
+int hadamard_by_whole_tokens(const float *x, int size, float *y, double *entries) {
+    return first_radix(hadamard_shape(size)) == 16 ? hadamard_as_a_whole<16>(x, size, y, entries)
+                                                   : hadamard_as_a_whole<8>(x, size, y, entries);
 }
 
 // The same by PARTS blocks, one after the other; -1 where a block has not the threads for it.
@@ -240,7 +263,7 @@ int hadamard_in_parts(const float *x, int size, float *y, double *entries) {
             entries[place(p)] = fold_position(v, k);
         }
         replay_lane_levels(entries, part);
-        replay_transform(entries, {part.shape.base, part.width, part.shape.blocks}, part.lane_levels(), true);
+        replay_transform(entries, {part.shape.base, part.width, part.shape.blocks}, part.width, part.lane_levels(), true);
         for (int p = 0; p < part.count; p++)
             y[part.output(p)] = static_cast<float>(entries[place(p)] * hadamard_unit(part.shape));
     }
@@ -261,7 +284,7 @@ int divide_by_root(const float *value, int count, float root, float *y) {
 int divide_by(int divisor, int n) { return Divisor(divisor).divide(n); }
 
 void part_codes(const double *sums, int count, int size, float scale, int8_t *y) {
-    for (int i = 0; i < count; i++) y[i] = PartScale(size, scale).code(sums[i]);
+    for (int i = 0; i < count; i++) y[i] = OutputScale(size, scale).code(sums[i]);
 }
 
 int64_t hadamard_bytes(int size) { return entries_bytes(size); }

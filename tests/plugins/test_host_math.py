@@ -197,12 +197,15 @@ def test_transform_rounds_as_the_reference(kernels: ctypes.CDLL, size: int) -> N
         assert ((expected == found) | (np.abs(wide - middle) < 1e-14)).all()
 
 
+@pytest.mark.parametrize("form", ["in_parts", "by_whole_tokens"])
 @pytest.mark.parametrize("size", [1024, 1536, 1920, 2048, 5120, 7168, 8192, 10240, 12288, 14336, 16384])
-def test_blocks_that_make_a_part_each_transform_as_one(kernels: ctypes.CDLL, size: int) -> None:
-    entries = np.empty(kernels.hadamard_bytes(ctypes.c_int(size // 8)) // 8)
+def test_the_forms_of_published_widths_transform_as_the_reference(
+    kernels: ctypes.CDLL, form: str, size: int
+) -> None:
+    entries = np.empty(kernels.hadamard_bytes(ctypes.c_int(size)) // 8)
     x, found = drawn(size, seed=3), np.full(size, np.nan, np.float32)
     arguments = pointer(x), ctypes.c_int(size), pointer(found), pointer(entries)
-    assert kernels.hadamard_in_parts(*arguments) == 0
+    assert getattr(kernels, f"hadamard_{form}")(*arguments) == 0
     wide = hadamard.apply_hadamard(torch.from_numpy(x).double()).numpy()
     middle = (wide.astype(np.float32).astype(np.float64) + found) / 2
     assert ((wide.astype(np.float32) == found) | (np.abs(wide - middle) < 1e-14)).all()
