@@ -6,8 +6,6 @@
 
 namespace quamba {
 
-constexpr float FIXED_ROUND = 12582912.0f;  // 1.5 2^23: its ulp is 1, its last 16 bits are zero
-
 // A row's unit and one by it.
 struct FixedUnit {
     float unit, inverse;

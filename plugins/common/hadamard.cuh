@@ -153,8 +153,11 @@ QUAMBA_HOST_DEVICE void looped_base_rows(double (&sums)[ORDER / 4], const double
     }
 }
 
+#ifndef QUAMBA_BASE_ALONE
+#define QUAMBA_BASE_ALONE 12
+#endif
 // Threads that share a column of base_rows(): one would not have the registers for more than 12 sums.
-QUAMBA_HOST_DEVICE constexpr int base_shares(int order) { return order == 12 ? 1 : 2; }
+QUAMBA_HOST_DEVICE constexpr int base_shares(int order) { return order <= QUAMBA_BASE_ALONE ? 1 : 2; }
 
 // What makes the rows of the shape's +-1 matrix orthonormal.
 QUAMBA_HOST_DEVICE double hadamard_unit(HadamardShape shape) {

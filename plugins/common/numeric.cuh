@@ -139,6 +139,42 @@ QUAMBA_HOST_DEVICE int8_t quantized_silu(float x, float scale) {
     return quantized(silu(x), scale);
 }
 
+// 1.5 2^23: its ulp is 1, its last 16 bits are zero. What is added rounds half to even, into the last bits.
+constexpr float FIXED_ROUND = 12582912.0f;
+
+// silu(x) by the GPU's own estimates. The exponential is within 2^-22 + 2^-23 |x| of itself, its reciprocal within 2^-23;
+// below -87 the result is 0.
+QUAMBA_HOST_DEVICE float silu_estimate(float x) {
+#ifdef __CUDA_ARCH__
+    float power, reciprocal;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.44269504f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(1.0f + power));
+    return x * reciprocal;
+#else
+    return x / (1.0f + expf(-x));
+#endif
+}
+
+// quantized(silu(x), scale) as the last byte of `bits` where `sure`, without a branch.
+struct SiluCode {
+    uint32_t bits;
+    bool sure;
+};
+
+// Scales that has_plain_reciprocal() has none of are given an infinite margin, others 1e-7.
+//
+// With the sum, two products, the reciprocal of the scale and the two roundings of what is estimated, the steps are
+// within 2^-20 of themselves, and 2^-22 |x| more for negative x; for others the exponential counts for little.
+QUAMBA_HOST_DEVICE SiluCode silu_code(float x, float reciprocal, float margin) {
+    const float steps = clipped(silu_estimate(x) * reciprocal), rounded = steps + FIXED_ROUND;
+    const float off = fabsf(steps - (rounded - FIXED_ROUND));
+    const float relative = fmaf(fmaxf(-x, 0.0f), 0x1p-22f, 0x1p-20f);
+    SiluCode code;
+    memcpy(&code.bits, &rounded, sizeof(rounded));
+    code.sure = 0.5f - off > fmaf(fabsf(steps), relative, margin);
+    return code;
+}
+
 // 1 / x, or NaN where the estimates below would lose it.
 QUAMBA_HOST_DEVICE float safe_reciprocal(float x) {
     const float reciprocal = 1.0f / x;

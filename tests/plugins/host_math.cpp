@@ -189,6 +189,17 @@ void quantized_silu_all(const float *x, int count, float scale, int8_t *y) {
     for (int i = 0; i < count; i++) y[i] = quantized_silu(x[i], scale);
 }
 
+// The codes of silu_code(); returns how many it is not sure of.
+int silu_codes(const float *x, int count, float scale, int8_t *y) {
+    int unsure = 0;
+    for (int i = 0; i < count; i++) {
+        const SiluCode code = silu_code(x[i], plain_reciprocal(scale), has_plain_reciprocal(scale) ? 1e-7f : INFINITY);
+        y[i] = code.sure ? static_cast<int8_t>(code.bits) : quantized(silu(x[i]), scale);
+        unsure += !code.sure;
+    }
+    return unsure;
+}
+
 void quantized_by_all(const float *x, int count, float scale, int8_t *y) {
     const float reciprocal = plain_reciprocal(scale);
     for (int i = 0; i < count; i++) y[i] = quantized_by(x[i], scale, reciprocal);
