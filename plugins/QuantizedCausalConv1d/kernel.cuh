@@ -159,12 +159,11 @@ __global__ void __launch_bounds__(WORD_THREADS) causal_conv_words(QuambaQuantize
         uint32_t bits[4];
 #pragma unroll
         for (int k = 0; k < 4; k++) {
-            const SiluCode code = silu_code(channels.value(k, window[k]), channels.reciprocal[k], channels.margin[k]);
+            const EstimatedCode code = silu_code(channels.value(k, window[k]), channels.reciprocal[k], channels.margin[k]);
             bits[k] = code.bits;
             if (!code.sure) unsure |= 1u << (4 * i + k);
         }
-        const uint32_t low = __byte_perm(bits[0], bits[1], 0x0040), high = __byte_perm(bits[2], bits[3], 0x0040);
-        *reinterpret_cast<uint32_t *>(y + (first + i) * C) = __byte_perm(low, high, 0x5410);
+        *reinterpret_cast<uint32_t *>(y + (first + i) * C) = last_bytes(bits[0], bits[1], bits[2], bits[3]);
     }
 #pragma unroll 1
     for (; unsure; unsure &= unsure - 1) {

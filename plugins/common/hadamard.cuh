@@ -107,13 +107,11 @@ QUAMBA_HOST_DEVICE void add_columns(double (&sums)[ROWS], double v0, double v1, 
     }
 }
 
-// ROWS rows of the base matrix, from FIRST on, times the entries q, q + power, ...
+// ROWS rows of the base matrix, from FIRST on, times column[0], column[apart], ...
 template <int ORDER, int FIRST, int ROWS, int... FOURS>
-QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ROWS], const double *entries, int power, int q,
-                                  std::integer_sequence<int, FOURS...>) {
-    (add_columns<ORDER, FIRST, 4 * FOURS>(
-         sums, entries[place(4 * FOURS * power + q)], entries[place((4 * FOURS + 1) * power + q)],
-         entries[place((4 * FOURS + 2) * power + q)], entries[place((4 * FOURS + 3) * power + q)]),
+QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ROWS], const double *column, int apart, std::integer_sequence<int, FOURS...>) {
+    (add_columns<ORDER, FIRST, 4 * FOURS>(sums, column[4 * FOURS * apart], column[(4 * FOURS + 1) * apart],
+                                          column[(4 * FOURS + 2) * apart], column[(4 * FOURS + 3) * apart]),
      ...);
 }
 
@@ -133,8 +131,8 @@ QUAMBA_HOST_DEVICE double with_sign(double value, uint32_t sign) {
 #endif
 }
 
-// A quarter of the rows in a loop, for a block that comes by once: it would wait for every line of instructions, and
-// those of base_rows() are many.
+// A quarter of the rows in a loop, for any power, and for a block that comes by once: it would wait for every line of
+// instructions, and those of base_rows() are many.
 template <int ORDER, int... ROWS>
 QUAMBA_HOST_DEVICE void looped_base_rows(double (&sums)[ORDER / 4], const double *entries, int power, int q, int quarter,
                                          std::integer_sequence<int, ROWS...>) {
@@ -167,15 +165,23 @@ QUAMBA_HOST_DEVICE double hadamard_unit(HadamardShape shape) {
 // What the outputs are scaled by.
 struct OutputScale {
     double unit;  // hadamard_unit of the shape
-    float out_scale, reciprocal;
+    float out_scale, factor;  // factor: unit / out_scale
 
     QUAMBA_HOST_DEVICE OutputScale(int size, float out_scale)
         : unit(hadamard_unit(hadamard_shape(size))),
           out_scale(out_scale),
-          reciprocal(safe_reciprocal(out_scale)) {}
+          factor(safe_reciprocal(out_scale) * static_cast<float>(unit)) {}
+
+    // quantized(sum unit, out_scale) where `sure`: five roundings apart, below 2^-21.
+    QUAMBA_HOST_DEVICE EstimatedCode estimate(double sum) const {
+        return estimated_code(static_cast<float>(sum) * factor, 0x1p-20f, factor > 0.0f ? 0.0f : INFINITY);
+    }
+
+    QUAMBA_HOST_DEVICE int8_t decided(double sum) const { return quantized(static_cast<float>(sum * unit), out_scale); }
 
     QUAMBA_HOST_DEVICE int8_t code(double sum) const {
-        return quantized_quotient(static_cast<float>(sum * unit), 1.0f, out_scale, reciprocal);
+        const EstimatedCode found = estimate(sum);
+        return found.sure ? static_cast<int8_t>(found.bits) : decided(sum);
     }
 };
 
@@ -196,53 +202,67 @@ __device__ inline void sylvester_passes(double *entries, int size, int power, in
     if (rest == 2) sylvester_pass<2>(entries, size, shift);
 }
 
-// Rows [share / SHARES, (share + 1) / SHARES) of a column; a warp has one share.
-template <int ORDER, int SHARES, bool LOOPED>
-__device__ void base_share(double (&sums)[ORDER / SHARES], const double *entries, int power, int q, int share) {
-    constexpr auto FOURS = std::make_integer_sequence<int, ORDER / 4>();
-    constexpr int ROWS = ORDER / SHARES;
-    if constexpr (LOOPED) {
-        looped_base_rows<ORDER>(sums, entries, power, q, share, std::make_integer_sequence<int, ROWS>());
-    } else {
-        if (share == 0) base_rows<ORDER, 0>(sums, entries, power, q, FOURS);
-        if constexpr (SHARES == 2) {
-            if (share == 1) base_rows<ORDER, ROWS>(sums, entries, power, q, FOURS);
+// Columns that a block takes at once with `shares` threads each; a warp has one share.
+__device__ inline int base_columns(int power, int shares) { return min(int(blockDim.x) / shares, max(power, 32)); }
+
+// A block is a multiple of 128 threads.
+template <int ORDER>
+__device__ void looped_base_pass(double *entries, int power) {
+    constexpr int ROWS = ORDER / 4;
+    const int columns = base_columns(power, 4), quarter = threadIdx.x / columns;
+    for (int first = 0; first < power; first += columns) {
+        const int q = first + threadIdx.x % columns;
+        const bool works = q < power && quarter < 4;
+        double sums[ROWS];
+        if (works) looped_base_rows<ORDER>(sums, entries, power, q, quarter, std::make_integer_sequence<int, ROWS>());
+        __syncthreads();
+        if (works) {
+#pragma unroll
+            for (int i = 0; i < ROWS; i++) entries[place((quarter * ROWS + i) * power + q)] = sums[i];
         }
     }
+    __syncthreads();
 }
 
-// A block, a multiple of 64 threads and LOOPED one of 128, takes SHARES threads a column.
-template <int ORDER, bool LOOPED>
+// A block is a multiple of 64 threads, `power` of 16.
+template <int ORDER>
 __device__ void base_pass(double *entries, int power) {
-    constexpr int SHARES = LOOPED ? 4 : base_shares(ORDER), ROWS = ORDER / SHARES;
-    const int columns = min(int(blockDim.x) / SHARES, max(power, 32)), share = threadIdx.x / columns;
+    constexpr auto FOURS = std::make_integer_sequence<int, ORDER / 4>();
+    constexpr int SHARES = base_shares(ORDER), ROWS = ORDER / SHARES;
+    const int columns = base_columns(power, SHARES), share = threadIdx.x / columns, apart = place(power);
     for (int first = 0; first < power; first += columns) {
         const int q = first + threadIdx.x % columns;
         const bool works = q < power && share < SHARES;
-        double sums[ROWS];
-        if (works) base_share<ORDER, SHARES, LOOPED>(sums, entries, power, q, share);
+        double *column = entries + place(q), sums[ROWS];
+        if (works && share == 0) base_rows<ORDER, 0>(sums, column, apart, FOURS);
+        if (works && share == 1) base_rows<ORDER, ORDER - ROWS>(sums, column, apart, FOURS);
         if (SHARES > 1) __syncthreads();
         if (works) {
 #pragma unroll
-            for (int i = 0; i < ROWS; i++) entries[place((share * ROWS + i) * power + q)] = sums[i];
+            for (int i = 0; i < ROWS; i++) column[(share * ROWS + i) * apart] = sums[i];
         }
     }
     __syncthreads();
 }
 
 // The rows of base (x) I_power.
-template <bool LOOPED>
-__device__ void base_passes(double *entries, int base, int power) {
-    if (base == 12) base_pass<12, LOOPED>(entries, power);
-    if (base == 20) base_pass<20, LOOPED>(entries, power);
-    if (base == 28) base_pass<28, LOOPED>(entries, power);
+__device__ inline void looped_base_passes(double *entries, int base, int power) {
+    if (base == 12) looped_base_pass<12>(entries, power);
+    if (base == 20) looped_base_pass<20>(entries, power);
+    if (base == 28) looped_base_pass<28>(entries, power);
+}
+
+__device__ inline void base_passes(double *entries, int base, int power) {
+    if (base == 12) base_pass<12>(entries, power);
+    if (base == 20) base_pass<20>(entries, power);
+    if (base == 28) base_pass<28>(entries, power);
 }
 
 // Transforms the shape's entries but for the factor that makes H orthonormal. The block is in step before and
 // after.
 __device__ inline void hadamard_transform(double *entries, HadamardShape shape) {
     sylvester_passes(entries, shape.base * shape.power * shape.blocks, shape.power, 0);
-    base_passes<false>(entries, shape.base, shape.power);
+    looped_base_passes(entries, shape.base, shape.power);
 }
 
 // y = quantize(H entries, scale) for one token of `size` entries; `hadamard` 0 leaves H out.

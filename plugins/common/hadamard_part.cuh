@@ -95,7 +95,7 @@ __device__ __forceinline__ void transform_part(double (&folded)[ITEMS], double *
     }
     __syncthreads();
     sylvester_passes(entries, part.count, part.width, part.lane_levels());
-    base_passes<true>(entries, part.shape.base, part.width);
+    looped_base_passes(entries, part.shape.base, part.width);
     for (int p = threadIdx.x; p < part.count; p += blockDim.x) y[part.output(p)] = scale.code(entries[place(p)]);
 }
 

@@ -56,9 +56,21 @@ __device__ __forceinline__ uint4 last_codes(const double *entries, const OutputS
 #pragma unroll
     for (int k = 0; k < LAST_RADIX; k++) v[k] = entries[k];
     butterflies(v);
-    uint32_t words[4] = {};
+    uint32_t bits[LAST_RADIX];
+    bool sure = true;
 #pragma unroll
-    for (int k = 0; k < LAST_RADIX; k++) words[k / 4] |= uint32_t(uint8_t(scale.code(v[k]))) << 8 * (k % 4);
+    for (int k = 0; k < LAST_RADIX; k++) {
+        const EstimatedCode code = scale.estimate(v[k]);
+        bits[k] = code.bits;
+        sure = sure && code.sure;
+    }
+    if (!sure) {
+#pragma unroll
+        for (int k = 0; k < LAST_RADIX; k++) bits[k] = uint32_t(scale.decided(v[k]));
+    }
+    uint32_t words[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) words[i] = last_bytes(bits[4 * i], bits[4 * i + 1], bits[4 * i + 2], bits[4 * i + 3]);
     return {words[0], words[1], words[2], words[3]};
 }
 
@@ -76,7 +88,7 @@ __device__ __forceinline__ void transform_whole(double (&held)[RADIX], double *e
     }
     __syncthreads();
     sylvester_passes(entries, whole.size, whole.apart, 4);
-    base_passes<false>(entries, whole.shape.base, whole.shape.power);
+    base_passes(entries, whole.shape.base, whole.shape.power);
     const int last = threadIdx.x;
     if (last < whole.size / LAST_RADIX) {
         reinterpret_cast<uint4 *>(y)[last] = last_codes(entries + place(LAST_RADIX * last), scale);

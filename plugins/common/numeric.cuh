@@ -155,24 +155,43 @@ QUAMBA_HOST_DEVICE float silu_estimate(float x) {
 #endif
 }
 
-// quantized(silu(x), scale) as the last byte of `bits` where `sure`, without a branch.
-struct SiluCode {
+// A code as the last byte of `bits`, right where `sure`, found without a branch.
+struct EstimatedCode {
     uint32_t bits;
     bool sure;
 };
 
-// Scales that has_plain_reciprocal() has none of are given an infinite margin, others 1e-7.
+// The code at `steps` that may be off by `relative` of themselves and `margin`: sure where no half step lies nearer.
+QUAMBA_HOST_DEVICE EstimatedCode estimated_code(float steps, float relative, float margin) {
+    const float within = clipped(steps), rounded = within + FIXED_ROUND;
+    EstimatedCode code;
+    memcpy(&code.bits, &rounded, sizeof(rounded));
+    code.sure = 0.5f - fabsf(within - (rounded - FIXED_ROUND)) > fmaf(fabsf(within), relative, margin);
+    return code;
+}
+
+// quantized(silu(x), scale). Scales that has_plain_reciprocal() has none of are given an infinite margin, others 1e-7.
 //
 // With the sum, two products, the reciprocal of the scale and the two roundings of what is estimated, the steps are
 // within 2^-20 of themselves, and 2^-22 |x| more for negative x; for others the exponential counts for little.
-QUAMBA_HOST_DEVICE SiluCode silu_code(float x, float reciprocal, float margin) {
-    const float steps = clipped(silu_estimate(x) * reciprocal), rounded = steps + FIXED_ROUND;
-    const float off = fabsf(steps - (rounded - FIXED_ROUND));
-    const float relative = fmaf(fmaxf(-x, 0.0f), 0x1p-22f, 0x1p-20f);
-    SiluCode code;
-    memcpy(&code.bits, &rounded, sizeof(rounded));
-    code.sure = 0.5f - off > fmaf(fabsf(steps), relative, margin);
-    return code;
+QUAMBA_HOST_DEVICE EstimatedCode silu_code(float x, float reciprocal, float margin) {
+    return estimated_code(silu_estimate(x) * reciprocal, fmaf(fmaxf(-x, 0.0f), 0x1p-22f, 0x1p-20f), margin);
+}
+
+QUAMBA_HOST_DEVICE uint32_t picked_bytes(uint32_t a, uint32_t b, uint32_t which) {
+#ifdef __CUDA_ARCH__
+    return __byte_perm(a, b, which);
+#else
+    const uint64_t bytes = uint64_t(b) << 32 | a;
+    uint32_t picked = 0;
+    for (int i = 0; i < 4; i++) picked |= uint32_t(bytes >> 8 * (which >> 4 * i & 7) & 0xff) << 8 * i;
+    return picked;
+#endif
+}
+
+// The last bytes of four words, the first one's first.
+QUAMBA_HOST_DEVICE uint32_t last_bytes(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+    return picked_bytes(picked_bytes(a, b, 0x0040), picked_bytes(c, d, 0x0040), 0x5410);
 }
 
 // 1 / x, or NaN where the estimates below would lose it.

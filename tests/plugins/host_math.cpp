@@ -35,8 +35,9 @@ void replay_base_pass(double *entries, int power, bool looped) {
     constexpr int QUARTER = ORDER / 4, ROWS = ORDER / base_shares(ORDER);
     for (int q = 0; q < power; q++) {
         double shares[2][ROWS], quarters[4][QUARTER];
-        base_rows<ORDER, 0>(shares[0], entries, power, q, FOURS);
-        if (ROWS < ORDER) base_rows<ORDER, ORDER - ROWS>(shares[1], entries, power, q, FOURS);
+        const double *column = entries + place(q);
+        base_rows<ORDER, 0>(shares[0], column, place(power), FOURS);
+        base_rows<ORDER, ORDER - ROWS>(shares[1], column, place(power), FOURS);
         for (int quarter = 0; quarter < 4; quarter++) {
             looped_base_rows<ORDER>(quarters[quarter], entries, power, q, quarter, std::make_integer_sequence<int, QUARTER>());
         }
@@ -193,7 +194,7 @@ void quantized_silu_all(const float *x, int count, float scale, int8_t *y) {
 int silu_codes(const float *x, int count, float scale, int8_t *y) {
     int unsure = 0;
     for (int i = 0; i < count; i++) {
-        const SiluCode code = silu_code(x[i], plain_reciprocal(scale), has_plain_reciprocal(scale) ? 1e-7f : INFINITY);
+        const EstimatedCode code = silu_code(x[i], plain_reciprocal(scale), has_plain_reciprocal(scale) ? 1e-7f : INFINITY);
         y[i] = code.sure ? static_cast<int8_t>(code.bits) : quantized(silu(x[i]), scale);
         unsure += !code.sure;
     }
@@ -250,7 +251,7 @@ void base_signs(int order, int8_t *matrix) {
 void hadamard_of(const float *x, int size, float *y, double *entries) {
     for (int i = 0; i < size; i++) entries[place(i)] = x[i];
     const HadamardShape shape = hadamard_shape(size);
-    replay_transform(entries, shape, shape.power, 0, false);
+    replay_transform(entries, shape, shape.power, 0, true);
     const double unit = hadamard_unit(shape);
     for (int i = 0; i < size; i++) y[i] = static_cast<float>(entries[place(i)] * unit);
 }
