@@ -1,5 +1,5 @@
-// y = quantize(H (norm(x silu(z)) norm_weight), out_scale): a token in the shared memory of one block, or in the
-// registers of PARTS blocks, each of which makes a part of the outputs.
+// y = quantize(H (norm(x silu(z)) norm_weight), out_scale): a token in the shared memory of one block, for most widths
+// in its registers at both ends, or in the registers of PARTS blocks, each of which makes a part of the outputs.
 //
 // silu of a gate code is one of 256 numbers, found once a block. The norm runs over n_groups groups of E /
 // n_groups channels; each group's sum of squares is shared out to `parts` warps, the sums in fp64.
@@ -14,12 +14,8 @@
 
 namespace quamba {
 
-#ifndef QUAMBA_WHOLE_THREADS
-#define QUAMBA_WHOLE_THREADS 1024
-#define QUAMBA_WHOLE_BLOCKS 1
-#endif
-
 constexpr int MOST_GROUPS = 256;
+constexpr int SMALL_BLOCK = 320;  // threads for E up to 5120, of which two blocks find 96 registers a thread
 
 // Warps of a block that share one group's sum of squares.
 QUAMBA_HOST_DEVICE constexpr int group_parts(int groups, int threads) {
@@ -180,8 +176,9 @@ __global__ void __launch_bounds__(1024)
     transform_part(folded, entries, part, scale, op.y + token * E);
 }
 
-template <int RADIX>
-__global__ void __launch_bounds__(QUAMBA_WHOLE_THREADS, QUAMBA_WHOLE_BLOCKS)
+// THREADS: the most of a block; BLOCKS: the fewest that a multiprocessor has room for.
+template <int RADIX, int THREADS, int BLOCKS>
+__global__ void __launch_bounds__(THREADS, BLOCKS)
     gated_norm_hadamard_quantize_whole(QuambaGatedRMSNormHadamardQuantize op, OutputScale scale) {
     extern __shared__ double entries[];  // the token, then n_groups * parts sums of squares
     __shared__ float gate[256];

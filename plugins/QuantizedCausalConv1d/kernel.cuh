@@ -1,7 +1,7 @@
 // y = quantize(silu(conv * (x_scale * weight_scale) + bias), out_scale).
 //
-// One thread a channel and run of tokens. No code needs more than integers and an fp32 estimate of silu, but
-// for those few near a half step (common/numeric.cuh).
+// A thread takes a run of tokens of one channel, or of four side by side. No code needs more than integers and an fp32
+// estimate of silu, but for those few near a half step (common/numeric.cuh).
 #pragma once
 
 #include "../common/numeric.cuh"
@@ -10,12 +10,9 @@
 
 namespace quamba {
 
-#ifndef QUAMBA_WORD_RUN
-#define QUAMBA_WORD_RUN 8
-#define QUAMBA_WORD_THREADS 64
-#endif
-constexpr int CONV_THREADS = 128, CONV_RUN = 16;  // channels a block, tokens a thread in a long call
-constexpr int WORD_THREADS = QUAMBA_WORD_THREADS, WORD_RUN = QUAMBA_WORD_RUN;    // the same with four channels a thread; at least 4
+constexpr int CONV_THREADS = 128;  // of a block
+constexpr int CONV_RUN = 16;       // tokens a thread with one channel, in a long call
+constexpr int WORD_RUN = 4;        // tokens a thread with four; not below W - 1, so that one run alone reads the state
 
 // Code of input t of one channel; the state holds the W - 1 before the first.
 struct ConvHistory {
@@ -68,8 +65,9 @@ __global__ void __launch_bounds__(CONV_THREADS) causal_conv(QuambaQuantizedCausa
     if (blockIdx.y == 0) {  // no other block reads the state
 #pragma unroll
         for (int w = 0; w < W - 1; w++) {
-            const int8_t code = RUN == 1 || gridDim.y == 1 ? history_after<W, RUN>(codes, L, w) : history(L - (W - 1) + w);
-            op.state_out[(b * C + c) * (W - 1) + w] = code;
+            const bool one_run = RUN == 1 || gridDim.y == 1;
+            op.state_out[(b * C + c) * (W - 1) + w] =
+                one_run ? history_after<W, RUN>(codes, L, w) : history(L - (W - 1) + w);
         }
     }
     let_next_kernel_begin();
@@ -81,7 +79,8 @@ struct ConvChannels {
     uint32_t taps[4];  // the last byte meets the newest input
 
     __device__ __forceinline__ float value(int k, uint32_t window) const {
-        const int shifted = __dp4a(int(window), int(taps[k]), __float_as_int(FIXED_ROUND));  // the sum, after a float's head
+        // the sum as the last bits of a float
+        const int shifted = __dp4a(int(window), int(taps[k]), __float_as_int(FIXED_ROUND));
         return (__int_as_float(shifted) - FIXED_ROUND) * scale[k] + bias[k];
     }
 };
@@ -96,7 +95,7 @@ __device__ __forceinline__ ConvChannels conv_channels(const QuambaQuantizedCausa
 #pragma unroll
     for (int k = 0; k < 4; k++) {
         channels.reciprocal[k] = plain_reciprocal(out_scale[k]);
-        channels.margin[k] = has_plain_reciprocal(out_scale[k]) ? 1e-7f : INFINITY;
+        channels.margin[k] = silu_margin(out_scale[k]);
         channels.taps[k] = 0;
 #pragma unroll
         for (int tap = 0; tap < W; tap++) {
@@ -114,18 +113,19 @@ __device__ __forceinline__ void take_inputs(uint32_t (&window)[4], uint32_t word
 
 // Code of one channel and token with fp64, where no estimate will do.
 template <int W>
-__device__ __forceinline__ int8_t exact_code(const QuambaQuantizedCausalConv1d &op, const ConvHistory &history, int64_t t, int64_t c) {
+__device__ __forceinline__ int8_t exact_code(const QuambaQuantizedCausalConv1d &op, const ConvHistory &history,
+                                             int64_t t, int64_t c) {
     int total = 0;
     for (int w = 0; w < W; w++) total += op.weight[c * W + w] * history(t - (W - 1) + w);
     const float value = static_cast<float>(total) * (op.x_scale[c] * op.weight_scale[c]) + op.bias[c];
     return quantized(silu(value), op.out_scale[c]);
 }
 
-// The same for four channels a thread, words of codes at multiples of four bytes. A long call.
+// The same for four channels a thread, words of codes at multiples of four bytes, in a call longer than WORD_RUN.
 template <int W>
-__global__ void __launch_bounds__(WORD_THREADS) causal_conv_words(QuambaQuantizedCausalConv1d op) {
+__global__ void __launch_bounds__(CONV_THREADS) causal_conv_words(QuambaQuantizedCausalConv1d op) {
     const int64_t C = op.size.C, L = op.size.L, b = blockIdx.z;
-    const int64_t c = 4 * (int64_t(blockIdx.x) * WORD_THREADS + threadIdx.x);
+    const int64_t c = 4 * (int64_t(blockIdx.x) * CONV_THREADS + threadIdx.x);
     if (c >= C) return;
     const int64_t first = int64_t(blockIdx.y) * WORD_RUN;
     const int8_t *x = op.x + b * L * op.x_stride + c;
@@ -159,7 +159,8 @@ __global__ void __launch_bounds__(WORD_THREADS) causal_conv_words(QuambaQuantize
         uint32_t bits[4];
 #pragma unroll
         for (int k = 0; k < 4; k++) {
-            const EstimatedCode code = silu_code(channels.value(k, window[k]), channels.reciprocal[k], channels.margin[k]);
+            const float value = channels.value(k, window[k]);
+            const EstimatedCode code = silu_code(value, channels.reciprocal[k], channels.margin[k]);
             bits[k] = code.bits;
             if (!code.sure) unsure |= 1u << (4 * i + k);
         }

@@ -109,7 +109,8 @@ QUAMBA_HOST_DEVICE void add_columns(double (&sums)[ROWS], double v0, double v1, 
 
 // ROWS rows of the base matrix, from FIRST on, times column[0], column[apart], ...
 template <int ORDER, int FIRST, int ROWS, int... FOURS>
-QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ROWS], const double *column, int apart, std::integer_sequence<int, FOURS...>) {
+QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ROWS], const double *column, int apart,
+                                  std::integer_sequence<int, FOURS...>) {
     (add_columns<ORDER, FIRST, 4 * FOURS>(sums, column[4 * FOURS * apart], column[(4 * FOURS + 1) * apart],
                                           column[(4 * FOURS + 2) * apart], column[(4 * FOURS + 3) * apart]),
      ...);
@@ -138,7 +139,8 @@ QUAMBA_HOST_DEVICE void looped_base_rows(double (&sums)[ORDER / 4], const double
                                          std::integer_sequence<int, ROWS...>) {
     constexpr int N = ORDER / 4;
     uint32_t signs[N] = {(quarter < 2 ? quarter == 0 ? row_signs(ORDER, ROWS) : row_signs(ORDER, N + ROWS)
-                                      : quarter == 2 ? row_signs(ORDER, 2 * N + ROWS) : row_signs(ORDER, 3 * N + ROWS))...};
+                          : quarter == 2 ? row_signs(ORDER, 2 * N + ROWS)
+                                         : row_signs(ORDER, 3 * N + ROWS))...};
     for (int i = 0; i < N; i++) sums[i] = 0.0;
 #pragma unroll 4
     for (int j = 0; j < ORDER; j++) {
@@ -151,11 +153,11 @@ QUAMBA_HOST_DEVICE void looped_base_rows(double (&sums)[ORDER / 4], const double
     }
 }
 
-#ifndef QUAMBA_BASE_ALONE
-#define QUAMBA_BASE_ALONE 12
-#endif
-// Threads that share a column of base_rows(): one would not have the registers for more than 12 sums.
-QUAMBA_HOST_DEVICE constexpr int base_shares(int order) { return order <= QUAMBA_BASE_ALONE ? 1 : 2; }
+// Sums of a column of base_rows() that one thread has the registers for.
+constexpr int BASE_SUMS = 20;
+
+// Threads that share a column of base_rows().
+QUAMBA_HOST_DEVICE constexpr int base_shares(int order) { return order <= BASE_SUMS ? 1 : 2; }
 
 // What makes the rows of the shape's +-1 matrix orthonormal.
 QUAMBA_HOST_DEVICE double hadamard_unit(HadamardShape shape) {
@@ -164,20 +166,22 @@ QUAMBA_HOST_DEVICE double hadamard_unit(HadamardShape shape) {
 
 // What the outputs are scaled by.
 struct OutputScale {
-    double unit;  // hadamard_unit of the shape
-    float out_scale, factor;  // factor: unit / out_scale
+    double unit;              // hadamard_unit of the shape
+    float out_scale, factor;  // factor: unit / out_scale; NaN where that is no plain number
 
     QUAMBA_HOST_DEVICE OutputScale(int size, float out_scale)
         : unit(hadamard_unit(hadamard_shape(size))),
           out_scale(out_scale),
           factor(safe_reciprocal(out_scale) * static_cast<float>(unit)) {}
 
-    // quantized(sum unit, out_scale) where `sure`: five roundings apart, below 2^-21.
+    // quantized(sum unit, out_scale) where `sure`: seven fp32 roundings apart, below 2^-21.
     QUAMBA_HOST_DEVICE EstimatedCode estimate(double sum) const {
         return estimated_code(static_cast<float>(sum) * factor, 0x1p-20f, factor > 0.0f ? 0.0f : INFINITY);
     }
 
-    QUAMBA_HOST_DEVICE int8_t decided(double sum) const { return quantized(static_cast<float>(sum * unit), out_scale); }
+    QUAMBA_HOST_DEVICE int8_t decided(double sum) const {
+        return quantized(static_cast<float>(sum * unit), out_scale);
+    }
 
     QUAMBA_HOST_DEVICE int8_t code(double sum) const {
         const EstimatedCode found = estimate(sum);
@@ -209,12 +213,13 @@ __device__ inline int base_columns(int power, int shares) { return min(int(block
 template <int ORDER>
 __device__ void looped_base_pass(double *entries, int power) {
     constexpr int ROWS = ORDER / 4;
+    constexpr auto EACH = std::make_integer_sequence<int, ROWS>();
     const int columns = base_columns(power, 4), quarter = threadIdx.x / columns;
     for (int first = 0; first < power; first += columns) {
         const int q = first + threadIdx.x % columns;
         const bool works = q < power && quarter < 4;
         double sums[ROWS];
-        if (works) looped_base_rows<ORDER>(sums, entries, power, q, quarter, std::make_integer_sequence<int, ROWS>());
+        if (works) looped_base_rows<ORDER>(sums, entries, power, q, quarter, EACH);
         __syncthreads();
         if (works) {
 #pragma unroll

@@ -142,8 +142,8 @@ QUAMBA_HOST_DEVICE int8_t quantized_silu(float x, float scale) {
 // 1.5 2^23: its ulp is 1, its last 16 bits are zero. What is added rounds half to even, into the last bits.
 constexpr float FIXED_ROUND = 12582912.0f;
 
-// silu(x) by the GPU's own estimates. The exponential is within 2^-22 + 2^-23 |x| of itself, its reciprocal within 2^-23;
-// below -87 the result is 0.
+// silu(x) by the GPU's own estimates. The exponential is within 2^-22 + 2^-23 |x| of itself, its reciprocal within
+// 2^-23; below -87 the result is 0.
 QUAMBA_HOST_DEVICE float silu_estimate(float x) {
 #ifdef __CUDA_ARCH__
     float power, reciprocal;
@@ -170,10 +170,11 @@ QUAMBA_HOST_DEVICE EstimatedCode estimated_code(float steps, float relative, flo
     return code;
 }
 
-// quantized(silu(x), scale). Scales that has_plain_reciprocal() has none of are given an infinite margin, others 1e-7.
+// quantized(silu(x), scale) where `sure`. `reciprocal` is the scale's plain one, `margin` its silu_margin().
 //
-// With the sum, two products, the reciprocal of the scale and the two roundings of what is estimated, the steps are
-// within 2^-20 of themselves, and 2^-22 |x| more for negative x; for others the exponential counts for little.
+// In units of 2^-24 of the steps: the exponential 4 + 2 |x|, its reciprocal 2, the sum 1, two products 2, the
+// reciprocal of the scale 2, the two roundings of what is estimated 2; together 13 + 2 |x|. For positive x the sigmoid
+// takes on less than half of what the exponential is off by: below 12. Allowed are 16, and 4 |x| more for negative x.
 QUAMBA_HOST_DEVICE EstimatedCode silu_code(float x, float reciprocal, float margin) {
     return estimated_code(silu_estimate(x) * reciprocal, fmaf(fmaxf(-x, 0.0f), 0x1p-22f, 0x1p-20f), margin);
 }
@@ -208,6 +209,9 @@ QUAMBA_HOST_DEVICE float quotient_reciprocal(float root, float scale) {
 
 // Scales whose reciprocals quantized_by() takes.
 QUAMBA_HOST_DEVICE bool has_plain_reciprocal(float scale) { return scale > 1e-18f && scale < 1e18f; }
+
+// The margin of silu_code(): far more steps than a flush to zero loses; none is wide enough for other scales.
+QUAMBA_HOST_DEVICE float silu_margin(float scale) { return has_plain_reciprocal(scale) ? 1e-7f : INFINITY; }
 
 // 1 / scale to an ulp, for such a scale, without the branch of a division.
 QUAMBA_HOST_DEVICE float plain_reciprocal(float scale) {
