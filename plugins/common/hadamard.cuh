@@ -135,8 +135,8 @@ QUAMBA_HOST_DEVICE double with_sign(double value, uint32_t sign) {
 // A quarter of the rows in a loop, for any power, and for a block that comes by once: it would wait for every line of
 // instructions, and those of base_rows() are many.
 template <int ORDER, int... ROWS>
-QUAMBA_HOST_DEVICE void looped_base_rows(double (&sums)[ORDER / 4], const double *entries, int power, int q, int quarter,
-                                         std::integer_sequence<int, ROWS...>) {
+QUAMBA_HOST_DEVICE void looped_base_rows(double (&sums)[ORDER / 4], const double *entries, int power, int q,
+                                         int quarter, std::integer_sequence<int, ROWS...>) {
     constexpr int N = ORDER / 4;
     uint32_t signs[N] = {(quarter < 2 ? quarter == 0 ? row_signs(ORDER, ROWS) : row_signs(ORDER, N + ROWS)
                           : quarter == 2 ? row_signs(ORDER, 2 * N + ROWS)

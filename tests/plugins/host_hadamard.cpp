@@ -11,13 +11,14 @@ template <int ORDER>
 void replay_base_pass(double *entries, int power, bool looped) {
     constexpr auto FOURS = std::make_integer_sequence<int, ORDER / 4>();
     constexpr int QUARTER = ORDER / 4, ROWS = ORDER / base_shares(ORDER);
+    constexpr auto EACH = std::make_integer_sequence<int, QUARTER>();
     for (int q = 0; q < power; q++) {
         double shares[2][ROWS], quarters[4][QUARTER];
         const double *column = entries + place(q);
         base_rows<ORDER, 0>(shares[0], column, place(power), FOURS);
         base_rows<ORDER, ORDER - ROWS>(shares[1], column, place(power), FOURS);
         for (int quarter = 0; quarter < 4; quarter++) {
-            looped_base_rows<ORDER>(quarters[quarter], entries, power, q, quarter, std::make_integer_sequence<int, QUARTER>());
+            looped_base_rows<ORDER>(quarters[quarter], entries, power, q, quarter, EACH);
         }
         for (int i = 0; i < ORDER; i++)
             entries[place(i * power + q)] = looped ? quarters[i / QUARTER][i % QUARTER] : shares[i / ROWS][i % ROWS];
@@ -70,7 +71,7 @@ int hadamard_as_a_whole(const float *x, int size, float *y, double *entries) {
         butterflies(v);
         for (int k = 0; k < RADIX; k++) entries[place(whole.entry(group) + k * whole.apart)] = v[k];
     }
-    replay_transform(entries, {whole.shape.base, whole.shape.power, whole.shape.blocks}, whole.apart, 4, false);
+    replay_transform(entries, whole.shape, whole.apart, 4, false);
     replay_sylvester_pass<LAST_RADIX>(entries, size, 0);
     for (int i = 0; i < size; i++) y[i] = static_cast<float>(entries[place(i)] * hadamard_unit(whole.shape));
     return 0;
@@ -113,7 +114,8 @@ int hadamard_in_parts(const float *x, int size, float *y, double *entries) {
             entries[place(p)] = fold_position(v, k);
         }
         replay_lane_levels(entries, part);
-        replay_transform(entries, {part.shape.base, part.width, part.shape.blocks}, part.width, part.lane_levels(), true);
+        const HadamardShape eighth = {part.shape.base, part.width, part.shape.blocks};
+        replay_transform(entries, eighth, part.width, part.lane_levels(), true);
         for (int p = 0; p < part.count; p++)
             y[part.output(p)] = static_cast<float>(entries[place(p)] * hadamard_unit(part.shape));
     }
