@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quamba_export.exporter.console import emit, progress
-from quamba_export.exporter.options import Json, Output
+from quamba_export.exporter.options import Device, Json, Output
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ def calibrate(
     damping: Annotated[
         float | None, typer.Option(help="gptq: share of the Hessian's mean diagonal added to it, 0.01.")
     ] = None,
+    group_size: Annotated[
+        int | None, typer.Option(help="gptq, 4 bits: columns that share a scale, a multiple of 128; 128.")
+    ] = None,
     act_order: Annotated[
         bool | None,
         typer.Option("--act-order/--no-act-order", help="gptq: the columns of the loudest inputs first."),
@@ -78,6 +81,7 @@ def calibrate(
             help="Weight scales of the least squared error, or of the largest value.",
         ),
     ] = None,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Observe the float model on text and choose a scale for every site; with --rounding gptq, round weights.
@@ -88,15 +92,18 @@ def calibrate(
     """
     from quamba_export.calib.calibrate import calibrate
     from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+    from quamba_export.calib.device import torch_device
     from quamba_export.calib.ranks import rank
     from quamba_export.calib.recipes.recipe import default_recipe, load_recipe
 
+    torch_device(device)
     if group_heads and recipe not in (None, "quamba2"):
         found = f"--group-heads and --recipe {recipe}"
         raise QuambaError("two recipes", found=found, allowed="one of them", code=ExitCode.USAGE)
     recipe = "quamba2" if group_heads else recipe
     sources = weighted(data, data_weight or [1.0] * len(data))
-    weights = rounding_options(rounding, weight_bits, lm_head_bits, damping, act_order, clip_weights)
+    table = rounding, weight_bits, lm_head_bits, damping, group_size, act_order, clip_weights
+    weights = rounding_options(*table)
     with progress(f"calibrate {checkpoint}", unit="samples") as bar, resumable():
         source = load_checkpoint(checkpoint)
         chosen = load_recipe(recipe) if recipe else default_recipe(source.config)
@@ -109,6 +116,7 @@ def calibrate(
             calib_seqlen=calib_seqlen,
             seed=seed,
             workers=workers,
+            device=device,
             out_dir=out,
             resume=resume,
             progress=lambda stage: bar.show(stage.done, stage.total),
@@ -156,12 +164,13 @@ def rounding_options(
     bits: int | None,
     head_bits: int | None,
     damping: float | None,
+    group_size: int | None,
     act_order: bool | None,
     clip: bool | None,
 ) -> dict[str, Any]:
     """The recipe's table `weights` that the flags amount to, without what was not given."""
     table: dict[str, Any] = {"kind": kind, "bits": bits, "head_bits": head_bits}
-    table |= {"damping": damping, "act_order": act_order, "clip": clip}
+    table |= {"damping": damping, "group_size": group_size, "act_order": act_order, "clip": clip}
     return {name: value for name, value in table.items() if value is not None}
 
 
