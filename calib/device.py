@@ -39,3 +39,14 @@ def torch_device(name: str) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     return torch.device("cuda", number)
+
+
+def check_workers(workers: int, device: torch.device) -> None:
+    """Refuse (exit 2) several processes for one GPU: they would hold the weights several times."""
+    if workers > 1 and device.type != "cpu":
+        raise QuambaError(
+            "a GPU is fed by one process",
+            found=f"--workers {workers} --device {device}",
+            allowed="--workers 1; under torchrun a rank for each GPU",
+            code=ExitCode.USAGE,
+        )
