@@ -41,6 +41,15 @@ def test_a_gpu_that_torch_does_not_find_is_refused() -> None:
     assert caught.value.code == ExitCode.USAGE
 
 
+def test_a_rank_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert torch_device("cuda") == torch.device("cuda:0")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert torch_device("cuda") == torch.device("cuda:3")
+    assert torch_device("cuda:1") == torch.device("cuda:1")
+
+
 def test_one_process_feeds_a_gpu() -> None:
     with pytest.raises(QuambaError, match="fed by one process") as caught:
         check_workers(2, torch.device("cuda"))
