@@ -37,10 +37,6 @@ def test_the_unit_is_one(current: Path, tmp_path: Path) -> None:
     assert verified(unit) == ""
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [("Restart=", "Restrat=", "Restrat"), ("current/bin", "elsewhere/bin", "not executable")],
-)
 def test_a_service_that_takes_its_time_fails_no_deployment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,6 +49,10 @@ def test_a_service_that_takes_its_time_fails_no_deployment(
     assert "took more than" in str(install.restart_unit())
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [("Restart=", "Restrat=", "Restrat"), ("current/bin", "elsewhere/bin", "not executable")],
+)
 def test_a_fault_in_it_is_seen(current: Path, tmp_path: Path, old: str, new: str, said: str) -> None:
     unit = tmp_path / "quamba-export.service"
     unit.write_text(unit_text(8000, str(current)).replace(old, new))
