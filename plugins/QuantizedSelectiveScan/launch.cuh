@@ -3,6 +3,7 @@
 
 #include "../common/launch.cuh"
 #include "kernel.cuh"
+#include "prompt.cuh"
 #include "step.cuh"
 
 namespace quamba {
@@ -21,9 +22,25 @@ cudaError_t launch_lanes(const QuambaQuantizedSelectiveScan &op, const RowScales
     return launch_overlapped(kernel, dim3(blocks, unsigned(op.size.B)), threads, 0, 1, gpu, stream, op, scales);
 }
 
+// 384 blocks at mamba-130m, three on each SM of an H200.
+using Prompt = PromptShape<4, 32, 8, 4>;
+constexpr int64_t PROMPT_LENGTH = 16;  // from here on
+
+template <class Stored>
+cudaError_t launch_prompt(const QuambaQuantizedSelectiveScan &op, const RowScales &scales,
+                          cudaStream_t stream) {
+    Gpu gpu = {};
+    const cudaError_t error = current_gpu(gpu);
+    if (error != cudaSuccess) return error;
+    const unsigned blocks = unsigned((op.size.E + Prompt::CHANNELS - 1) / Prompt::CHANNELS);
+    return launch_overlapped(selective_prompt<Stored, Prompt>, dim3(blocks, unsigned(op.size.B)), Prompt::THREADS,
+                             sizeof(PromptShared<Prompt>), 1, gpu, stream, op, scales);
+}
+
 template <class Stored>
 cudaError_t launch_state(const QuambaQuantizedSelectiveScan &op, const RowScales &scales,
                          cudaStream_t stream) {
+    if (op.size.N <= 16 && op.size.L >= PROMPT_LENGTH) return launch_prompt<Stored>(op, scales, stream);
     if (op.size.N <= 16) return launch_lanes<Stored, 16, 1>(op, scales, stream);
     if (op.size.N <= 32) return launch_lanes<Stored, 32, 1>(op, scales, stream);
     if (op.size.N <= 64) return launch_lanes<Stored, 32, 2>(op, scales, stream);

@@ -55,23 +55,30 @@ struct NarrowPower {
     }
 };
 
+// The m at the end of the bits of 1.5 2^23 + m, as fp64 without a conversion: 2^52 + bits is a double of these bits.
+QUAMBA_HOST_DEVICE double steps_of(uint32_t bits) {
+    const uint64_t raised = uint64_t(0x43300000u) << 32 | bits;
+    double value;
+    memcpy(&value, &raised, sizeof(value));
+    return value - 4503600889856000.0;  // 2^52 + the bits of 1.5 2^23
+}
+
 // decay_rounded(x). Powers: m -> the entry of m mod 32.
 //
 // The polynomial is within 2^-53 of exp(r) - 1, Taylor's of degree 7 with r^6 made up for in r^2 and r^4. Tried
 // on every float: some lie within 2^-52.6 of a middle between two results.
 template <class Powers>
 QUAMBA_HOST_DEVICE float decay_wide(float x, const Powers &powers) {
-    const double wide = fmaxf(x, -105.0f), round = 6755399441055744.0;  // 1.5 2^52: its ulp is 1
-    const double shifted = fma(wide, double(STEPS_PER_NAT), round), steps = shifted - round;
-    const double r = fma(steps, -NATS_REST, fma(steps, -double(NATS), wide));
+    const float bounded = fmaxf(x, -105.0f), round = 12582912.0f;  // 1.5 2^23: its ulp is 1
+    const float shifted = fmaf(bounded, STEPS_PER_NAT, round), narrow = fmaf(shifted - round, -NATS, bounded);
+    uint32_t m;  // and what ends in `shifted` behind it
+    memcpy(&m, &shifted, sizeof(m));
+    const double r = fma(steps_of(m), -NATS_REST, double(narrow));
     double sum = fma(0.008333333333333333, r, 0.04166690492483334);
     sum = fma(sum, r, 0.16666666666666666);
     sum = fma(sum, r, 0.49999999999091727);
     sum = fma(sum, r, 1.0) * r;
-    uint64_t bits;  // the last of `shifted` are m
-    memcpy(&bits, &shifted, sizeof(bits));
-    const int m = int(uint32_t(bits));
-    const double power = powers(m).scaled(m);
+    const double power = powers(int(m)).scaled(int(m));
     return static_cast<float>(fma(power, sum, power));
 }
 
