@@ -55,57 +55,61 @@ struct PromptShared {
 template <class Shape>
 class PromptHelper {
 public:
-    // Reads weights only, so the kernel before this one may still run.
-    __device__ PromptHelper(const QuambaQuantizedSelectiveScan &op, int thread, int64_t e_0) : op(op), thread(thread) {
-        const int N = int(op.size.N), n = entry_at<Shape>(thread % Shape::WIDTH);
-        const int64_t owner = min(e_0 + thread % Shape::ENTRIES / Shape::WIDTH, op.size.E - 1);
+    static constexpr int WIDTH = Shape::WIDTH, TOKENS = Shape::TOKENS, ROWS = Shape::HELPERS / WIDTH;
+
+    // Reads weights only, so the kernel before this one may still run. row: of the first token.
+    __device__ PromptHelper(const QuambaQuantizedSelectiveScan &op, int thread, int64_t row, int64_t e_0)
+        : op(op), thread(thread), token(thread / Shape::CHANNELS), channel(thread % Shape::CHANNELS) {
+        const int N = int(op.size.N), n = entry_at<Shape>(thread % WIDTH);
+        const int64_t owner = min(e_0 + thread % Shape::ENTRIES / WIDTH, op.size.E - 1);
         A = n < N ? -exp_rounded_soon(dequantized(op.A_log[owner * N + n], op.A_log_scale)) : 0.0f;
-        e = min(e_0 + channel(), op.size.E - 1);
+        const int64_t e = min(e_0 + channel, op.size.E - 1);
         bias = dequantized(op.dt_bias[e], op.dt_bias_scale);
         D = dequantized(op.D[e], op.D_scale);
+        next_dt = op.dt + (row + token) * op.dt_stride + e;
+        next_x = op.x + (row + token) * op.x_stride + e;
+        next_z = op.z + (row + token) * op.z_stride + e;
+        next_B = op.B + (row + thread / WIDTH) * op.B_stride + n;
+        next_C = op.C + (row + thread / WIDTH) * op.C_stride + n;
+        there = n < N;
     }
 
-    // The codes of the tile of `count` tokens from `row` on; beyond them the last token's once more.
-    __device__ void load(int64_t row, int count) {
-        const int64_t at = row + min(token(), count - 1);
-        dt = op.dt[at * op.dt_stride + e];
-        x = op.x[at * op.x_stride + e];
-        z = op.z[at * op.z_stride + e];
-#pragma unroll
-        for (int k = 0; k < Shape::ROW_CODES; k++) {
-            const int i = thread + k * Shape::HELPERS, n = entry_at<Shape>(i % Shape::WIDTH);
-            const int64_t from = row + min(i / Shape::WIDTH, count - 1);
-            const bool there = i < Shape::TOKENS * Shape::WIDTH && n < int(op.size.N);
-            B[k] = there ? op.B[from * op.B_stride + n] : int8_t(0);
-            C[k] = there ? op.C[from * op.C_stride + n] : int8_t(0);
+    // The codes of the next tile; of its `count` tokens the last stands for those beyond.
+    __device__ void load(int count) {
+        if (count == TOKENS) {
+            load([](int) { return 0; });
+        } else {
+            load([&](int t) { return min(count - 1 - t, 0); });
         }
+        next_dt += TOKENS * op.dt_stride, next_x += TOKENS * op.x_stride, next_z += TOKENS * op.z_stride;
+        next_B += TOKENS * op.B_stride, next_C += TOKENS * op.C_stride;
     }
 
     __device__ void stage(PromptTile<Shape> &tile, const float (&gates)[256]) const {
         const float wide_x = dequantized(x, op.x_scale);
         const float step = softplus_soon(dequantized(dt, op.dt_scale) + bias);
-        tile.step[channel()][token()] = step;
-        tile.inputs[token()][channel()] = step * wide_x;
-        tile.skip[token()][channel()] = D * wide_x;
-        tile.gate[token()][channel()] = gates[static_cast<uint8_t>(z)];
+        tile.step[channel][token] = step;
+        tile.inputs[token][channel] = step * wide_x;
+        tile.skip[token][channel] = D * wide_x;
+        tile.gate[token][channel] = gates[static_cast<uint8_t>(z)];
+        const int lane = thread % WIDTH / Shape::N_LANE, k = thread % Shape::N_LANE;
 #pragma unroll
-        for (int k = 0; k < Shape::ROW_CODES; k++) {
-            const int i = thread + k * Shape::HELPERS, place = i % Shape::WIDTH;
-            if (i >= Shape::TOKENS * Shape::WIDTH) break;
-            const int t = i / Shape::WIDTH, lane = place / Shape::N_LANE;
-            tile.B[t][lane].of[place % Shape::N_LANE] = dequantized(B[k], op.B_scale);
-            tile.C[t][lane].of[place % Shape::N_LANE] = dequantized(C[k], op.C_scale);
+        for (int i = 0; i < Shape::ROW_CODES; i++) {
+            const int t = thread / WIDTH + i * ROWS;
+            if (t >= TOKENS) break;
+            tile.B[t][lane].of[k] = dequantized(B[i], op.B_scale);
+            tile.C[t][lane].of[k] = dequantized(C[i], op.C_scale);
         }
     }
 
     // Of WIDTH tokens and one entry.
-    template <int PER_LANE, int TOKENS, int COUNT>
+    template <int PER_LANE, int COUNT>
     __device__ void find_decays(LaneEntries<PER_LANE> (&decay)[TOKENS][COUNT], const PromptTile<Shape> &tile) const {
         constexpr int TOGETHER = 8;
-        const int entry = thread % Shape::ENTRIES, first = thread / Shape::ENTRIES * Shape::WIDTH;
-        const float *steps = tile.step[entry / Shape::WIDTH] + first;
+        const int entry = thread % Shape::ENTRIES, first = thread / Shape::ENTRIES * WIDTH;
+        const float *steps = tile.step[entry / WIDTH] + first;
 #pragma unroll
-        for (int t = 0; t < Shape::WIDTH; t += TOGETHER) {
+        for (int t = 0; t < WIDTH; t += TOGETHER) {
             float found[1][TOGETHER];
             LaneEntries<4> step[TOGETHER / 4];
 #pragma unroll
@@ -121,13 +125,24 @@ public:
     }
 
 private:
-    __device__ int token() const { return thread / Shape::CHANNELS; }
-    __device__ int channel() const { return thread % Shape::CHANNELS; }
+    // moved(t): how many tokens further the codes of the tile's token t are read, 0 or fewer.
+    template <class Moved>
+    __device__ __forceinline__ void load(Moved moved) {
+        const int64_t own = moved(token);
+        dt = next_dt[own * op.dt_stride], x = next_x[own * op.x_stride], z = next_z[own * op.z_stride];
+#pragma unroll
+        for (int i = 0; i < Shape::ROW_CODES; i++) {
+            const int64_t t = thread / WIDTH + i * ROWS, from = i * ROWS + moved(int(t));
+            B[i] = there && t < TOKENS ? next_B[from * op.B_stride] : int8_t(0);
+            C[i] = there && t < TOKENS ? next_C[from * op.C_stride] : int8_t(0);
+        }
+    }
 
     const QuambaQuantizedSelectiveScan &op;
-    const int thread;
-    int64_t e;
+    const int thread, token, channel;
     float A, bias, D;
+    bool there;  // in rows of B and C
+    const int8_t *next_dt, *next_x, *next_z, *next_B, *next_C;
     int8_t dt, x, z, B[Shape::ROW_CODES], C[Shape::ROW_CODES];
     LaneDecay decayed;
 };
@@ -237,14 +252,14 @@ __global__ void __launch_bounds__(Shape::THREADS, Shape::BLOCKS)
         chain.store(op, rows);
     } else {
         const int thread = threadIdx.x - Shape::CHAIN;
-        PromptHelper<Shape> helper(op, thread, e_0);
+        PromptHelper<Shape> helper(op, thread, row, e_0);
         for (int code = thread; code < 256; code += Shape::HELPERS) {
             shared.gates[code] = silu_soon(dequantized(static_cast<int8_t>(code), op.z_scale));
         }
         wait_for_inputs();
         for (int64_t turn = 0; turn < tiles + 2; turn++) {
             block_barrier();
-            if (turn < tiles) helper.load(row + turn * Shape::TOKENS, count(turn));
+            if (turn < tiles) helper.load(count(turn));
             if (turn >= 1 && turn <= tiles) {
                 helper.find_decays(shared.decay[(turn - 1) % 2], shared.tiles[(turn - 1) % 3]);
             }
