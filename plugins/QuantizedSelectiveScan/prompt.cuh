@@ -1,9 +1,9 @@
 // A prompt of the recurrence of op.py for N up to 16: only what follows from the token before waits for it.
 //
-// A block owns CHANNELS channels and takes tiles of TOKENS tokens with one barrier a tile. In turn i the chain,
-// some of its warps, runs tile i - 2 of the recurrence with the states in registers and finds y; meanwhile the
-// other warps find the decays of tile i - 1, and step, step x, D x, the gate, B and C of tile i. The codes of
-// tile i are asked for ahead of those decays.
+// A block owns CHANNELS channels and takes tiles of TOKENS tokens with one barrier a tile. In turn i some of its
+// warps, the chain, run tile i - 2 of the recurrence with the states in registers and find y; meanwhile the other
+// warps find the decays of tile i - 1, and step, step x, D x, the gate, B and C of tile i, whose codes they ask
+// for ahead of those decays.
 #pragma once
 
 #include "kernel.cuh"
@@ -14,10 +14,10 @@ namespace quamba {
 template <int CHANNELS_, int TOKENS_, int LANES_, int BLOCKS_>
 struct PromptShape {
     static constexpr int WIDTH = 16, CHANNELS = CHANNELS_, TOKENS = TOKENS_, BLOCKS = BLOCKS_;
-    static constexpr int LANES = LANES_, N_LANE = WIDTH / LANES;           // of the chain, as in kernel.cuh
-    static constexpr int BATCH = LANES < 8 ? LANES : 8;                    // tokens whose tree sums end together
+    static constexpr int LANES = LANES_, N_LANE = WIDTH / LANES;  // of the chain, as in kernel.cuh
+    static constexpr int BATCH = LANES < 8 ? LANES : 8;           // tokens whose tree sums end together
     static constexpr int ENTRIES = CHANNELS * WIDTH;
-    static constexpr int HELPERS = CHANNELS * TOKENS;                      // one for each step of a tile
+    static constexpr int HELPERS = CHANNELS * TOKENS;             // one for each step of a tile
     static constexpr int CHAIN = (CHANNELS * LANES + 31) / 32 * 32, THREADS = CHAIN + HELPERS;
     static constexpr int ROW_CODES = (TOKENS * WIDTH + HELPERS - 1) / HELPERS;  // of B and of C, a helper's
     static_assert(TOKENS % WIDTH == 0 && ENTRIES % 32 == 0, "16 decays a helper, of one entry");
@@ -104,7 +104,8 @@ public:
 
     // Of WIDTH tokens and one entry.
     template <int PER_LANE, int COUNT>
-    __device__ void find_decays(LaneEntries<PER_LANE> (&decay)[TOKENS][COUNT], const PromptTile<Shape> &tile) const {
+    __device__ void find_decays(LaneEntries<PER_LANE> (&decay)[TOKENS][COUNT],
+                                const PromptTile<Shape> &tile) const {
         constexpr int TOGETHER = 8;
         const int entry = thread % Shape::ENTRIES, first = thread / Shape::ENTRIES * WIDTH;
         const float *steps = tile.step[entry / WIDTH] + first;
@@ -155,8 +156,8 @@ public:
     static constexpr bool ROW_SCALES = std::is_same_v<Stored, RowCode>;
 
     __device__ PromptChain(const QuambaQuantizedSelectiveScan &op, const RowScales &rows, int64_t b, int64_t e_0)
-        : lane(threadIdx.x % LANES), channel(min(int(threadIdx.x) / LANES, Shape::CHANNELS - 1)), N(int(op.size.N)),
-          e(min(e_0 + channel, op.size.E - 1)), at((b * op.size.E + e) * N),
+        : lane(threadIdx.x % LANES), channel(min(int(threadIdx.x) / LANES, Shape::CHANNELS - 1)),
+          N(int(op.size.N)), e(min(e_0 + channel, op.size.E - 1)), at((b * op.size.E + e) * N),
           owned(threadIdx.x / LANES < Shape::CHANNELS && e_0 + channel < op.size.E) {
         const Stored *stored = static_cast<const Stored *>(op.state);
 #pragma unroll
@@ -169,8 +170,8 @@ public:
 
     // y of `count` tokens; y is that of the tile's first token and of channel 0.
     template <int COUNT>
-    __device__ void run(const PromptTile<Shape> &tile, const LaneEntries<N_LANE> (&decay)[TOKENS][COUNT], int count,
-                        float *y, int64_t E) {
+    __device__ void run(const PromptTile<Shape> &tile, const LaneEntries<N_LANE> (&decay)[TOKENS][COUNT],
+                        int count, float *y, int64_t E) {
         constexpr int BATCH = Shape::BATCH;
         if (count == TOKENS) {
 #pragma unroll
@@ -197,7 +198,8 @@ private:
     // BATCH tokens from token t of the tile on; lane l finds y of token l / (LANES / BATCH).
     template <int BATCH, int COUNT>
     __device__ __forceinline__ void take(const PromptTile<Shape> &tile,
-                                         const LaneEntries<N_LANE> (&decay)[TOKENS][COUNT], int t, float *y, int64_t E) {
+                                         const LaneEntries<N_LANE> (&decay)[TOKENS][COUNT], int t, float *y,
+                                         int64_t E) {
         float partial[BATCH];
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
@@ -235,9 +237,9 @@ __global__ void __launch_bounds__(Shape::THREADS, Shape::BLOCKS)
     auto &shared = *reinterpret_cast<PromptShared<Shape> *>(raw);
     const int64_t b = blockIdx.y, e_0 = int64_t(blockIdx.x) * Shape::CHANNELS, L = op.size.L, row = b * L;
     const int64_t tiles = (L + Shape::TOKENS - 1) / Shape::TOKENS;
-    const auto count = [&](int64_t tile) { return int(min(int64_t(Shape::TOKENS), L - tile * Shape::TOKENS)); };
+    const auto count = [&](int64_t tile) { return int(min(L - tile * Shape::TOKENS, int64_t(Shape::TOKENS))); };
 
-    const int warp = __shfl_sync(ALL_LANES, int(threadIdx.x / 32), 0);  // the same in all lanes, as the compiler sees
+    const int warp = __shfl_sync(ALL_LANES, int(threadIdx.x / 32), 0);  // so the compiler sees that lanes agree
     if (warp < Shape::CHAIN / 32) {
         wait_for_inputs();
         PromptChain<Stored, Shape> chain(op, rows, b, e_0);

@@ -1,7 +1,7 @@
 // decay_rounded() by a table a warp holds in its registers: the same bits for every input, fewer instructions.
 //
 // x = (m / 32) ln 2 + r with |r| < 0.01084, exp(x) = 2^(m / 32) exp(r). Lane j holds 2^(j / 32), and a shuffle
-// takes m's last five bits for j. decay_wide() needs ten fp64 operations where the polynomial alone takes
+// takes m's last five bits for j. decay_wide() needs eight fp64 operations where the polynomial alone takes
 // eighteen; decay_narrow() needs none, and says where fp32 pairs leave the last bit open.
 #pragma once
 
@@ -112,8 +112,8 @@ QUAMBA_HOST_DEVICE float decay_narrow(float x, const Powers &powers) {
 #ifdef __CUDACC__
 
 // Issue slots (a quarter of an SM's cycle) an exponential of a warp, by its SASS and the rates of the CUDA guide:
-//   sm_90  polynomial 36 (18 fp64 of 2), wide 20 (10 fp64 of 2; 16 instructions), narrow 28
-//   sm_87  polynomial 1290 (18 fp64 and 2 conversions of 64), wide 770, narrow 28 and 24 for what it leaves open
+//   sm_90  polynomial 36 (18 fp64 of 2), wide 17 (8 fp64 of 2; 17 instructions), narrow 28
+//   sm_87  polynomial 1290 (18 fp64 and 2 conversions of 64), wide 640, narrow 28 and 24 for what it leaves open
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000)
 constexpr bool FAST_FP64 = true;  // half of fp32's rate; everywhere else a 64th, or fewer
 #else

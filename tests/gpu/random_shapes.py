@@ -130,7 +130,7 @@ def _head(random: np.random.Generator, name: str) -> Case:
 def _selective(op: str, random: np.random.Generator, name: str) -> Case:
     sizes = {
         "B": _pick(random, 1, 2),
-        "L": _pick(random, *LENGTHS),
+        "L": _pick(random, *LENGTHS, 100, 130, 160),  # more tiles of a prompt than it holds at once
         "E": _pick(random, int(random.integers(1, 80)), 96),
         "N": _pick(random, 16, 16, 16, int(random.integers(1, 257)), 32, 64, 128),
     }
