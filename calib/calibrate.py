@@ -5,7 +5,7 @@ Up to five stages. `basis`, only for a recipe that smooths or has a KLT, finds f
 permutation. `scales` observes all sites of the rewritten model: the reorder changes what the Hadamard
 transform in front of out_proj mixes, so that no scale could be chosen before it. `errors` looks at the first
 samples once more, to report what each scale does to its values. `weights`, only for a rounding that looks at
-inputs, rounds in_proj and out_proj layer by layer (calib/sequential_rounding.py).
+inputs, rounds in_proj and out_proj layer by layer (calib/rounding/sequential.py).
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quamba_export.calib.basis import basis_samples, find_basis
 from quamba_export.calib.calibration import Calibration, write_calibration
-from quamba_export.calib.checkpoint import Checkpoint
+from quamba_export.calib.checkpoints.checkpoint import Checkpoint
 from quamba_export.calib.data import Tokens, data_digest
-from quamba_export.calib.float_model import FloatMamba
-from quamba_export.calib.head_groups import ChannelPermutation, sort_and_cluster
 from quamba_export.calib.mixed_data import Source, mixed_windows, shares
+from quamba_export.calib.model.basis import basis_samples, find_basis
+from quamba_export.calib.model.float_model import FloatMamba
+from quamba_export.calib.model.head_groups import ChannelPermutation, sort_and_cluster
+from quamba_export.calib.model.rewrites import RewriteReport, apply_rewrites
 from quamba_export.calib.observation import MICRO_BATCH, Progress, Run, Stage
-from quamba_export.calib.observers import Observer, SumOfMaxima, scales_from_limits
+from quamba_export.calib.observers.observer import Observer, SumOfMaxima, scales_from_limits
 from quamba_export.calib.output_directory import check_replaceable
 from quamba_export.calib.progress_file import ProgressFile, Totals, locked
 from quamba_export.calib.ranks import Ranks, rank, workers_or_ranks
-from quamba_export.calib.recipe import Recipe, default_recipe
-from quamba_export.calib.rewrites import RewriteReport, apply_rewrites
-from quamba_export.calib.scale_error import ScaleError, error_report
-from quamba_export.calib.sequential_rounding import SequentialRounding
+from quamba_export.calib.recipes.recipe import Recipe, default_recipe
+from quamba_export.calib.rounding.sequential import SequentialRounding
 from quamba_export.calib.sites import GroupRanges, scale_shape
+from quamba_export.calib.studies.scale_error import ScaleError, error_report
 from quamba_export.calib.workers import Workers, one_thread
 from quamba_export.runtime.errors import QuambaError
 

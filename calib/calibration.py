@@ -2,8 +2,8 @@
 
 calibration/
     scales.safetensors  fp32 scale of every site; run ends and permutations of reordered layers
-    weights.safetensors rounded projections (calib/stored_weight.py), where the recipe's rounding needs inputs
-    basis.safetensors   what exact rewrites took from the text (calib/stored_basis.py), where they do
+    weights.safetensors projections (calib/rounding/stored_weight.py), where rounding needs inputs
+    basis.safetensors   what exact rewrites took from the text (calib/model/stored_basis.py), where they do
     calibration.json    schema version, checkpoint digest, recipe, data, statistics of every site, file table
 """
 
@@ -29,11 +29,11 @@ from quamba_export.calib.calibration_checks import (
     read_tensors,
 )
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.head_groups import ChannelPermutation
+from quamba_export.calib.model.head_groups import ChannelPermutation
+from quamba_export.calib.model.stored_basis import basis_specs, check_basis
 from quamba_export.calib.output_directory import written_directory
-from quamba_export.calib.recipe import Recipe, recipe_from_table
+from quamba_export.calib.recipes.recipe import Recipe, recipe_from_table
 from quamba_export.calib.sites import GroupRanges
-from quamba_export.calib.stored_basis import basis_specs, check_basis
 
 SCHEMA_VERSION = 1
 SCALES, WEIGHTS, DESCRIPTION = "scales.safetensors", "weights.safetensors", "calibration.json"
@@ -49,9 +49,9 @@ class Calibration:
         runs of heads and of channels that share a scale, counted inside the group and inside the head.
     permutation:      layer -> the reorder that made those runs. All three are empty without groups.
     statistics:       site -> observer, absmax, scale, ... (calib/calibrate.py), clipped share and error
-        (calib/scale_error.py; only clipped_share in artefacts made before there was more).
-    weights:          rounded projections by the names of calib/stored_weight.py, or none.
-    basis:            by the names of calib/stored_basis.py, or none.
+        (calib/studies/scale_error.py; only clipped_share in artefacts made before there was more).
+    weights:          rounded projections by the names of calib/rounding/stored_weight.py, or none.
+    basis:            by the names of calib/model/stored_basis.py, or none.
     run:              data digest, samples, tokens a sample, seed, micro-batch, sizes around the rewrites.
     """
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.json_fields import JsonFields
-from quamba_export.calib.observers import refuse_unknown
-from quamba_export.calib.recipe import Recipe
+from quamba_export.calib.observers.observer import refuse_unknown
+from quamba_export.calib.recipes.recipe import Recipe
+from quamba_export.calib.rounding.stored_weight import head_specs, stored_specs
 from quamba_export.calib.sites import SITES, scale_shape, site_names
-from quamba_export.calib.stored_weight import head_specs, stored_specs
 from quamba_export.plugins.common.quantization import SMALLEST_SCALE
 from quamba_export.runtime.errors import ExitCode, QuambaError
 

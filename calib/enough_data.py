@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import prod
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.observers import Observer
-from quamba_export.calib.recipe import Recipe
+from quamba_export.calib.observers.observer import Observer
+from quamba_export.calib.recipes.recipe import Recipe
 from quamba_export.calib.sites import scale_shape
 from quamba_export.runtime.errors import QuambaError
 

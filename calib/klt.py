@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.observers import Measure, Statistic, absolute_maximum
+from quamba_export.calib.observers.observer import Measure, Statistic, absolute_maximum
 from quamba_export.calib.workers import one_thread
 from quamba_export.plugins.common.hadamard import hadamard_factors
 

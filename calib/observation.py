@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from quamba_export.calib.data import Tokens
-from quamba_export.calib.float_model import FloatMamba
-from quamba_export.calib.observers import Measure, Statistic, SumOfMaxima
+from quamba_export.calib.model.float_model import FloatMamba
+from quamba_export.calib.model.rewrites import EMBEDDING, HEAD
+from quamba_export.calib.observers.observer import Measure, Statistic, SumOfMaxima
 from quamba_export.calib.progress_file import ProgressFile, Totals
-from quamba_export.calib.rewrites import EMBEDDING, HEAD
 from quamba_export.calib.sites import GroupRanges, split_channels, split_rows
 from quamba_export.calib.workers import Workers
 from quamba_export.runtime.errors import ExitCode, QuambaError

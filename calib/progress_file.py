@@ -17,7 +17,7 @@ from pathlib import Path
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from quamba_export.calib.observers import Statistic
+from quamba_export.calib.observers.observer import Statistic
 from quamba_export.runtime.errors import QuambaError
 
 FILE, LOCK = "progress.safetensors", "lock"

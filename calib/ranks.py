@@ -17,7 +17,7 @@ from typing import Any
 import torch.distributed as dist
 
 from quamba_export.calib.data import Tokens
-from quamba_export.calib.float_model import FloatMamba
+from quamba_export.calib.model.float_model import FloatMamba
 from quamba_export.calib.workers import Work, Workers, one_thread
 from quamba_export.runtime.errors import ExitCode, QuambaError
 

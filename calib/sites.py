@@ -71,7 +71,7 @@ def scale_shape(config: MambaConfig, site: str, groups: tuple[int, int] | None) 
 def split_rows(values: Tensor, site: str, ranges: GroupRanges | None) -> list[Tensor]:
     """One sample's values at `site` as blocks of rows (k, n): a row for each scale, in their order.
 
-    values: (L, ...), or the state (H, P, N); see calib/float_model.py.
+    values: (L, ...), or the state (H, P, N); see calib/model/float_model.py.
     """
     if ranges is None or site not in _GROUPED:
         return [values.reshape(1, -1)]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from quamba_export.calib.data import Tokens
-from quamba_export.calib.float_model import FloatMamba
+from quamba_export.calib.model.float_model import FloatMamba
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 ALIGNMENT = (

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from corpus import encode
 from tokenizers import Tokenizer
 
-from quamba_export.calib.float_model import FloatMamba
+from quamba_export.calib.model.float_model import FloatMamba
 
 WINDOW = 1024
 

@@ -41,9 +41,9 @@ from scoring import bits_a_byte
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from quamba_export.calib.checkpoint import load_checkpoint
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.float_model import FloatMamba
+from quamba_export.calib.model.float_model import FloatMamba
 from quamba_export.runtime.errors import QuambaError
 
 

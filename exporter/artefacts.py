@@ -28,7 +28,7 @@ def recorded_scan_input(path: Path) -> str:
 
 
 def recorded_smoothing(path: Path) -> bool:
-    """Whether config.json says that channels were smoothed (calib/smoothing.py)."""
+    """Whether config.json says that channels were smoothed (calib/model/smoothing.py)."""
     return bool(_quantization(path).get("smoothed", False))
 
 

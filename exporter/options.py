@@ -10,7 +10,7 @@ import typer
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
-    from quamba_export.calib.scan_input import ScanInput
+    from quamba_export.calib.model.scan_input import ScanInput
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Data = Annotated[
@@ -108,7 +108,7 @@ def chosen_scan_input(
     mode: str | None, factor: str | None, fp32: bool, simulated: bool, dual: bool, w4a5: bool
 ) -> ScanInput | None:
     """The mode that flags amount to, None where there are none. Raises QuambaError (exit 2) for two."""
-    from quamba_export.calib.scan_input import scan_input_named
+    from quamba_export.calib.model.scan_input import scan_input_named
 
     named = {"fp32": fp32, "simulated-int8": simulated, "dual-scale": dual, "w4a5-se": w4a5}
     modes = [name for name, given in named.items() if given] + ([mode] if mode else [])

@@ -51,11 +51,12 @@ class Chat:
         turn = self._turns[-1]
         asked = (*turn.messages, Message("user", content))
         text = self.text.render(asked)
-        kept, known, ids = self._begin(text, turn, sampling)
+        kept, known, ids = self._begin(text, turn)
         begin = [self.bundle.engine.load_states(kept.arrays)] if kept else []
-        decoder, reply = HostDecoder(self.bundle.engine, sampling, begin), ""
+        behind = [known.known] if known else []
+        decoder, reply = HostDecoder(self.bundle.engine, sampling, begin, behind), ""
         stops = Limits(limits.max_new_tokens, limits.stop + self.text.stop, limits.eos_token_id)
-        for piece in stream(decoder, self.bundle.tokenizer, [ids], stops):
+        for piece in stream(decoder, self.bundle.tokenizer, [ids], stops, behind):
             shown = piece.text.lstrip() if self.text.strips and not reply else piece.text
             reply += shown
             self.generation = piece.generation
@@ -68,16 +69,9 @@ class Chat:
         self._turns.append(Turn((*asked, Message("assistant", reply)), after, history))
         self._forget()
 
-    def _begin(
-        self, text: str, turn: Turn, sampling: Sampling
-    ) -> tuple[KeptStates | None, History | None, list[int]]:
-        """The states that `text` goes on from, the tokens behind them, and those to feed.
-
-        A penalty has to see every token.
-        """
-        penalized = sampling.repetition_penalty != 1.0 and self._base is None
-        last = (None, None) if penalized else (turn.states, turn.history)
-        for begin, history in (last, (self._base, self._before)):
+    def _begin(self, text: str, turn: Turn) -> tuple[KeptStates | None, History | None, list[int]]:
+        """The states that `text` goes on from, the tokens behind them, and those to feed."""
+        for begin, history in ((turn.states, turn.history), (self._base, self._before)):
             if begin and (rest := begin.rest_of(text)):
                 tokens, unfed = rest
                 return begin.states, history, [*tokens, *(self.bundle.encode(unfed) if unfed else [])]

@@ -28,28 +28,28 @@ class Decoder(Protocol):
         ...
 
 
-def refuse_penalty(sampling: Sampling) -> None:
-    """Raise QuambaError (exit 2) for a repetition penalty, where saved states are continued."""
-    if sampling.repetition_penalty != 1.0:
-        raise QuambaError(
-            "saved states do not say which tokens have occurred",
-            found=f"--repetition-penalty {sampling.repetition_penalty}",
-            allowed="1, where saved states are continued",
-            code=ExitCode.USAGE,
-        )
-
-
 class HostDecoder:
     """A decoder over an engine, with numpy samplers, one a sequence."""
 
-    def __init__(self, engine: Engine, sampling: Sampling, begin: Sequence[States] = ()) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        sampling: Sampling,
+        begin: Sequence[States] = (),
+        behind: Sequence[Sequence[int]] = (),
+    ) -> None:
         """begin: of every prompt the states (of one sequence) that it goes on from, consumed; none: zero.
 
-        Raises QuambaError (exit 2) for a repetition penalty on tokens that states do not remember.
+        behind: the tokens behind each of them. Raises QuambaError (exit 2) for a repetition penalty without.
         """
-        if begin:
-            refuse_penalty(sampling)
-        self.engine, self.sampling, self._begin = engine, sampling, begin
+        if sampling.repetition_penalty != 1.0 and len(behind) != len(begin):
+            raise QuambaError(
+                "nobody knows which tokens have occurred",
+                found=f"--repetition-penalty {sampling.repetition_penalty}, and states without their tokens",
+                allowed="a penalty of 1, or states with the tokens behind them",
+                code=ExitCode.USAGE,
+            )
+        self.engine, self.sampling, self._begin, self._behind = engine, sampling, begin, behind
         self._samplers: list[Sampler] = []
         self._states: States | None = None
         self._tokens: list[int] = []
@@ -60,9 +60,11 @@ class HostDecoder:
         checked = [checked_ids([prompt], vocab_size) for prompt in prompts]  # all, before any is run
         begin: Sequence[States | None] = self._begin or [None] * len(prompts)
         fed = [prefill(self.engine, ids, states) for ids, states in zip(checked, begin, strict=True)]
+        behind = self._behind or [()] * len(prompts)
         self._begin = ()
         self._samplers = [
-            Sampler(self.sampling, vocab_size, prompt, row) for row, prompt in enumerate(prompts)
+            Sampler(self.sampling, vocab_size, [*before, *prompt], row)
+            for row, (before, prompt) in enumerate(zip(behind, prompts, strict=True))
         ]
         self._states = stack_states(self.engine, [states for _, states in fed])
         return self._choose(np.concatenate([logits for logits, _ in fed]))

@@ -34,13 +34,13 @@ class StreamingDetokenizer:
     def _restart(self, context: list[int]) -> None:
         """Begin a window with tokens that have been shown."""
         self._ids, self._context = context, len(context)
-        self._shown = len(self._decode(context)) if context else 0
+        self._shown = self._decode(context) if context else ""
 
     def add(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is incomplete."""
         self._ids.append(token_id)
         text = self._decode(self._ids)
-        unfinished = text.endswith(REPLACEMENT) or len(text) <= self._shown
+        unfinished = text.endswith(REPLACEMENT) or not text[self._begin(text) :]
         if unfinished and len(self._ids) - self._context < MAX_HELD_TOKENS:
             return ""
         return self._show(text)
@@ -49,7 +49,12 @@ class StreamingDetokenizer:
         """What was held back, at the end of the sequence; U+FFFD stands for bytes that are no character."""
         return self._show(self._decode(self._ids)) if len(self._ids) > self._context else ""
 
+    def _begin(self, text: str) -> int:
+        """Where what was not shown begins: a context that ended in half a character changes there."""
+        half = self._shown.endswith(REPLACEMENT) and not text.startswith(self._shown)
+        return len(self._shown.rstrip(REPLACEMENT) if half else self._shown)
+
     def _show(self, text: str) -> str:
-        piece = text[self._shown :]
+        piece = text[self._begin(text) :]
         self._restart(self._ids[self._context :][-CONTEXT_TOKENS:])
         return piece

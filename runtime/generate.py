@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from quamba_export.runtime.decoder import Decoder
-from quamba_export.runtime.detokenize import StreamingDetokenizer, Tokenizer
+from quamba_export.runtime.detokenize import CONTEXT_TOKENS, StreamingDetokenizer, Tokenizer
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.stop_strings import StopStrings
 
@@ -58,15 +58,21 @@ class Piece:
 
 
 def stream(
-    decoder: Decoder, tokenizer: Tokenizer, prompts: Sequence[Sequence[int]], limits: Limits
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    limits: Limits,
+    behind: Sequence[Sequence[int]] = (),
 ) -> Iterator[Piece]:
     """Continue tokenized prompts (each of 1 token or more) as one batch; pieces come step by step.
 
+    behind: of each the tokens that the decoder's states have behind them: a character may have begun there.
     With `max_new_tokens` 0 no model is run. A row that has ended is still fed, unseen, until the last one
     ends. Raises QuambaError for a token id outside the vocabulary, and for logits that are not finite (exit
     9).
     """
-    rows = [Row(tokenizer, prompt, limits) for prompt in prompts]
+    before = behind or [()] * len(prompts)
+    rows = [Row(tokenizer, ids, limits, known) for ids, known in zip(prompts, before, strict=True)]
     if limits.max_new_tokens == 0 or not rows:
         yield from (Piece(index, "", row.generation("length", None, None)) for index, row in enumerate(rows))
         return
@@ -104,11 +110,13 @@ def generate(
 class Row:
     """One sequence while it grows."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], limits: Limits) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], limits: Limits, behind: Sequence[int] = ()
+    ) -> None:
         self.limits, self.prompt_tokens, self.ended = limits, len(prompt), False
         self._tokens: list[int] = []
         self._texts: list[str] = []
-        self._detokenizer = StreamingDetokenizer(tokenizer, prompt)
+        self._detokenizer = StreamingDetokenizer(tokenizer, [*behind[-CONTEXT_TOKENS:], *prompt])
         self._stop = StopStrings(limits.stop)
 
     def add(self, token: int) -> tuple[str, FinishReason | None]:

@@ -23,6 +23,11 @@ class History:
         return len(self.tokens) - 1
 
     @property
+    def known(self) -> tuple[int, ...]:
+        """The tokens that have been fed."""
+        return self.tokens[: self.behind]
+
+    @property
     def fed(self) -> int:
         """Tokens in all pieces: `behind`, of a history that is one."""
         return sum(length * times for length, times in self.feeds)

@@ -25,6 +25,7 @@ class KeptStates:
 
     arrays: Mapping[str, NDArray[Any]]
     tokens: int
+    occurred: NDArray[np.uint8] | None = None  # which tokens these are, a bit for each of the vocabulary
 
     @classmethod
     def copy_of(cls, states: States, tokens: int) -> KeptStates:
@@ -32,7 +33,8 @@ class KeptStates:
 
     @property
     def nbytes(self) -> int:
-        return sum(array.nbytes for array in self.arrays.values())
+        occurred = 0 if self.occurred is None else self.occurred.nbytes
+        return occurred + sum(array.nbytes for array in self.arrays.values())
 
 
 @dataclass(frozen=True)

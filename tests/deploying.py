@@ -43,3 +43,10 @@ def wait_until_free(device: SshDevice) -> None:
             else:
                 return
     raise TimeoutError
+
+
+def killed_at(step: str, session: Session, now: str) -> None:
+    """A report that kills its session's connection where a step begins."""
+    if now.startswith(step):
+        session.process.kill()
+        session.process.wait()

@@ -10,13 +10,13 @@ import onnx
 import torch
 
 from quamba_export.calib.calibration import Calibration
-from quamba_export.calib.checkpoint import Checkpoint
+from quamba_export.calib.checkpoints.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
-from quamba_export.calib.recipe import Recipe
-from quamba_export.calib.rewrites import rewrite
-from quamba_export.calib.states import States
+from quamba_export.calib.model.quantize_model import quantize_model
+from quamba_export.calib.model.quantized_model import QuantizedModel, SsmStateDtype
+from quamba_export.calib.model.rewrites import rewrite
+from quamba_export.calib.model.states import States
+from quamba_export.calib.recipes.recipe import Recipe
 from quamba_export.exporter.graph.onnx_export import onnx_from_model, state_table
 from quamba_export.exporter.graph.onnx_session import open_session
 from tests.random_calibrations import random_calibration

@@ -8,10 +8,10 @@ import torch
 from quamba_export.calib.calibration import Calibration
 from quamba_export.calib.calibration_checks import expected_tensors
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.head_groups import ChannelPermutation, sort_and_cluster
-from quamba_export.calib.recipe import Recipe, default_recipe
+from quamba_export.calib.model.head_groups import ChannelPermutation, sort_and_cluster
+from quamba_export.calib.model.stored_basis import basis_specs
+from quamba_export.calib.recipes.recipe import Recipe, default_recipe
 from quamba_export.calib.sites import GroupRanges
-from quamba_export.calib.stored_basis import basis_specs
 
 
 def random_calibration(

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quamba_export.calib.checkpoint import Checkpoint, checkpoint_digest
-from quamba_export.calib.checkpoint_tensors import tensor_shapes
+from quamba_export.calib.checkpoints.checkpoint import Checkpoint, checkpoint_digest
+from quamba_export.calib.checkpoints.tensors import tensor_shapes
 from quamba_export.calib.config import MambaConfig
 
 MAMBA1 = MambaConfig(

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
-from quamba_export.calib.checkpoint import load_checkpoint
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 from quamba_export.calib.data import read_documents, token_stream
-from quamba_export.calib.float_model import FloatMamba
+from quamba_export.calib.model.float_model import FloatMamba
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "embedded"
 TRAIN = EMBEDDED / "train.py"

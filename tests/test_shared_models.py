@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from quamba_export.calib.calibrate import calibrate
-from quamba_export.calib.checkpoint import load_checkpoint
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 from quamba_export.calib.data import token_stream
-from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.calib.quantized_model import QuantizedModel
+from quamba_export.calib.model.quantize_model import quantize_model
+from quamba_export.calib.model.quantized_model import QuantizedModel
 from quamba_export.exporter.bundle.build import build_bundle
 from quamba_export.exporter.evaluation.evaluate import Mode, evaluate
 from quamba_export.exporter.evaluation.language_models import open_language_model

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from quamba_export.calib.data import Tokens
-from quamba_export.calib.float_model import FloatMamba
+from quamba_export.calib.model.float_model import FloatMamba
 from quamba_export.runtime.errors import QuambaError
 
 

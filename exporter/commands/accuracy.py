@@ -42,7 +42,7 @@ def accuracy(
 
     Example: quamba-export accuracy A/ B/ --data calibration.txt --score validation.txt -o accuracy/
     """
-    from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
     from quamba_export.calib.mixed_data import Source
     from quamba_export.exporter.studies.accuracy_table import (
         chosen_rows,

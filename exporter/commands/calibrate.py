@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from quamba_export.calib.config import MambaConfig
     from quamba_export.calib.mixed_data import Source
-    from quamba_export.calib.recipe import Recipe
+    from quamba_export.calib.recipes.recipe import Recipe
 
 
 def calibrate(
@@ -87,9 +87,9 @@ def calibrate(
     On several hosts: torchrun --nnodes 2 --nproc-per-node 4 ... --no-python quamba-export calibrate ...
     """
     from quamba_export.calib.calibrate import calibrate
-    from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
     from quamba_export.calib.ranks import rank
-    from quamba_export.calib.recipe import default_recipe, load_recipe
+    from quamba_export.calib.recipes.recipe import default_recipe, load_recipe
 
     if group_heads and recipe not in (None, "quamba2"):
         found = f"--group-heads and --recipe {recipe}"

@@ -105,13 +105,15 @@ def show(results: list[HostResult], console: Console) -> None:
         if done is None:
             table.add_row(escape(result.host), f"[red]exit {result.code}[/]")
             continue
-        state = f"{done.state}, service {done.service}" if done.service else done.state
+        state = f"{done.state} ({printable(done.damaged)})" if done.damaged else done.state
+        state += f", service {done.service}" if done.service else ""
         cells = (result.host, state, done.current or "none", done.before or "", str(done.device or ""))
         table.add_row(*map(escape, cells))
         for record in done.releases:
             found = (
                 f"{record.get('target')} {record.get('qformat')}, {record.get('at')} by {record.get('by')}"
             )
+            found = f"damaged: {record['damaged']}" if "damaged" in record else found
             table.add_row("", "", escape(str(record.get("id"))), "", escape(printable(found)))
         for name in done.incoming:
             table.add_row("", "interrupted", escape(name))

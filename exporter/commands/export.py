@@ -54,10 +54,10 @@ def export(
     Example: quamba-export export CHECKPOINT --calibration calibration/ -o export/
     """
     from quamba_export.calib.calibration import read_calibration
-    from quamba_export.calib.checkpoint import load_checkpoint
-    from quamba_export.calib.qformat import qformat_named
-    from quamba_export.calib.quantize_model import quantize_model
-    from quamba_export.calib.scan_input import ScanInput, with_scan_input
+    from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+    from quamba_export.calib.model.qformat import qformat_named
+    from quamba_export.calib.model.quantize_model import quantize_model
+    from quamba_export.calib.model.scan_input import ScanInput, with_scan_input
     from quamba_export.exporter.graph.onnx_export import export_onnx
     from quamba_export.exporter.inspection.inspect import inspect_manifest
 

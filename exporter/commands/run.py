@@ -95,7 +95,7 @@ def run(
     Example: quamba-export run bundle/ --prompt "In the beginning" --temperature 0.8 --top-p 0.95 --seed 7
     """
     from quamba_export.runtime.bundle import open_bundle
-    from quamba_export.runtime.decoder import HostDecoder, refuse_penalty
+    from quamba_export.runtime.decoder import HostDecoder
     from quamba_export.runtime.generate import Limits, stream
     from quamba_export.runtime.sampling import Sampling
     from quamba_export.runtime.saved_states import save_states
@@ -125,15 +125,14 @@ def run(
         return
     before = states_before(opened, load_state, rewind, prefix_file, prompt_library)
     if chat:
-        if before:
-            refuse_penalty(sampling)
         talk(opened, before, system, limits, sampling, save_state, marks)
         return
     ids = opened.encode(text) if text or before is None else []
     fed = [*([before.next_token] if before else []), *ids]
     earlier = before.as_marks() if before and save_state else []
-    decoder = HostDecoder(opened.engine, sampling, [before.states] if before else [])
-    generation = show(stream(decoder, opened.tokenizer, [fed], limits), quiet=as_json)
+    behind = [before.history.known] if before else []
+    decoder = HostDecoder(opened.engine, sampling, [before.states] if before else [], behind)
+    generation = show(stream(decoder, opened.tokenizer, [fed], limits, behind), quiet=as_json)
     if save_state is not None:
         at_end = states_at_end(opened, decoder, before, ids, generation)
         save_states(save_state, at_end.marked(earlier, marks), opened.manifest)

@@ -34,8 +34,8 @@ def scale_drift(
     Example: quamba-export scale-drift calibration/ --against CHECKPOINT --data code.txt --data news.txt
     """
     from quamba_export.calib.calibration import read_calibration
-    from quamba_export.calib.checkpoint import load_checkpoint
-    from quamba_export.calib.scale_drift import scale_drift
+    from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+    from quamba_export.calib.studies.scale_drift import scale_drift
 
     made = read_calibration(calibration)
     with progress(f"scale-drift {calibration}", unit="samples") as bar:

@@ -49,9 +49,9 @@ def search(
     Example: quamba-export search CHECKPOINT --calibration cal/ --data TEXT --budget-size 25 -o mixed.toml
     """
     from quamba_export.calib.calibration import read_calibration
-    from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
     from quamba_export.calib.data import data_digest, token_stream
-    from quamba_export.calib.recipe_toml import recipe_toml
+    from quamba_export.calib.recipes.as_toml import recipe_toml
     from quamba_export.exporter.evaluation.language_models import require_tokenizer
     from quamba_export.exporter.studies.search import KeptScores, check_budget, recipe_with
     from quamba_export.exporter.studies.search import search as search_widths
@@ -93,7 +93,7 @@ def chosen_budget(
     head_bits: int | None,
 ) -> tuple[Budget, tuple[int, int]]:
     """The budget that the flags give, and the bits of embedding and head. Raises QuambaError (exit 2)."""
-    from quamba_export.calib.qformat import MIXED, qformat_named
+    from quamba_export.calib.model.qformat import MIXED, qformat_named
     from quamba_export.exporter.studies.search_models import latency_budget, size_budget
     from quamba_export.targets.target import load_target
 

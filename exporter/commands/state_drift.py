@@ -26,7 +26,7 @@ def state_drift(
     formats: Annotated[
         str,
         typer.Option(
-            help="Formats of calib/state_formats.py, by semicolons; those a model has not are left out."
+            help="Formats of calib/studies/state_formats.py, by semicolons; those it has not are left out."
         ),
     ] = BUILT,
     plot: Annotated[Path | None, typer.Option(help="Write the curves as an SVG file.")] = None,

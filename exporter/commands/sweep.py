@@ -57,9 +57,9 @@ def sweep(
 
     Example: quamba-export sweep CHECKPOINT --data a.txt --score b.txt --vary alpha=0.999,1.0 -o sweep/
     """
-    from quamba_export.calib.checkpoint import load_checkpoint
+    from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
     from quamba_export.calib.mixed_data import Source
-    from quamba_export.calib.recipe import default_recipe, load_recipe
+    from quamba_export.calib.recipes.recipe import default_recipe, load_recipe
     from quamba_export.exporter.evaluation.task_scores import check_known, chosen_tasks
     from quamba_export.exporter.studies.sweep import Study, run_sweep
     from quamba_export.exporter.studies.sweep_table import sweep_rows

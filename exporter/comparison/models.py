@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quamba_export.calib.calibration import Calibration, read_calibration
-from quamba_export.calib.checkpoint import load_checkpoint
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 from quamba_export.calib.data import token_stream, windows
-from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.calib.quantized_model import QuantizedModel
-from quamba_export.calib.rewrites import rewrite
-from quamba_export.calib.uncalibrated import calibration_for
+from quamba_export.calib.model.quantize_model import quantize_model
+from quamba_export.calib.model.quantized_model import QuantizedModel
+from quamba_export.calib.model.rewrites import rewrite
+from quamba_export.calib.model.uncalibrated import calibration_for
 from quamba_export.exporter.artefacts import require_graph
 from quamba_export.exporter.comparison.compare import DEFAULT_MIN_SNR_DB, PairComparison, compare_runners
 from quamba_export.exporter.comparison.runners import EngineRunner, FloatRunner, OnnxRunner, ReferenceRunner

@@ -22,9 +22,9 @@ from quamba_export.exporter.graph.onnx_session import open_session, zero_states
 from quamba_export.runtime.engine import prefill
 
 if TYPE_CHECKING:
-    from quamba_export.calib.float_model import FloatMamba
-    from quamba_export.calib.quantized_model import QuantizedModel
-    from quamba_export.calib.states import States
+    from quamba_export.calib.model.float_model import FloatMamba
+    from quamba_export.calib.model.quantized_model import QuantizedModel
+    from quamba_export.calib.model.states import States
     from quamba_export.runtime.engine import Engine
     from quamba_export.runtime.manifest import StateTensor
 
@@ -150,7 +150,7 @@ def with_site_outputs(model_path: Path) -> bytes:
 
 def by_site(outputs: Arrays) -> Arrays:
     """Outputs of a graph by site; a dynamic int8 state as the fp32 values that it holds."""
-    from quamba_export.calib.states import float_state
+    from quamba_export.calib.model.states import float_state
 
     found = {site_of_state(name): array for name, array in outputs.items()}
     for scale in [name for name in found if name.endswith(".ssm_scale")]:

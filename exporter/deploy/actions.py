@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from quamba_export.exporter.deploy.device.contents import tree_digest
 from quamba_export.exporter.deploy.packages import site_folder
 from quamba_export.exporter.deploy.plan import Plan
 from quamba_export.exporter.deploy.preflight import (
@@ -23,6 +24,7 @@ from quamba_export.exporter.deploy.preflight import (
 )
 from quamba_export.exporter.deploy.rsync import copy_folder
 from quamba_export.exporter.deploy.ssh import Session
+from quamba_export.exporter.deploy.ssh_errors import printable
 from quamba_export.exporter.deploy.unit import unit_text
 
 Report = Callable[[str], None]  # the step that begins
@@ -32,10 +34,11 @@ Report = Callable[[str], None]  # the step that begins
 class Outcome:
     """What a host is left with."""
 
-    state: str  # "deployed", "unchanged", "rolled back" or "status"
+    state: str  # "deployed", "repaired", "unchanged", "rolled back" or "status"
     current: str | None  # id of the release
     before: str | None = None
     same_bits: bool | None = None  # whether the self-test's logits are the build's, too
+    damaged: str | None = None  # what was found of a release that was there, and has been repaired
     service: str | None = None  # how systemd took it
     device: Device | None = None
     releases: tuple[dict[str, Any], ...] = ()  # release.json of each, of a status
@@ -43,7 +46,7 @@ class Outcome:
 
 
 def deploy_to(plan: Plan, session: Session, report: Report) -> Outcome:
-    """Preflight, copy, self-test, switch; what is done already is not done again.
+    """Preflight, copy, self-test, switch; what is done already, and is whole, is not done again.
 
     Raises QuambaError: exit 5 for a device that cannot run the bundle, 6 where memory or disk is short, 7
     where the connection is lost, 8 where somebody else deploys, 9 where the self-test gives other tokens.
@@ -64,7 +67,7 @@ def deploy_to(plan: Plan, session: Session, report: Report) -> Outcome:
     )
     name = plan.release_id(site)
     owner = take_lock(session)
-    place = session.call("stage", name=name)
+    place = _place(session, plan, name, site, report)
     same_bits = None
     if place["state"] == "incoming":
         same_bits = _install(session, plan, site, place, _record(plan, owner, name), report)
@@ -80,8 +83,9 @@ def deploy_to(plan: Plan, session: Session, report: Report) -> Outcome:
     if choices.port is not None:
         text = unit_text(choices.port, f"{place['root']}/current", signed=plan.verified_by_runtime)
         service = session.call("write_unit", text=text)
-    state = "unchanged" if place["state"] == "current" else "deployed"
-    return Outcome(state, name, switched["before"], same_bits, service, device)
+    damaged = place.get("damaged")
+    state = "repaired" if damaged else "unchanged" if place["state"] == "current" else "deployed"
+    return Outcome(state, name, switched["before"], same_bits, damaged, service, device)
 
 
 def roll_back(session: Session, report: Report) -> Outcome:
@@ -94,7 +98,7 @@ def roll_back(session: Session, report: Report) -> Outcome:
         done["current"],
         done["before"],
         bool(done["self_test"]["same_bits"]),
-        done["service"],
+        service=done["service"],
     )
 
 
@@ -119,6 +123,20 @@ def take_lock(session: Session) -> str:
     return owner
 
 
+def _place(session: Session, plan: Plan, name: str, site: Path, report: Report) -> dict[str, Any]:
+    """Where the release goes to; of one that is there every file is read and compared first."""
+    place: dict[str, Any] = session.call("stage", name=name)
+    if place["state"] == "incoming":
+        return place
+    report("check")
+    place = session.call(
+        "check", name=name, wanted=plan.wanted(), site=tree_digest(site), files=plan.small_files()
+    )
+    if place["damaged"]:
+        report(f"repair: {printable(place['damaged'])}")
+    return place
+
+
 def _install(
     session: Session, plan: Plan, site: Path, place: dict[str, Any], record: dict[str, Any], report: Report
 ) -> bool:
@@ -126,7 +144,7 @@ def _install(
     check_disk(device_from(session.call("probe")), _size(site) + _size(plan.source), int(place["bytes"]))
     path, basis = place["path"], place["basis"]
     # packages may share their files with the current release; a bundle may not: no hard links there
-    links = [f"--link-dest={basis}/site"] if basis else []
+    links = ["--checksum", *([f"--link-dest={basis}/site"] if basis else [])]
     copy_folder(session, site, f"{path}/site", _percent(report, "site"), links)
     likes = ["--checksum", *([f"--copy-dest={basis}/bundle"] if basis and not plan.target else [])]
     copy_folder(session, plan.source, f"{path}/{plan.part}", _percent(report, plan.part), likes)

@@ -64,13 +64,29 @@ class Plan:
             return {"digest": self.manifest.digest}
         return {"export": self.manifest.export_digest}
 
+    def small_files(self) -> dict[str, str]:
+        """sha256 of what a release has beside what its manifest lists, "missing" for what it has not."""
+        signature = self.source / SIGNATURE
+        signed = self.target is None and signature.is_file()
+        signer = self.signer if self.verified_by_runtime else ""
+        return {
+            "bundle/model.sig": _sha256(signature.read_bytes() if signed else b""),
+            "signer.pem": _sha256(signer.encode()),
+            "target.toml": _sha256(self.target_file.encode()),
+        }
+
     def release_id(self, site: Path) -> str:
         """The same source, signed by the same, with the same packages is the same release."""
         signature = self.source / SIGNATURE
-        signed = sha256(signature.read_bytes()).hexdigest() if signature.is_file() else ""
+        signed = _sha256(signature.read_bytes()) if signature.is_file() else ""
         target = self.target.name if self.target else ""
         parts = (self.manifest.digest, signed, target, self.target_file, self.signer, site.name)
         return sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _sha256(content: bytes) -> str:
+    """As the device says it of a file; of nothing that there is none."""
+    return sha256(content).hexdigest() if content else "missing"
 
 
 def plan_deployment(source: Path, choices: Choices) -> Plan:

@@ -41,7 +41,7 @@ class Evaluation:
     perplexity: float  # infinite (null in JSON) where no float holds it
     nats_per_token: float
     bits_per_byte: float | None  # bits of the scored tokens over the UTF-8 bytes of their text, if it has any
-    ssm_input: str  # int8 but in studies (calib/scan_input.py)
+    ssm_input: str  # int8 but in studies (calib/model/scan_input.py)
     seconds: float  # of this model's calls
     tokens_per_second: float
     against: str | None = None

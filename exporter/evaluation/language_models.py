@@ -19,7 +19,7 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.ort_session import Provider
 
 if TYPE_CHECKING:
-    from quamba_export.calib.scan_input import ScanInput
+    from quamba_export.calib.model.scan_input import ScanInput
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -46,7 +46,7 @@ class LanguageModel:
     tokenizer_path: Path
     engine: str
     forward: Forward
-    ssm_input: str = "int8"  # what the scan gets for x (calib/scan_input.py)
+    ssm_input: str = "int8"  # what the scan gets for x (calib/model/scan_input.py)
 
     @property
     def is_float(self) -> bool:
@@ -93,8 +93,8 @@ def open_language_model(
 
 def open_checkpoint(source: str) -> LanguageModel:
     """The float model of a checkpoint."""
-    from quamba_export.calib.checkpoint import load_checkpoint
-    from quamba_export.calib.float_model import FloatMamba
+    from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+    from quamba_export.calib.model.float_model import FloatMamba
 
     checkpoint = load_checkpoint(source)
     return LanguageModel(
@@ -119,10 +119,10 @@ def open_reference(
 ) -> LanguageModel:
     """The quantized PyTorch model, the ground truth of the exported graph."""
     from quamba_export.calib.calibration import read_calibration
-    from quamba_export.calib.checkpoint import load_checkpoint
-    from quamba_export.calib.qformat import qformat_named
-    from quamba_export.calib.quantize_model import quantize_model
-    from quamba_export.calib.scan_input import ScanInput, with_scan_input
+    from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+    from quamba_export.calib.model.qformat import qformat_named
+    from quamba_export.calib.model.quantize_model import quantize_model
+    from quamba_export.calib.model.scan_input import ScanInput, with_scan_input
 
     checkpoint = load_checkpoint(source)
     scales = read_calibration(calibration) if calibration else None

@@ -1,4 +1,4 @@
-"""Write calib/network.py as an ONNX graph: one node a call, intermediate tensors named by their sites.
+"""Write calib/model/network.py as an ONNX graph: one node a call, intermediate tensors named by their sites.
 
 A value is a name with its dtype and shape; a shape's entry is an int where it is fixed and a string
 ("batch", "length") where it is dynamic. Every quamba op is a node of its own domain; its function body in

@@ -13,10 +13,10 @@ import onnx
 
 from quamba_export.calib.calibration import Calibration
 from quamba_export.calib.calibration_checks import config_to_json
-from quamba_export.calib.checkpoint import Checkpoint
-from quamba_export.calib.network import forward
+from quamba_export.calib.checkpoints.checkpoint import Checkpoint
+from quamba_export.calib.model.network import forward
+from quamba_export.calib.model.quantized_model import QuantizedModel
 from quamba_export.calib.output_directory import written_directory
-from quamba_export.calib.quantized_model import QuantizedModel
 from quamba_export.exporter.graph.onnx_backend import OnnxBackend, Value
 from quamba_export.runtime.manifest import files_of
 

@@ -90,8 +90,8 @@ def inspect_path(source: str, layer: int = 0) -> Any:
 
 
 def inspect_checkpoint(source: str) -> CheckpointFacts:
-    from quamba_export.calib.checkpoint import load_checkpoint
-    from quamba_export.calib.weight_files import stored_tensors
+    from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+    from quamba_export.calib.checkpoints.weight_files import stored_tensors
 
     checkpoint = load_checkpoint(source)
     stored = ((entry.name, entry.tensor.nbytes) for entry in stored_tensors(checkpoint.path))

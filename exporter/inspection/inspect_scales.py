@@ -28,7 +28,7 @@ class SiteScale:
 
 @dataclass(frozen=True)
 class SiteError:
-    """What a site's scale does to its values (calib/scale_error.py).
+    """What a site's scale does to its values (calib/studies/scale_error.py).
 
     mse in units of the value squared. None where an older artefact has no figure, and the SNR of a site whose
     values or errors are all 0.

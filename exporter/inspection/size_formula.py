@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import onnx
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.qformat import BLOCKS, BlockWidths, QFormat, qformat_named
-from quamba_export.calib.recipe import default_recipe
+from quamba_export.calib.model.qformat import BLOCKS, BlockWidths, QFormat, qformat_named
+from quamba_export.calib.recipes.recipe import default_recipe
 from quamba_export.exporter.graph.onnx_backend import ELEMENT
 from quamba_export.plugins.common.int4 import GROUP
 

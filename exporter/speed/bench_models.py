@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from quamba_export.calib.calibration import read_calibration
-from quamba_export.calib.checkpoint import Checkpoint, load_checkpoint
-from quamba_export.calib.float_model import FloatMamba
-from quamba_export.calib.qformat import qformat_named
-from quamba_export.calib.quantize_model import quantize_model
+from quamba_export.calib.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from quamba_export.calib.model.float_model import FloatMamba
+from quamba_export.calib.model.qformat import qformat_named
+from quamba_export.calib.model.quantize_model import quantize_model
 from quamba_export.exporter.speed.bench import Contestant, Ids
 
 

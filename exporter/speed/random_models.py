@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.qformat import BlockWidths, qformat_named
-from quamba_export.calib.quantized_model import QuantizedModel, SsmStateDtype
+from quamba_export.calib.model.qformat import BlockWidths, qformat_named
+from quamba_export.calib.model.quantized_model import QuantizedModel, SsmStateDtype
 from quamba_export.exporter.model_sizes import CONFIGS
 from quamba_export.plugins.common.int4 import group_sizes
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -61,7 +61,7 @@ def random_model(
 
 
 class _Draw:
-    """Draws the constants of one layer after the other, by the names calib/network.py asks for."""
+    """Draws the constants of one layer after the other, by the names calib/model/network.py asks for."""
 
     def __init__(self, config: MambaConfig, widths: BlockWidths, random: np.random.Generator) -> None:
         self.config, self.widths, self.random = config, widths, random

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.observers import refuse_unknown
-from quamba_export.calib.qformat import BLOCKS
-from quamba_export.calib.recipe import default_recipe
+from quamba_export.calib.model.qformat import BLOCKS
+from quamba_export.calib.observers.observer import refuse_unknown
+from quamba_export.calib.recipes.recipe import default_recipe
 from quamba_export.exporter.studies.sweep_table import markdown
 from quamba_export.exporter.studies.variants import Variant, parse_vary, variants
 

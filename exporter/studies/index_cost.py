@@ -14,7 +14,7 @@ from typing import Any
 
 import quamba_export.calib
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.recipe import Recipe
+from quamba_export.calib.recipes.recipe import Recipe
 from quamba_export.exporter.model_sizes import token_bytes
 from quamba_export.runtime.errors import QuambaError
 

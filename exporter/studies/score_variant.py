@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from quamba_export.calib.calibration import Calibration, read_calibration
-from quamba_export.calib.checkpoint import load_checkpoint
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 from quamba_export.calib.data import Tokens, token_stream
-from quamba_export.calib.qformat import qformat_named
-from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.calib.quantized_model import QuantizedModel
-from quamba_export.calib.scan_input import ScanInput, with_scan_input
+from quamba_export.calib.model.qformat import qformat_named
+from quamba_export.calib.model.quantize_model import quantize_model
+from quamba_export.calib.model.quantized_model import QuantizedModel
+from quamba_export.calib.model.scan_input import ScanInput, with_scan_input
 from quamba_export.exporter.evaluation.cloze import read_passages, with_cloze
 from quamba_export.exporter.evaluation.evaluate import evaluate
 from quamba_export.exporter.evaluation.language_models import open_checkpoint, open_reference

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quamba_export.calib.layer_rules import LayerRule
-from quamba_export.calib.qformat import BLOCKS, MIXABLE, BlockWidths
-from quamba_export.calib.recipe import Recipe
+from quamba_export.calib.model.qformat import BLOCKS, MIXABLE, BlockWidths
+from quamba_export.calib.recipes.layer_rules import LayerRule
+from quamba_export.calib.recipes.recipe import Recipe
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 Assignment = tuple[str, ...]  # a width a layer

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from quamba_export.calib.calibration import Calibration
-from quamba_export.calib.checkpoint import Checkpoint
+from quamba_export.calib.checkpoints.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.float_model import FloatMamba
-from quamba_export.calib.qformat import MIXED, qformat_named
-from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.calib.quantized_model import QuantizedModel
+from quamba_export.calib.model.float_model import FloatMamba
+from quamba_export.calib.model.qformat import MIXED, qformat_named
+from quamba_export.calib.model.quantize_model import quantize_model
+from quamba_export.calib.model.quantized_model import QuantizedModel
 from quamba_export.exporter.evaluation.evaluate import Distance, batches, log_softmax, windows_a_call
 from quamba_export.exporter.evaluation.language_models import Ids
 from quamba_export.exporter.inspection.size_formula import SizeFormula, size_formula

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from quamba_export.calib.calibration import read_calibration
-from quamba_export.calib.checkpoint import load_checkpoint
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 from quamba_export.calib.data import token_stream
-from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.calib.state_drift import StateDrift, state_drift
-from quamba_export.calib.state_formats import study_formats
-from quamba_export.calib.state_study import chosen
+from quamba_export.calib.model.quantize_model import quantize_model
+from quamba_export.calib.studies.state_drift import StateDrift, state_drift
+from quamba_export.calib.studies.state_formats import study_formats
+from quamba_export.calib.studies.state_study import chosen
 from quamba_export.exporter.evaluation.language_models import require_tokenizer
 from quamba_export.exporter.report.charts import path, tag, titled
 

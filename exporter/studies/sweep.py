@@ -22,10 +22,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from quamba_export.calib.checkpoint import Checkpoint, load_checkpoint
+from quamba_export.calib.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from quamba_export.calib.data import data_digest, token_stream
 from quamba_export.calib.mixed_data import Source, mixed_windows
-from quamba_export.calib.recipe import Recipe
+from quamba_export.calib.recipes.recipe import Recipe
 from quamba_export.calib.workers import one_thread
 from quamba_export.exporter.evaluation.cloze import read_passages
 from quamba_export.exporter.evaluation.evaluate import Mode

@@ -12,13 +12,9 @@ from typing import Any, get_args
 
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.enough_data import check_enough
-from quamba_export.calib.observer_kinds import OBSERVERS
-from quamba_export.calib.observers import refuse_unknown
-from quamba_export.calib.qformat import qformat_named
-from quamba_export.calib.quantized_model import SsmStateDtype
-from quamba_export.calib.recipe import Recipe, default_recipe, load_recipe, recipe_from_table
-from quamba_export.calib.rounding_kinds import ROUNDINGS
-from quamba_export.calib.scan_input import (
+from quamba_export.calib.model.qformat import qformat_named
+from quamba_export.calib.model.quantized_model import SsmStateDtype
+from quamba_export.calib.model.scan_input import (
     MODES,
     SCALED,
     STUDY_FACTOR,
@@ -27,8 +23,12 @@ from quamba_export.calib.scan_input import (
     refuse_smoothed,
     scan_input_named,
 )
+from quamba_export.calib.model.smoothing import check_smoothable
+from quamba_export.calib.observers.kinds import OBSERVERS
+from quamba_export.calib.observers.observer import refuse_unknown
+from quamba_export.calib.recipes.recipe import Recipe, default_recipe, load_recipe, recipe_from_table
+from quamba_export.calib.rounding.kinds import ROUNDINGS
 from quamba_export.calib.sites import SITES
-from quamba_export.calib.smoothing import check_smoothable
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 MOST_VARIANTS = 1000

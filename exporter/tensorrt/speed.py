@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from quamba_export.calib.quantized_model import QuantizedModel
+from quamba_export.calib.model.quantized_model import QuantizedModel
 from quamba_export.exporter.cli import leave_with_code
 from quamba_export.exporter.graph.onnx_export import onnx_from_model, state_table, write_model
 from quamba_export.exporter.speed.gpu_speed import (

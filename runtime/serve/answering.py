@@ -85,7 +85,6 @@ class Answering:
             ) from error
 
     async def _job(self, asked: Asked, prompt: Prompt, send: Callable[[Event], None]) -> Job:
-        """A repetition penalty has to see every token, so it goes on from no session."""
         stops = self.chat.stop if asked.kind == "chat" else ()
         job = Job(
             ids=prompt if isinstance(prompt, list) else [],
@@ -98,7 +97,7 @@ class Answering:
         if isinstance(prompt, list):
             return job
         session = self.sessions.begun(asked.session, prompt) if asked.session else None
-        rest = session.rest_of(prompt) if session and asked.sampling.repetition_penalty == 1.0 else None
+        rest = session.rest_of(prompt) if session else None
         if session is None or rest is None:
             job.ids = await self._encode(prompt)
             return job

@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quamba_export.runtime.generate import Generation, Limits
 from quamba_export.runtime.sampling import Sampling
 from quamba_export.runtime.text_states import KeptStates
@@ -51,3 +54,9 @@ class Job:
     keep: bool = False  # whether the states at the end are wanted
     cancelled: bool = False  # set by whoever no longer waits: the engine drops it at its next turn
     arrived: float = field(default_factory=time.monotonic)
+
+    def occurred(self, vocab_size: int) -> NDArray[np.bool_]:
+        """The tokens behind what it feeds, (V,)."""
+        if self.before is None or self.before.occurred is None:
+            return np.zeros(vocab_size, dtype=bool)
+        return np.unpackbits(self.before.occurred, count=vocab_size).astype(bool)

@@ -182,7 +182,7 @@ class Scheduler:
         states = None
         if job.keep:
             tokens = (job.before.tokens if job.before else 0) + len(job.ids) + len(slot.tokens) - 1
-            states = KeptStates(self._batch.states_of(slot), tokens)
+            states = KeptStates(self._batch.states_of(slot), tokens, slot.occurred())
         job.send(End(generation, timed_out, states))
 
     def _fail_everybody(self, message: str, status: int = 500) -> None:

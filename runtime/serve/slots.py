@@ -26,7 +26,8 @@ class Slot:
 
     def __init__(self, job: Job, tokenizer: Tokenizer, vocab_size: int) -> None:
         self.job, self.row = job, Row(tokenizer, job.ids, job.limits)
-        self.sampler = Sampler(job.sampling, vocab_size, job.ids)
+        self._before = job.occurred(vocab_size)
+        self.sampler = Sampler(job.sampling, vocab_size, [*np.flatnonzero(self._before), *job.ids])
         self.tokens: list[int] = []
         self.first_token_at = self.last_token_at = 0.0
 
@@ -40,6 +41,11 @@ class Slot:
         self.last_token_at = time.monotonic()
         self.first_token_at = self.first_token_at or self.last_token_at
         return self.row.add(token)
+
+    def occurred(self) -> NDArray[np.uint8]:
+        """The tokens that have been fed, as KeptStates has them."""
+        self._before[[*self.job.ids, *self.tokens[:-1]]] = True
+        return np.packbits(self._before)
 
     def generation(self, reason: FinishReason) -> Generation:
         """What is known at the end. TTFT counts from the request's arrival, waiting included."""

@@ -12,9 +12,9 @@ from random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS, random_checkpoint
 from quamba_export.calib.calibrate import calibrate, partial_directory
 from quamba_export.calib.calibration import read_calibration
 from quamba_export.calib.data import calibration_windows
+from quamba_export.calib.model.rewrites import rewrite
 from quamba_export.calib.observation import MICRO_BATCH
-from quamba_export.calib.recipe import load_recipe
-from quamba_export.calib.rewrites import rewrite
+from quamba_export.calib.recipes.recipe import load_recipe
 from quamba_export.calib.sites import site_names
 from quamba_export.runtime.errors import ExitCode, QuambaError
 

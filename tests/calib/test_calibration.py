@@ -10,7 +10,7 @@ from random_calibrations import random_calibration
 from random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS
 
 from quamba_export.calib.calibration import read_calibration, write_calibration
-from quamba_export.calib.recipe import load_recipe
+from quamba_export.calib.recipes.recipe import load_recipe
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 LIMITED = dataclasses.replace(MAMBA2, time_step_limit=(0.01, 0.5))

@@ -20,7 +20,7 @@ from random_checkpoints import (
 )
 from safetensors.torch import save_file
 
-from quamba_export.calib.checkpoint import load_checkpoint
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 from quamba_export.calib.config import MambaConfig
 
 UNTIED = replace(MAMBA2_GROUPS, tie_embeddings=False, proj_bias=True, time_step_limit=(0.001, 0.1))

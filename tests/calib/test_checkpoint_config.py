@@ -12,7 +12,7 @@ import pytest
 from random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS, hugging_face_config, mamba_ssm_config
 from refusals import refused
 
-from quamba_export.calib.checkpoint_config import read_config
+from quamba_export.calib.checkpoints.config_json import read_config
 from quamba_export.calib.config import MambaConfig
 
 

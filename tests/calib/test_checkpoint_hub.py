@@ -12,8 +12,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from random_checkpoints import MAMBA1, random_checkpoint, write_hugging_face, write_mamba_ssm
 from refusals import refused
 
-from quamba_export.calib.checkpoint import load_checkpoint
-from quamba_export.calib.hub import is_hub_id
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+from quamba_export.calib.checkpoints.hub import is_hub_id
 from quamba_export.runtime.errors import ExitCode
 
 

@@ -14,7 +14,7 @@ from random_checkpoints import MAMBA1, MAMBA2, random_tensors, write_hugging_fac
 from refusals import refused
 from torch import Tensor
 
-from quamba_export.calib.checkpoint import load_checkpoint
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 
 X_PROJ = "backbone.layers.1.mixer.x_proj.weight"
 

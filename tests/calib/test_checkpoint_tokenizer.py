@@ -11,7 +11,7 @@ from refusals import refused
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from quamba_export.calib.checkpoint import load_checkpoint
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 
 
 def with_tokenizer(directory: Path, words: int = 64, special: tuple[str, ...] = ()) -> Path:

@@ -7,9 +7,9 @@ import torch
 from random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS, random_checkpoint
 
 from quamba_export.calib.enough_data import check_enough, shortages, values_of
-from quamba_export.calib.float_model import FloatMamba
-from quamba_export.calib.observer_percentile import Percentile
-from quamba_export.calib.recipe import load_recipe
+from quamba_export.calib.model.float_model import FloatMamba
+from quamba_export.calib.observers.percentile import Percentile
+from quamba_export.calib.recipes.recipe import load_recipe
 from quamba_export.calib.sites import SITES
 from quamba_export.runtime.errors import QuambaError
 

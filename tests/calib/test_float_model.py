@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS, random_checkpoint
 from torch import Tensor
 
-from quamba_export.calib import mamba1, mamba2
-from quamba_export.calib.checkpoint import load_checkpoint
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.data import token_stream, windows
-from quamba_export.calib.float_model import FloatMamba
-from quamba_export.calib.mamba1 import selective_scan
-from quamba_export.calib.mamba2 import ssd_scan
-from quamba_export.calib.states import States
+from quamba_export.calib.model import mamba1, mamba2
+from quamba_export.calib.model.float_model import FloatMamba
+from quamba_export.calib.model.mamba1 import selective_scan
+from quamba_export.calib.model.mamba2 import ssd_scan
+from quamba_export.calib.model.states import States
 from quamba_export.plugins.common.hadamard import fold_hadamard
 
 CONFIGS = {"mamba1": MAMBA1, "mamba2": MAMBA2, "mamba2-groups": MAMBA2_GROUPS}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from random_checkpoints import MAMBA1, MAMBA2, random_tensors, write_hugging_face
 
-from quamba_export.calib.checkpoint import load_checkpoint
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.float_model import FloatMamba
-from quamba_export.calib.layer import rms_norm
+from quamba_export.calib.model.float_model import FloatMamba
+from quamba_export.calib.model.layer import rms_norm
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed: pip install transformers"

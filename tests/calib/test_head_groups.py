@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from quamba_export.calib.head_groups import cluster_heads, cut_sorted, sort_and_cluster
+from quamba_export.calib.model.head_groups import cluster_heads, cut_sorted, sort_and_cluster
 from quamba_export.calib.sites import GroupRanges, split_rows
 
 

@@ -15,9 +15,9 @@ from quamba_export.calib.calibrate import calibrate
 from quamba_export.calib.calibration import Calibration, read_calibration, write_calibration
 from quamba_export.calib.data import calibration_windows
 from quamba_export.calib.klt import RESIDUAL, eigenbasis
-from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.calib.recipe import load_recipe
-from quamba_export.calib.rewrites import rewrite
+from quamba_export.calib.model.quantize_model import quantize_model
+from quamba_export.calib.model.rewrites import rewrite
+from quamba_export.calib.recipes.recipe import load_recipe
 from quamba_export.runtime.errors import QuambaError
 
 SAMPLES, LENGTH = 6, 12

@@ -8,11 +8,11 @@ import torch
 from scipy import integrate, optimize, stats
 
 import quamba_export.calib as package
-from quamba_export.calib.observer_aciq import best_multiple
-from quamba_export.calib.observer_kinds import OBSERVERS, find_observers
-from quamba_export.calib.observer_outlier_aware import OutlierAware
-from quamba_export.calib.observer_percentile import Percentile
-from quamba_export.calib.scale_error import ScaleError, error_report
+from quamba_export.calib.observers.aciq import best_multiple
+from quamba_export.calib.observers.kinds import OBSERVERS, find_observers
+from quamba_export.calib.observers.outlier_aware import OutlierAware
+from quamba_export.calib.observers.percentile import Percentile
+from quamba_export.calib.studies.scale_error import ScaleError, error_report
 
 N = 50_000
 SHAPES = {
@@ -139,8 +139,8 @@ NEW = """
 from dataclasses import dataclass
 from typing import ClassVar
 
-from quamba_export.calib.observer_absmax import AbsoluteMaximum
-from quamba_export.calib.recipe_options import number
+from quamba_export.calib.observers.absmax import AbsoluteMaximum
+from quamba_export.calib.recipes.options import number
 
 
 @dataclass(frozen=True)

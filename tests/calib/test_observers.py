@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from quamba_export.calib.observer_absmax import AbsoluteMaximum
-from quamba_export.calib.observer_kinds import OBSERVERS, observer_from_table
-from quamba_export.calib.observer_percentile import Percentile
-from quamba_export.calib.observers import SumOfMaxima, scales_from_limits
+from quamba_export.calib.observers.absmax import AbsoluteMaximum
+from quamba_export.calib.observers.kinds import OBSERVERS, observer_from_table
+from quamba_export.calib.observers.observer import SumOfMaxima, scales_from_limits
+from quamba_export.calib.observers.percentile import Percentile
 from quamba_export.plugins.common.quantization import SMALLEST_SCALE
 from quamba_export.runtime.errors import QuambaError
 

@@ -13,7 +13,7 @@ import pytest
 from random_checkpoints import MAMBA2, random_checkpoint
 
 from quamba_export.calib.calibrate import calibrate, partial_directory
-from quamba_export.calib.recipe import load_recipe
+from quamba_export.calib.recipes.recipe import load_recipe
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 EMBEDDED = Path(__file__).parents[2] / "embedded"

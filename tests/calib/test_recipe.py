@@ -5,9 +5,9 @@ import pytest
 import tomllib
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.observer_absmax import AbsoluteMaximum
-from quamba_export.calib.observer_percentile import Percentile
-from quamba_export.calib.recipe import RECIPES, default_recipe, load_recipe, recipe_from_table
+from quamba_export.calib.observers.absmax import AbsoluteMaximum
+from quamba_export.calib.observers.percentile import Percentile
+from quamba_export.calib.recipes.recipe import RECIPES, default_recipe, load_recipe, recipe_from_table
 from quamba_export.runtime.errors import QuambaError
 
 MAMBA1 = MambaConfig(

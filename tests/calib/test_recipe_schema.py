@@ -7,9 +7,9 @@ import pytest
 import tomllib
 from jsonschema import Draft202012Validator
 
-from quamba_export.calib.observer_kinds import OBSERVERS
-from quamba_export.calib.recipe import RECIPES, load_recipe
-from quamba_export.calib.recipe_schema import recipe_schema
+from quamba_export.calib.observers.kinds import OBSERVERS
+from quamba_export.calib.recipes.recipe import RECIPES, load_recipe
+from quamba_export.calib.recipes.schema import recipe_schema
 from quamba_export.runtime.errors import QuambaError
 
 SCHEMA = Draft202012Validator(recipe_schema())
@@ -73,7 +73,7 @@ BAD = [
 
 def test_it_is_the_one_in_docs():
     written = Path(__file__).parents[2] / "docs" / "recipe.schema.json"
-    assert json.loads(written.read_text()) == recipe_schema(), "python -m quamba_export.calib.recipe_schema"
+    assert json.loads(written.read_text()) == recipe_schema(), "python -m quamba_export.calib.recipes.schema"
     Draft202012Validator.check_schema(recipe_schema())
 
 

@@ -7,10 +7,9 @@ import torch
 from random_calibrations import random_calibration, random_reorders
 from random_checkpoints import MAMBA1, MAMBA2, random_checkpoint
 
-from quamba_export.calib.checkpoint import load_checkpoint
-from quamba_export.calib.float_model import FloatMamba
-from quamba_export.calib.recipe import load_recipe
-from quamba_export.calib.rewrites import (
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+from quamba_export.calib.model.float_model import FloatMamba
+from quamba_export.calib.model.rewrites import (
     apply_rewrites,
     fuse_norms,
     reorder_channels,
@@ -18,6 +17,7 @@ from quamba_export.calib.rewrites import (
     rotate_out_proj,
     rotate_residual,
 )
+from quamba_export.calib.recipes.recipe import load_recipe
 
 CONFIGS = {
     "mamba1": MAMBA1,

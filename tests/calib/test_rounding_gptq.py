@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from quamba_export.calib.hessian import ROWS, Hessian
-from quamba_export.calib.rounding import output_error
-from quamba_export.calib.rounding_gptq import BLOCK, Gptq
-from quamba_export.calib.rounding_nearest import Nearest
-from quamba_export.calib.weight_grid import WeightGrid, each_column
+from quamba_export.calib.rounding.gptq import BLOCK, Gptq
+from quamba_export.calib.rounding.hessian import ROWS, Hessian
+from quamba_export.calib.rounding.nearest import Nearest
+from quamba_export.calib.rounding.way import output_error
+from quamba_export.calib.rounding.weight_grid import WeightGrid, each_column
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 

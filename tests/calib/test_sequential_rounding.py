@@ -12,12 +12,12 @@ from random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS, random_checkpoint
 from quamba_export.calib.calibrate import calibrate, partial_directory
 from quamba_export.calib.calibration import read_calibration, write_calibration
 from quamba_export.calib.data import calibration_windows
-from quamba_export.calib.hessian import Hessian
-from quamba_export.calib.layer_rules import LayerRule
-from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.calib.recipe import default_recipe, load_recipe
-from quamba_export.calib.rewrites import rewrite
-from quamba_export.calib.stored_weight import rounded_shapes
+from quamba_export.calib.model.quantize_model import quantize_model
+from quamba_export.calib.model.rewrites import rewrite
+from quamba_export.calib.recipes.layer_rules import LayerRule
+from quamba_export.calib.recipes.recipe import default_recipe, load_recipe
+from quamba_export.calib.rounding.hessian import Hessian
+from quamba_export.calib.rounding.stored_weight import rounded_shapes
 from quamba_export.plugins.common.int4 import group_sizes, unpack_int4
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -229,7 +229,7 @@ def test_the_head_is_rounded_on_what_the_rounded_layers_give(run, folder, bits, 
 
 def test_a_head_in_one_piece_or_in_several_is_the_same(run, monkeypatch):
     whole = run(MAMBA2, {"head_bits": 4}).weights
-    monkeypatch.setattr("quamba_export.calib.tables.PIECE", 24)
+    monkeypatch.setattr("quamba_export.calib.model.tables.PIECE", 24)
     for name, tensor in run(MAMBA2, {"head_bits": 4}).weights.items():
         assert torch.equal(tensor, whole[name]), name
 

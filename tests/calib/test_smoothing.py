@@ -11,15 +11,15 @@ import torch
 from exported_graph import Graph, calibrated, tapped, tokens
 from random_checkpoints import MAMBA1, MAMBA2, MAMBA2_GROUPS, random_checkpoint
 
-from quamba_export.calib.basis import BASIS_SAMPLES
 from quamba_export.calib.calibrate import calibrate
 from quamba_export.calib.calibration import Calibration, read_calibration, write_calibration
 from quamba_export.calib.data import calibration_windows
-from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.calib.recipe import load_recipe
-from quamba_export.calib.rewrites import rewrite
-from quamba_export.calib.scan_input import ScanInput, with_scan_input
-from quamba_export.calib.smoothing import SMOOTHED, smoothed_sites
+from quamba_export.calib.model.basis import BASIS_SAMPLES
+from quamba_export.calib.model.quantize_model import quantize_model
+from quamba_export.calib.model.rewrites import rewrite
+from quamba_export.calib.model.scan_input import ScanInput, with_scan_input
+from quamba_export.calib.model.smoothing import SMOOTHED, smoothed_sites
+from quamba_export.calib.recipes.recipe import load_recipe
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 SAMPLES, LENGTH = 6, 12

@@ -5,9 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quamba_export.calib.rewrites import rewrite
-from quamba_export.calib.state_formats import Dynamic, EveryKth, Float8, Held, Rotated, fp16, study_formats
-from quamba_export.calib.state_study import chosen, state_study, table
+from quamba_export.calib.model.rewrites import rewrite
+from quamba_export.calib.studies.state_formats import (
+    Dynamic,
+    EveryKth,
+    Float8,
+    Held,
+    Rotated,
+    fp16,
+    study_formats,
+)
+from quamba_export.calib.studies.state_study import chosen, state_study, table
 from quamba_export.runtime.errors import ExitCode
 from tests.exported_graph import CONFIGS, calibrated, quantized
 from tests.refusals import refused

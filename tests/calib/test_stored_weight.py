@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from quamba_export.calib.rounding_nearest import Nearest
-from quamba_export.calib.stored_weight import stored
-from quamba_export.calib.weight_grid import grid_of
+from quamba_export.calib.rounding.nearest import Nearest
+from quamba_export.calib.rounding.stored_weight import stored
+from quamba_export.calib.rounding.weight_grid import grid_of
 from quamba_export.plugins.common.int4 import group_sizes, pack_int4, unpack_int4
 from quamba_export.plugins.common.quantization import SMALLEST_SCALE
 from quamba_export.runtime.errors import ExitCode, QuambaError

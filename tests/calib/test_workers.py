@@ -4,7 +4,7 @@ import torch
 import worker_tasks
 from random_checkpoints import MAMBA1, random_checkpoint
 
-from quamba_export.calib.float_model import FloatMamba
+from quamba_export.calib.model.float_model import FloatMamba
 from quamba_export.calib.workers import Workers
 from quamba_export.runtime.errors import ExitCode, QuambaError
 

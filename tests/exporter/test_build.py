@@ -6,8 +6,8 @@ import pytest
 from fake_export import FILES, write_fake_export
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.qformat import BLOCKS
-from quamba_export.calib.quantize_model import quantize_model
+from quamba_export.calib.model.qformat import BLOCKS
+from quamba_export.calib.model.quantize_model import quantize_model
 from quamba_export.exporter.bundle.build import WITH_KERNELS, build_bundle
 from quamba_export.exporter.graph.onnx_export import onnx_from_model
 from quamba_export.plugins.common.registry import kernel_names

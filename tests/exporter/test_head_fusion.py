@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 from refusals import refused
 
-from quamba_export.calib.quantize_model import quantize_model
+from quamba_export.calib.model.quantize_model import quantize_model
 from quamba_export.exporter.graph.onnx_export import onnx_from_model
 from quamba_export.exporter.tensorrt.graph import tensorrt_graph
 from quamba_export.exporter.tensorrt.head_fusion import HEAD

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_flow import Flow, run_json
 
-from quamba_export.calib.recipe import load_recipe
+from quamba_export.calib.recipes.recipe import load_recipe
 from quamba_export.exporter.model_sizes import CONFIGS
 from quamba_export.exporter.studies.index_cost import (
     Tables,

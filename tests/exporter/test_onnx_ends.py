@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from quamba_export.calib.qformat import qformat_named
-from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.calib.rewrites import rewrite
-from quamba_export.calib.rounding_nearest import Nearest
-from quamba_export.calib.weight_grid import grid_of
+from quamba_export.calib.model.qformat import qformat_named
+from quamba_export.calib.model.quantize_model import quantize_model
+from quamba_export.calib.model.rewrites import rewrite
+from quamba_export.calib.rounding.nearest import Nearest
+from quamba_export.calib.rounding.weight_grid import grid_of
 from quamba_export.plugins.common.int4 import dequantize_int4
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from tests.exported_graph import Graph, calibrated, quantized, tapped, tokens

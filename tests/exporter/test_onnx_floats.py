@@ -10,12 +10,12 @@ import onnx
 import pytest
 import torch
 
-from quamba_export.calib.checkpoint import Checkpoint
+from quamba_export.calib.checkpoints.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.float_model import FloatMamba
-from quamba_export.calib.qformat import qformat_named
-from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.calib.quantized_model import QuantizedModel
+from quamba_export.calib.model.float_model import FloatMamba
+from quamba_export.calib.model.qformat import qformat_named
+from quamba_export.calib.model.quantize_model import quantize_model
+from quamba_export.calib.model.quantized_model import QuantizedModel
 from quamba_export.exporter.graph.onnx_export import onnx_from_model
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from tests.exported_graph import Graph, calibrated, tapped, tokens

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from quamba_export.calib.calibration import Calibration
-from quamba_export.calib.checkpoint import Checkpoint
+from quamba_export.calib.checkpoints.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.layer_rules import LayerRule
-from quamba_export.calib.quantize_model import quantize_model
+from quamba_export.calib.model.quantize_model import quantize_model
+from quamba_export.calib.recipes.layer_rules import LayerRule
 from quamba_export.exporter.bundle.build import build_bundle
 from quamba_export.exporter.graph.onnx_export import onnx_from_model
 from quamba_export.exporter.inspection.size_formula import graph_formula, size_formula

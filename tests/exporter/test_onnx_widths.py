@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.quantize_model import quantize_model
+from quamba_export.calib.model.quantize_model import quantize_model
 from quamba_export.exporter.graph.onnx_export import onnx_from_model
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from tests.exported_graph import CONFIGS, Graph, calibrated, quantized, tapped, tokens

@@ -8,7 +8,7 @@ import pytest
 import torch
 from refusals import refused
 
-from quamba_export.calib.quantize_model import quantize_model
+from quamba_export.calib.model.quantize_model import quantize_model
 from quamba_export.exporter.speed import random_models
 from quamba_export.exporter.speed.random_models import CONFIGS, random_model
 from tests.random_calibrations import random_calibration

@@ -12,10 +12,10 @@ import torch
 from tiny_flow import Flow, run_json
 
 from quamba_export.calib.calibration import read_calibration
-from quamba_export.calib.checkpoint import load_checkpoint
-from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.calib.quantized_model import QuantizedModel
-from quamba_export.calib.scan_input import MODES, ScanInput, scan_input_named, with_scan_input
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+from quamba_export.calib.model.quantize_model import quantize_model
+from quamba_export.calib.model.quantized_model import QuantizedModel
+from quamba_export.calib.model.scan_input import MODES, ScanInput, scan_input_named, with_scan_input
 from quamba_export.exporter.options import chosen_scan_input
 from quamba_export.runtime.errors import ExitCode, QuambaError
 

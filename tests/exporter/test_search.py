@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tiny_flow import Flow, run_json
 
-from quamba_export.calib.layer_rules import LayerRule
-from quamba_export.calib.recipe import load_recipe, recipe_from_table
-from quamba_export.calib.recipe_toml import recipe_toml
+from quamba_export.calib.recipes.as_toml import recipe_toml
+from quamba_export.calib.recipes.layer_rules import LayerRule
+from quamba_export.calib.recipes.recipe import load_recipe, recipe_from_table
 from quamba_export.exporter.studies.search import Budget, KeptScores, recipe_with, search
 from quamba_export.runtime.errors import ExitCode, QuambaError
 

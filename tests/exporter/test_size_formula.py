@@ -8,8 +8,8 @@ import onnx
 import pytest
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.qformat import BLOCKS, qformat_named
-from quamba_export.calib.quantize_model import quantize_model
+from quamba_export.calib.model.qformat import BLOCKS, qformat_named
+from quamba_export.calib.model.quantize_model import quantize_model
 from quamba_export.exporter.graph.onnx_export import onnx_from_model
 from quamba_export.exporter.inspection.size_formula import constant_bytes, graph_formula, size_formula
 from tests.random_calibrations import random_calibration

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny_flow import Flow, run_json
 
-from quamba_export.calib.state_drift import drift_of, positions, state_drift
-from quamba_export.calib.state_formats import Dynamic, Held, fp16
+from quamba_export.calib.studies.state_drift import drift_of, positions, state_drift
+from quamba_export.calib.studies.state_formats import Dynamic, Held, fp16
 from tests.exported_graph import CONFIGS, quantized
 from tests.refusals import refused
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tiny_flow import Flow, run_json
 
-from quamba_export.calib.checkpoint import load_checkpoint
-from quamba_export.calib.recipe import load_recipe
+from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+from quamba_export.calib.recipes.recipe import load_recipe
 from quamba_export.exporter.report.charts import dots
 from quamba_export.exporter.studies import sweep as engine
 from quamba_export.exporter.studies.score_variant import score_variant

@@ -15,8 +15,8 @@ from refusals import refused
 from torch import Tensor
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.quantize_model import quantize_model
-from quamba_export.calib.quantized_model import QuantizedModel
+from quamba_export.calib.model.quantize_model import quantize_model
+from quamba_export.calib.model.quantized_model import QuantizedModel
 from quamba_export.exporter.graph.onnx_export import onnx_from_model, write_model
 from quamba_export.exporter.tensorrt import weights as tensorrt_weights
 from quamba_export.exporter.tensorrt.graph import DOMAIN, tensorrt_graph

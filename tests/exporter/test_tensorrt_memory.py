@@ -15,7 +15,7 @@ from host_math import host_math
 from onnx import numpy_helper
 from refusals import refused
 
-from quamba_export.calib.quantize_model import quantize_model
+from quamba_export.calib.model.quantize_model import quantize_model
 from quamba_export.exporter.graph.onnx_export import onnx_from_model
 from quamba_export.exporter.tensorrt.graph import tensorrt_graph
 from quamba_export.exporter.tensorrt.memory import (

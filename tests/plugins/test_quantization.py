@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quamba_export.calib.quantize_model import absmax_scale
+from quamba_export.calib.model.quantize_model import absmax_scale
 from quamba_export.plugins.common.quantization import (
     INT8_MAX,
     INT8_MIN,

@@ -15,6 +15,7 @@ from quamba_export.runtime.generate import Limits
 from quamba_export.runtime.rewind import rewound
 from quamba_export.runtime.sampling import Sampling
 from quamba_export.runtime.saved_states import feed, load_states, save_states
+from quamba_export.runtime.text_states import TextStates
 
 LIMITS, GREEDY = Limits(20, eos_token_id=0), Sampling()
 
@@ -94,11 +95,27 @@ def test_saved_states_are_gone_on_from(bundle: Bundle, tmp_path: Path) -> None:
     forked = Chat(bundle, load_states(tmp_path / "a", bundle.engine, bundle.manifest))
     assert fed(bundle, forked, "and") == 1 + len(bundle.encode("User: and\nAssistant:"))
     assert fed(bundle, forked, "and") < 20
-    with pytest.raises(QuambaError, match="do not say which tokens have occurred"):
-        "".join(forked.answer("the a", LIMITS, Sampling(repetition_penalty=1.1)))
 
 
-def test_a_saved_chat_goes_back_to_where_a_turn_ended(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_penalty_knows_the_tokens_of_every_turn(bundle: Bundle, tmp_path: Path) -> None:
+    """Of those in a file, too: no token of theirs is chosen again."""
+    assert isinstance(bundle.engine, SlowEngine)
+    bundle.engine.script = ""
+    penalized, limits = Sampling(repetition_penalty=1000.0), Limits(8)
+    chat = Chat(bundle)
+    "".join(chat.answer("the a", limits, penalized))
+    save_states(tmp_path / "a", chat.saved(), bundle.manifest)
+    loaded = Chat(bundle, load_states(tmp_path / "a", bundle.engine, bundle.manifest))
+    before = loaded.saved().history.tokens
+    "".join(loaded.answer("x", limits, penalized))
+    assert loaded.generation
+    assert not set(before) & set(loaded.generation.token_ids)
+    assert set(before) <= set(loaded.saved().history.known)
+
+
+def test_a_saved_chat_goes_back_to_where_a_turn_ended(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chat = Chat(bundle)
     said(chat, "the a")
     one = chat.saved()
@@ -111,15 +128,19 @@ def test_a_saved_chat_goes_back_to_where_a_turn_ended(bundle: Bundle, tmp_path: 
     assert back.history.feeds == one.history.feeds
     for name in one.states:
         np.testing.assert_array_equal(back.states[name], one.states[name])
-    "".join(chat.answer("again", LIMITS, Sampling(repetition_penalty=1.1)))  # fed anew, in one piece
+    monkeypatch.setattr(TextStates, "rest_of", lambda *text: None)  # fed anew, in one piece
+    said(chat, "again")
     assert chat.saved(marks=2).marks == ()
 
 
-def test_a_chat_of_one_token_answers_is_saved(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_chat_of_one_token_answers_is_saved(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Fed anew each time, its pieces begin alike, but none ends where a turn before it ended."""
     chat, short = Chat(bundle), Limits(1, eos_token_id=0)
+    monkeypatch.setattr(TextStates, "rest_of", lambda *text: None)
     for text in ("the a", "and", "nor this"):
-        "".join(chat.answer(text, short, Sampling(repetition_penalty=1.1)))
+        "".join(chat.answer(text, short, GREEDY))
     save_states(tmp_path / "chat", chat.saved(marks=2), bundle.manifest)
     assert load_states(tmp_path / "chat", bundle.engine, bundle.manifest).marks == ()
 

@@ -100,6 +100,17 @@ def test_bytes_that_are_never_a_character_are_shown_and_the_window_stays_short()
     assert len(detokenizer._ids) <= 2 * MAX_HELD_TOKENS
 
 
+@pytest.mark.parametrize("character", ["é", "世", "🎉", "👩\u200d🚀", "e\u0301", "�"])
+@pytest.mark.parametrize("context", ["", "ab �"])
+def test_a_character_that_began_before_is_completed(character: str, context: str) -> None:
+    """States may end within a character: the tokens behind them are the context."""
+    ids = [BYTE_OF[byte] for byte in (context + character).encode()]
+    for cut in range(len(context.encode()), len(ids) + 1):
+        begun = BYTE_LEVEL.decode(ids[:cut]).rstrip("�") if cut < len(ids) else context + character
+        text = "".join(streamed(BYTE_LEVEL, [*ids[cut:], BYTE_OF[ord("a")]], prompt=ids[:cut]))
+        assert (begun + text).replace("�", "") == (context + character + "a").replace("�", "")
+
+
 def test_an_incomplete_character_at_the_end_is_shown_as_a_replacement() -> None:
     assert streamed(BYTE_LEVEL, [BYTE_OF[ord("x")], *(BYTE_OF[b] for b in "世".encode()[:2])]) == [
         "x",

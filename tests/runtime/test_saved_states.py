@@ -93,11 +93,14 @@ def test_states_of_any_engine_are_loaded_by_any_other(
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("new", [0, 1, 6])
 @pytest.mark.parametrize("length", [0, 1, 4])
+@pytest.mark.parametrize("penalty", [1.0, 5.0])
 def test_a_loaded_text_goes_on_as_if_there_had_been_no_break(
-    engines: dict[str, Engine], manifest: Manifest, tmp_path: Path, name: str, new: int, length: int
-) -> None:
+    engines: dict[str, Engine], manifest: Manifest, tmp_path: Path, name: str, new: int, length: int,
+    penalty: float,
+) -> None:  # fmt: skip
+    sampling = Sampling(repetition_penalty=penalty)
     engine, prompt, more = engines[name], some_ids(9)[0].tolist(), some_ids(4)[0].tolist()[:length]
-    decoder = HostDecoder(engine, Sampling())
+    decoder = HostDecoder(engine, sampling)
     chosen = list(decoder.start([prompt])) if new else []
     for _ in range(new - 1):
         chosen += decoder.step()
@@ -106,7 +109,8 @@ def test_a_loaded_text_goes_on_as_if_there_had_been_no_break(
     save_states(tmp_path / "states", saved, manifest)
     loaded = load_states(tmp_path / "states", engine, manifest)
     assert (loaded.tokens, loaded.next_token) == (8 + new, [*prompt, *chosen][-1])
-    resumed, whole = HostDecoder(engine, Sampling(), [loaded.states]), HostDecoder(engine, Sampling())
+    resumed = HostDecoder(engine, sampling, [loaded.states], [loaded.history.known])
+    whole = HostDecoder(engine, sampling)
     assert resumed.start([[loaded.next_token, *more]]) == whole.start([[*prompt, *chosen, *more]])
     for _ in range(12):
         assert resumed.step() == whole.step()
@@ -137,7 +141,7 @@ def test_one_file_begins_several_sequences(manifest: Manifest, file: Path) -> No
     assert forks.start([[loaded.next_token, *prompt] for prompt in prompts]) == expected
 
 
-def test_what_states_do_not_remember_is_refused(manifest: Manifest, file: Path) -> None:
+def test_states_without_their_tokens_are_refused_a_penalty(manifest: Manifest, file: Path) -> None:
     engine = NumpyEngine()
     states = load_states(file, engine, manifest).states
     with refused("--repetition-penalty 1.2", "which tokens", code=ExitCode.USAGE):

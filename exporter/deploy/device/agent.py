@@ -11,12 +11,13 @@ import os
 import select
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from quamba_export.exporter.deploy.device import install
+from quamba_export.exporter.deploy.device import contents, install
 from quamba_export.exporter.deploy.device.probe import probe
-from quamba_export.exporter.deploy.device.store import Store, default_folder
+from quamba_export.exporter.deploy.device.store import MENDS, Store, default_folder
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 HELLO = "quamba-export-device 1"
@@ -41,6 +42,16 @@ class Agent:
 
     def stage(self, name: str) -> dict[str, Any]:
         return self.store.stage(name)
+
+    def check(self, name: str, wanted: dict[str, str], site: str, files: dict[str, str]) -> dict[str, Any]:
+        """`stage` of a release that is there; one that is damaged is to be copied again, and says why.
+
+        For the arguments see contents.fault_of.
+        """
+        launcher = sha256(install.launcher().encode()).hexdigest()
+        files = {**files, "bin/quamba-export": launcher}
+        damaged = contents.fault_of(self.store.release(name), wanted, site, files)
+        return {**self.store.stage(name, damaged is not None), "damaged": damaged}
 
     def build(self, name: str, target: str, target_file: str, signer: str) -> None:
         """Build the bundle of what was staged.
@@ -69,7 +80,12 @@ class Agent:
     def test(self, name: str) -> dict[str, Any]:
         """The self-test of a release that is whole, once more; its signature with it."""
         digest = self.store.record(name)["bundle_digest"]
-        return install.run_self_test(self.store.release(name), {"digest": digest})
+        try:
+            return install.run_self_test(self.store.release(name), {"digest": digest})
+        except QuambaError as error:
+            if error.code is ExitCode.INTEGRITY:
+                error.fix = MENDS
+            raise
 
     def staged(self, name: str) -> Path:
         return self.store.incoming / self.store.release(name).name
@@ -83,7 +99,8 @@ class Agent:
             install.check_service(self.store.release(name))
         before = self.store.current()
         self.store.switch(name)
-        self.store.note([*self.store.history(), name])
+        if before != name:  # not of a repair
+            self.store.note([*self.store.history(), name])
         return {"before": before, "deleted": self.store.prune(keep), "service": install.restart_unit()}
 
     def rollback(self) -> dict[str, Any]:
@@ -112,9 +129,15 @@ class Agent:
         incoming = self.store.incoming
         return {
             "current": self.store.current(),
-            "releases": [self.store.record(name) for name in self.store.names()],
+            "releases": [self._noted(name) for name in self.store.names()],
             "incoming": sorted(path.name for path in incoming.iterdir()) if incoming.is_dir() else [],
         }
+
+    def _noted(self, name: str) -> dict[str, Any]:
+        try:
+            return self.store.record(name)
+        except QuambaError as error:
+            return {"id": name, "damaged": error.found}
 
     def write_unit(self, text: str) -> str:
         return install.write_unit(text)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from quamba_export.exporter.deploy.device.store import remove
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 LAUNCHER = """#!/bin/sh
@@ -25,13 +26,18 @@ SIGNER = "signer.pem"  # of a release whose bundle is loaded only with this key'
 SELF_TEST_SECONDS, BUILD_SECONDS = 900.0, 3600.0
 
 
-def write_launcher(release: Path) -> Path:
+def launcher() -> str:
     """bin/quamba-export: this device's Python with the release's packages before its own."""
-    launcher = release / "bin" / "quamba-export"
-    launcher.parent.mkdir(exist_ok=True)
-    launcher.write_text(LAUNCHER.format(python=shlex.quote(sys.executable)))
-    launcher.chmod(0o755)
-    return launcher
+    return LAUNCHER.format(python=shlex.quote(sys.executable))
+
+
+def write_launcher(release: Path) -> None:
+    """Make bin/quamba-export, whatever is there."""
+    path = release / "bin" / "quamba-export"
+    remove(path.parent)
+    path.parent.mkdir()
+    path.write_text(launcher())
+    path.chmod(0o755)
 
 
 def write_signer(release: Path, text: str) -> None:

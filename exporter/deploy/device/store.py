@@ -1,16 +1,18 @@
 """The releases on a device: staged, put in place whole, switched by one rename, and taken back.
 
     lock                    held while something is changed, by whoever it names
-    incoming/<id>/          a release on its way: what a copy that was cut off goes on with
+    incoming/<id>/          a release on its way: what a copy that was cut off, or a repair, goes on with
     releases/<id>/          whole and tested: bundle/, site/ (packages), bin/quamba-export, release.json
     current -> releases/<id>
     history                 the ids that were current, oldest first
 
-A kill at any moment leaves `current` at a whole release.
+A kill at any moment leaves `current` at a whole release; one that was damaged there keeps its place until its
+repaired copy, which has passed the self-test, takes it in one step.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
@@ -22,6 +24,8 @@ from typing import IO, Any
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 ID = re.compile(r"[0-9a-f]{16}")
+MENDS = "deploy its bundle again: that repairs it"
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
 
 
 def default_folder() -> Path:
@@ -74,32 +78,51 @@ class Store:
         return self.releases / name
 
     def record(self, name: str) -> dict[str, Any]:
-        """What was noted when the release was tested."""
-        return dict(json.loads((self.release(name) / "release.json").read_text()))
+        """What was noted when the release was tested. Raises QuambaError (exit 4) where that is damaged."""
+        try:
+            return dict(json.loads((self.release(name) / "release.json").read_bytes()))
+        except (OSError, ValueError) as error:
+            raise QuambaError(
+                f"release {name} is damaged on the device",
+                found=f"release.json: {error}",
+                fix=MENDS,
+                code=ExitCode.INTEGRITY,
+            ) from error
 
-    def stage(self, name: str) -> dict[str, Any]:
+    def stage(self, name: str, damaged: bool = False) -> dict[str, Any]:
         """Make room for a release. state: "current", "whole" (not current), or "incoming", to be copied.
 
-        root: of all this; path: where to copy to; basis: the current release, of which a copy may reuse
-        files; bytes: what an earlier, interrupted copy has left there.
+        damaged: copy it again, also where it is there. root: of all this; path: where to copy to; basis: the
+        current release, of which a copy may reuse files; bytes: what an earlier, interrupted copy has left
+        there.
         """
         whole, path, current = self.release(name), self.incoming / name, self.current()
-        if whole.is_dir():
+        if whole.is_dir() and not damaged:
             return {"state": "current" if name == current else "whole", "root": str(self.folder)}
+        if whole.is_dir() and name != current:  # what is good of it need not be copied again
+            remove(path)
+            whole.rename(path)
         path.mkdir(exist_ok=True)
+        for part in path.iterdir():
+            if part.is_symlink():  # rsync would write to where it leads
+                part.unlink()
         there = sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
         basis = str(self.release(current)) if current else None
         root = str(self.folder)
         return {"state": "incoming", "root": root, "path": str(path), "basis": basis, "bytes": there}
 
     def put_in_place(self, name: str, record: dict[str, Any]) -> None:
-        """What was staged and tested becomes a release, in one step."""
+        """What was staged and tested becomes a release, in one step; a damaged one of that name goes."""
         staged = self.incoming / name
         if (staged / "export").is_dir():  # the bundle has been built of it
             shutil.rmtree(staged / "export")
         (staged / "release.json").write_text(json.dumps(record, indent=2) + "\n")
         os.sync()  # a power cut after the rename finds the content too
-        staged.rename(self.release(name))
+        if self.release(name).is_dir():
+            exchange(staged, self.release(name))
+            remove(staged)
+        else:
+            staged.rename(self.release(name))
 
     def switch(self, name: str) -> None:
         """Let `current` lead to a release, by one rename."""
@@ -143,9 +166,35 @@ class Store:
         current = self.current()
         others = [name for name in self.names() if name != current]
         gone = others[: max(0, len(others) - (keep - 1))]
+        for left in self.incoming.iterdir():
+            remove(left)
         for name in gone:
             self.release(name).rename(self.incoming / name)  # so that no half of it is a release
-        for left in self.incoming.iterdir():
-            shutil.rmtree(left)
+            remove(self.incoming / name)
         self.note([name for name in self.history() if name not in gone])
         return gone
+
+
+def remove(path: Path) -> None:
+    """Whatever it is; nothing is fine, too."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two folders change places in one step.
+
+    Where the file system has no such step (NFS) it takes two renames. A kill between
+    the two leaves `other` missing and `one` whole, which the next deployment puts in place.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # glibc 2.28
+    names = (AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other))
+    if renameat2 is not None and renameat2(*names, RENAME_EXCHANGE) == 0:
+        return
+    aside = one.with_name(f"{one.name}.damaged")
+    remove(aside)
+    other.rename(aside)
+    one.rename(other)
+    aside.rename(one)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from deploying import deployed, options, plan, releases, wait_until_free
+from deploying import deployed, killed_at, options, plan, releases, wait_until_free
 from refusals import refused
 from ssh_device import CutProxy, SshDevice
 
@@ -34,12 +34,6 @@ def test_a_connection_killed_at_any_step_changes_nothing_and_goes_on(
         wait_until_free(running)
     assert releases(running) > {before}  # the last one was tested, and not switched to
     assert deployed(running, bundles[1]).before == before
-
-
-def killed_at(step: str, session: Session, now: str) -> None:
-    if now.startswith(step):
-        session.process.kill()
-        session.process.wait()
 
 
 def test_a_line_cut_after_any_number_of_bytes_is_taken_up_again(device: SshDevice, bundles: Bundles) -> None:

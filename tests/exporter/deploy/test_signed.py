@@ -133,9 +133,12 @@ def test_going_back_verifies_again(first: SshDevice, signed: tuple[Path, Path], 
     other_signature(bundle, keys)
     with Session("known", options(first)) as session, refused("not by the key", code=ExitCode.INTEGRITY):
         roll_back(session, lambda step: None)
-    with refused("not by the key", code=ExitCode.INTEGRITY):  # whole there, so nothing is copied
-        deployed(first, signed[0], signer=keys / "mine.pub")
     assert first.current == now
+    again = deployed(first, signed[0], signer=keys / "mine.pub")
+    assert (again.state, again.damaged) == ("repaired", "bundle/model.sig is not what was installed")
+    (first.store / "current/signer.pem").unlink()
+    assert deployed(first, signed[0], signer=keys / "mine.pub").state == "repaired"
+    assert (first.store / "current/signer.pem").read_bytes() == (keys / "mine.pub").read_bytes()
 
 
 def test_a_service_that_asks_for_a_signature_is_not_given_another_bundle(

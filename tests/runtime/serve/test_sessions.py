@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from served import Served, serving
 
+from quamba_export.runtime.decoder import HostDecoder
+from quamba_export.runtime.sampling import Sampling
 from quamba_export.runtime.serve.sessions import Sessions
 from quamba_export.runtime.text_states import Beginning, KeptStates, TextStates
 
@@ -89,11 +91,20 @@ def test_another_text_begins_anew_and_says_what_it_says_without_a_session(served
     assert other["choices"] == alone["choices"]
 
 
-def test_a_repetition_penalty_has_to_see_the_whole_text(served: Served) -> None:
-    _, first = served.complete("the a", max_tokens=20, session="s")
-    text = "the a" + first["choices"][0]["text"]
-    _, second = served.complete(text, max_tokens=20, session="s", repetition_penalty=1.2)
-    assert cached(second) == 0
+def test_a_repetition_penalty_sees_the_tokens_behind_a_session(served: Served) -> None:
+    """Over two requests, as in one: what a session knows of its text it knows from the one before."""
+    bundle, text = served.answering.bundle, "the a"
+    prompt = bundle.encode(text)
+    whole = HostDecoder(bundle.engine, Sampling(repetition_penalty=5.0))
+    ids = [*prompt, *whole.start([prompt]), *(whole.step()[0] for _ in range(29))]
+    for new in (0, 10, 20):
+        asked = {"max_tokens": 10, "temperature": 0, "repetition_penalty": 5.0, "session": "s"}
+        _, part = served.complete(text, **asked)
+        assert cached(part) == (new and len(prompt) + new - 1)
+        text += part["choices"][0]["text"]
+    occurred = served.answering.sessions.find("s")[0].states.occurred
+    assert occurred is not None
+    assert np.flatnonzero(np.unpackbits(occurred)).tolist() == sorted({*ids[:-1]})
 
 
 def test_the_oldest_goes_first_and_a_session_can_be_ended(served: Served) -> None:

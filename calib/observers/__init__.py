@@ -1,0 +1,1 @@
+"""How a scale is chosen: a file an observer."""

@@ -1,0 +1,1 @@
+"""Policy as data: which observer, which rounding, which rewrites, in TOML."""

@@ -1,0 +1,1 @@
+"""How a weight becomes integers: a file a way of rounding."""

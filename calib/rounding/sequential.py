@@ -1,0 +1,205 @@
+"""Weights rounded layer by layer, each on what the layers before it, rounded already, give it.
+
+For each layer: the Hessian of in_proj from the residual stream, in_proj rounded; the mixer run with it, the
+Hessian of out_proj from its output, out_proj rounded; the residual stream moved on. Activations are those of
+the float model. All samples go through a layer before any enters the next, and wait in files, so memory
+holds a micro-batch and a layer whatever the number of samples. Only mixers run in the workers; Hessians are
+summed in the order of the samples, so the number of workers changes no bit.
+
+x_proj, dt_proj and the convolution stay as they are: the published method rounds them to the nearest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor
+
+from quamba_export.calib.data import Tokens
+from quamba_export.calib.model.float_model import MIXERS, FloatMamba
+from quamba_export.calib.model.layer import Layer, rms_norm
+from quamba_export.calib.model.rewrites import EMBEDDING, FINAL_NORM, HEAD
+from quamba_export.calib.model.states import States
+from quamba_export.calib.model.tables import in_pieces
+from quamba_export.calib.observation import MICRO_BATCH, Run
+from quamba_export.calib.rounding.hessian import Hessian
+from quamba_export.calib.rounding.nearest import Nearest
+from quamba_export.calib.rounding.stored_weight import stored
+from quamba_export.calib.rounding.way import Rounding, output_error
+from quamba_export.calib.rounding.weight_grid import BITS, WeightGrid, grid_of
+from quamba_export.calib.sample_file import SampleFile
+
+STAGE = "weights"
+
+Errors = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class MixerPass:
+    """One layer's mixer but for its out_proj, from file to file; as `work` of a worker, a micro-batch."""
+
+    index: int
+    source: SampleFile  # residual stream (n, L, D)
+    target: SampleFile  # out_proj's input (n, L, E)
+
+    def __call__(self, model: FloatMamba, samples: Tokens) -> None:
+        """samples (k,): consecutive numbers of calibration samples."""
+        first, count, seen = int(samples[0]), len(samples), dict[str, Tensor]()
+        layer = Layer(model.config, self.index, model.tensors, model.out_hadamard, seen.__setitem__)
+        zeros = States.zeros(model.config, count)
+        with torch.inference_mode():
+            norm_out = _norm_out(model, self.index, self.source.read(first, count))
+            MIXERS[model.config.kind](layer, norm_out, zeros.conv[self.index], zeros.ssm[self.index])
+        self.target.write(first, seen[f"layers.{self.index}.out_proj_in"])
+
+
+class SequentialRounding:
+    """Rounds in_proj and out_proj of every layer of `model`, whose tensors are replaced as it goes on, and
+    lm_head behind them where the rounding has bits for it. grids: one a layer.
+
+    Progress is kept beside run.file: a layer's rounded weights are written when the residual stream behind
+    it is whole on the disk, and a resumed run goes on behind the last of them.
+    """
+
+    def __init__(self, model: FloatMamba, rounding: Rounding, grids: Sequence[WeightGrid], run: Run) -> None:
+        self.model, self.rounding, self.grids, self.run = model, rounding, grids, run
+        length, config = run.tokens.shape[1], model.config
+        folder = run.file.directory
+        self._stream = [SampleFile(folder / f"residual{i}.bin", length, config.d_model) for i in (0, 1)]
+        self._out_proj_in = SampleFile(folder / "out_proj_in.bin", length, config.d_inner)
+        self._layers = [folder / f"weights{i}.safetensors" for i in range(config.n_layer)]
+
+    def weights(self) -> tuple[dict[str, Tensor], Errors]:
+        """Codes and scales of every projection as calib/rounding/stored_weight.py stores them, and of each
+        projection the share of its output's energy that is lost, beside that of round-to-nearest.
+        """
+        done = sum(path.exists() for path in self._layers) if STAGE in self.run.file.done else 0
+        if not done:
+            self._start()
+        for i in range(done, len(self._layers)):
+            tensors, errors = self._round_layer(i)
+            self._stream[(i + 1) % 2].to_disk()
+            _write_layer(self._layers[i], tensors, errors)
+            self.run.advance(STAGE, len(self.run.tokens) * (i + 1) // len(self._layers))
+        layers = [_read_layer(path) for path in self._layers]
+        if self.rounding.head_bits in BITS:
+            layers.append(self._round_head())
+        return {k: v for tensors, _ in layers for k, v in tensors.items()}, {
+            k: v for _, errors in layers for k, v in errors.items()
+        }
+
+    def _start(self) -> None:
+        """No layer is rounded, and the residual stream is the embedding of the tokens."""
+        for path in self._layers:
+            path.unlink(missing_ok=True)
+        for file in (*self._stream, self._out_proj_in):
+            file.create(len(self.run.tokens))
+        for samples in self._batches():
+            tokens = torch.from_numpy(self.run.tokens[samples])
+            self._stream[0].write(int(samples[0]), F.embedding(tokens, self.model.tensors[EMBEDDING]))
+
+    def _round_layer(self, i: int) -> tuple[dict[str, Tensor], Errors]:
+        source, target = self._stream[i % 2], self._stream[(i + 1) % 2]
+        tensors, errors = dict[str, Tensor](), Errors()
+        self._round(f"layers.{i}.in_proj", source, lambda x: _norm_out(self.model, i, x), tensors, errors)
+        for _ in self.run.workers.run(
+            MixerPass(i, source, self._out_proj_in), self._mixer(i), self._batches()
+        ):
+            pass
+        self._round(f"layers.{i}.out_proj", self._out_proj_in, lambda y: y, tensors, errors)
+        layer = Layer(self.model.config, i, self.model.tensors, self.model.out_hadamard, None)
+        weight, bias = layer.weight("mixer.out_proj.weight"), layer.optional("mixer.out_proj.bias")
+        for samples in self._batches():
+            first, count = int(samples[0]), len(samples)
+            added = F.linear(self._out_proj_in.read(first, count), weight, bias)
+            target.write(first, source.read(first, count) + added)
+        return tensors, errors
+
+    def _round(
+        self,
+        name: str,
+        file: SampleFile,
+        inputs: Callable[[Tensor], Tensor],
+        tensors: dict[str, Tensor],
+        errors: Errors,
+    ) -> None:
+        """Round the projection `name`, whose inputs are `inputs` of the file's samples, in the model too."""
+        layer, _, projection = name.rpartition(".")
+        parameter = f"backbone.{layer}.mixer.{projection}.weight"
+        exact, grid = self.model.tensors[parameter], self.grids[int(layer.split(".")[1])]
+        matrix = self._hessian(name, exact.shape[1], file, inputs)
+        rounded = self.rounding.round(exact, grid, matrix, name)
+        self.model.tensors[parameter] = rounded.dequantize()
+        tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"] = stored(rounded, grid.bits, name)
+        nearest = Nearest().round(exact, grid).dequantize()
+        errors[name] = {
+            "error": output_error(exact, self.model.tensors[parameter], matrix),
+            "nearest_error": output_error(exact, nearest, matrix),
+        }
+
+    def _round_head(self) -> tuple[dict[str, Tensor], Errors]:
+        """lm_head on what the rounded layers give it; its rows are rounded a piece at a time."""
+        model, bits, stream = self.model, self.rounding.head_bits, self._stream[len(self._layers) % 2]
+        norm, epsilon = model.tensors[FINAL_NORM], model.config.norm_epsilon
+        exact = model.tensors[HEAD]
+        matrix = self._hessian("lm_head", exact.shape[1], stream, lambda x: rms_norm(x, norm, epsilon))
+        grid = grid_of(bits)
+        rounded = in_pieces(exact, lambda rows: self.rounding.round(rows, grid, matrix, "lm_head"))
+        weight, scale = stored(rounded, bits, "lm_head")
+        nearest = Nearest().round(exact, grid).dequantize()
+        errors = {
+            "error": output_error(exact, rounded.dequantize(), matrix),
+            "nearest_error": output_error(exact, nearest, matrix),
+        }
+        return {"lm_head.weight": weight, "lm_head.weight_scale": scale}, {"lm_head": errors}
+
+    def _hessian(
+        self, name: str, columns: int, file: SampleFile, inputs: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Of `inputs` of the file's samples."""
+        hessian = Hessian(columns)
+        for samples in self._batches():
+            hessian.add(inputs(file.read(int(samples[0]), len(samples))))
+        return hessian.matrix(name)
+
+    def _mixer(self, i: int) -> FloatMamba:
+        """The model with layer i only, and of its out_proj one row: nobody looks at its output."""
+        prefix = f"backbone.layers.{i}."
+        tensors = {k: v for k, v in self.model.tensors.items() if k.startswith(prefix)}
+        tensors.pop(f"{prefix}mixer.out_proj.bias", None)
+        tensors[f"{prefix}mixer.out_proj.weight"] = tensors[f"{prefix}mixer.out_proj.weight"][:1]
+        return replace(self.model, tensors=tensors)
+
+    def _batches(self) -> list[Tokens]:
+        numbers = np.arange(len(self.run.tokens))
+        return [numbers[first : first + MICRO_BATCH] for first in range(0, len(numbers), MICRO_BATCH)]
+
+
+def _norm_out(model: FloatMamba, i: int, residual: Tensor) -> Tensor:
+    """in_proj's input: (n, L, D) -> (n, L, D)."""
+    return rms_norm(residual, model.tensors[f"backbone.layers.{i}.norm.weight"], model.config.norm_epsilon)
+
+
+def _write_layer(path: Path, tensors: dict[str, Tensor], errors: Errors) -> None:
+    """In one step: a kill leaves the whole file or none."""
+    staging = path.with_suffix(".tmp")
+    with staging.open("wb") as file:
+        file.write(safetensors.torch.save(tensors, metadata={"errors": json.dumps(errors)}))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(staging, path)
+
+
+def _read_layer(path: Path) -> tuple[dict[str, Tensor], Errors]:
+    with safe_open(str(path), framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(file.metadata()["errors"])

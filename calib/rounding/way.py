@@ -1,0 +1,53 @@
+"""What a way of rounding weights is, and what its rounding costs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from quamba_export.calib.rounding.weight_grid import RoundedWeight, WeightGrid
+from quamba_export.calib.workers import one_thread
+
+
+@dataclass(frozen=True)
+class Rounding(ABC):
+    """A way of rounding weights, with its options: frozen, written to the calibration as a table.
+
+    uses_inputs: the weights are rounded while the model is calibrated, one layer after the other, because
+        the codes depend on what a layer is given. Such a method has an option `bits`, the width it rounds to;
+        the others round when the model is quantized, to whatever width is asked for.
+    """
+
+    kind: ClassVar[str]
+    uses_inputs: ClassVar[bool] = False
+    head_bits = 16  # what lm_head is rounded to while calibrating; 16 for not at all
+
+    @abstractmethod
+    def round(
+        self, weight: Tensor, grid: WeightGrid, hessian: Tensor | None = None, name: str = "the weight"
+    ) -> RoundedWeight:
+        """weight (M, K) fp32 on the integers of `grid`.
+
+        hessian: (K, K), sum of x x^T over inputs, times any number; given where uses_inputs.
+        name:    the layer's, for errors.
+        """
+
+    def as_table(self) -> dict[str, Any]:
+        return {"kind": self.kind, **asdict(self)}
+
+
+def output_error(weight: Tensor, rounded: Tensor, hessian: Tensor) -> float:
+    """tr(E H E^T) / tr(W H W^T) with E = rounded - weight: the share of the output's energy that is lost.
+
+    weight, rounded (M, K), hessian (K, K). 0 where the output has no energy. In fp64.
+    """
+    exact, hessian = weight.double(), hessian.double()
+    difference = rounded.double() - exact
+    with one_thread():
+        energy = torch.sum((exact @ hessian) * exact)
+        lost = torch.sum((difference @ hessian) * difference)
+    return float(lost / energy) if energy > 0 else 0.0

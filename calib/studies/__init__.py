@@ -1,0 +1,1 @@
+"""What scales and states cost, measured layer by layer."""
