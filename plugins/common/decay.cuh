@@ -1,7 +1,7 @@
 // decay_rounded() by a table a warp holds in its registers: the same bits for every input, fewer instructions.
 //
 // x = (m / 32) ln 2 + r with |r| < 0.01084, exp(x) = 2^(m / 32) exp(r). Lane j holds 2^(j / 32), and a shuffle
-// takes m's last five bits for j. decay_wide() needs eight fp64 operations where the polynomial alone takes
+// takes m's last five bits for j. decay_wide() needs ten fp64 operations where the polynomial alone takes
 // eighteen; decay_narrow() needs none, and says where fp32 pairs leave the last bit open.
 #pragma once
 
@@ -55,30 +55,23 @@ struct NarrowPower {
     }
 };
 
-// The m at the end of the bits of 1.5 2^23 + m, as fp64 without a conversion: 2^52 + bits is a double of these bits.
-QUAMBA_HOST_DEVICE double steps_of(uint32_t bits) {
-    const uint64_t raised = uint64_t(0x43300000u) << 32 | bits;
-    double value;
-    memcpy(&value, &raised, sizeof(value));
-    return value - 4503600889856000.0;  // 2^52 + the bits of 1.5 2^23
-}
-
 // decay_rounded(x). Powers: m -> the entry of m mod 32.
 //
 // The polynomial is within 2^-53 of exp(r) - 1, Taylor's of degree 7 with r^6 made up for in r^2 and r^4. Tried
 // on every float: some lie within 2^-52.6 of a middle between two results.
 template <class Powers>
 QUAMBA_HOST_DEVICE float decay_wide(float x, const Powers &powers) {
-    const float bounded = fmaxf(x, -105.0f), round = 12582912.0f;  // 1.5 2^23: its ulp is 1
-    const float shifted = fmaf(bounded, STEPS_PER_NAT, round), narrow = fmaf(shifted - round, -NATS, bounded);
-    uint32_t m;  // and what ends in `shifted` behind it
-    memcpy(&m, &shifted, sizeof(m));
-    const double r = fma(steps_of(m), -NATS_REST, double(narrow));
+    const double wide = fmaxf(x, -105.0f), round = 6755399441055744.0;  // 1.5 2^52: its ulp is 1
+    const double shifted = fma(wide, double(STEPS_PER_NAT), round), steps = shifted - round;
+    const double r = fma(steps, -NATS_REST, fma(steps, -double(NATS), wide));
     double sum = fma(0.008333333333333333, r, 0.04166690492483334);
     sum = fma(sum, r, 0.16666666666666666);
     sum = fma(sum, r, 0.49999999999091727);
     sum = fma(sum, r, 1.0) * r;
-    const double power = powers(int(m)).scaled(int(m));
+    uint64_t bits;  // the last of `shifted` are m
+    memcpy(&bits, &shifted, sizeof(bits));
+    const int m = int(uint32_t(bits));
+    const double power = powers(m).scaled(m);
     return static_cast<float>(fma(power, sum, power));
 }
 
@@ -112,8 +105,8 @@ QUAMBA_HOST_DEVICE float decay_narrow(float x, const Powers &powers) {
 #ifdef __CUDACC__
 
 // Issue slots (a quarter of an SM's cycle) an exponential of a warp, by its SASS and the rates of the CUDA guide:
-//   sm_90  polynomial 36 (18 fp64 of 2), wide 17 (8 fp64 of 2; 17 instructions), narrow 28
-//   sm_87  polynomial 1290 (18 fp64 and 2 conversions of 64), wide 640, narrow 28 and 24 for what it leaves open
+//   sm_90  polynomial 36 (18 fp64 of 2), wide 20 (10 fp64 of 2; 16 instructions), narrow 28
+//   sm_87  polynomial 1290 (18 fp64 and 2 conversions of 64), wide 770, narrow 28 and 24 for what it leaves open
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000)
 constexpr bool FAST_FP64 = true;  // half of fp32's rate; everywhere else a 64th, or fewer
 #else
