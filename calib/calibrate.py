@@ -24,6 +24,7 @@ from torch import Tensor
 from quamba_export.calib.calibration import Calibration, write_calibration
 from quamba_export.calib.checkpoints.checkpoint import Checkpoint
 from quamba_export.calib.data import Tokens, data_digest
+from quamba_export.calib.device import torch_device
 from quamba_export.calib.mixed_data import Source, mixed_windows, shares
 from quamba_export.calib.model.basis import basis_samples, find_basis
 from quamba_export.calib.model.float_model import FloatMamba
@@ -39,7 +40,7 @@ from quamba_export.calib.rounding.sequential import SequentialRounding
 from quamba_export.calib.sites import GroupRanges, scale_shape
 from quamba_export.calib.studies.scale_error import ScaleError, error_report
 from quamba_export.calib.workers import Workers, one_thread
-from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError
 
 REORDER_SAMPLES = (
     128  # samples, the first, that the permutation is found on: any order is exact, so time decides
@@ -58,6 +59,7 @@ def calibrate(
     workers: int = 1,
     out_dir: str | Path | None = None,
     resume: bool = False,
+    device: str = "cpu",
     progress: Callable[[Progress], None] | None = None,
 ) -> Calibration:
     """Static scales of `checkpoint` from calib_size windows of calib_seqlen tokens of a text, or of several.
@@ -67,6 +69,7 @@ def calibrate(
     seed:     None takes the first windows of the text, a number draws them from all of it.
     workers:  processes, one thread each. Under torchrun its ranks take their place (calib/ranks.py): all
         return the same scales, rank 0 alone writes, and rounds weights.
+    device:   where the model is observed and rounded (calib/device.py); a GPU has one worker.
     out_dir:  where the artefact is written; unfinished work lies beside it until then (partial_directory),
         and `resume` goes on from it.
     progress: called after every micro-batch.
@@ -75,6 +78,8 @@ def calibrate(
     weights that give values that are not finite, unfinished work of another run, an out_dir that holds
     something else or that another process is calibrating into.
     """
+    place = torch_device(device)
+    check_workers(workers, place)
     recipe = recipe or default_recipe(checkpoint.config)
     recipe.check_fits(checkpoint.config)
     recipe.check_groups(checkpoint.config)
@@ -84,13 +89,13 @@ def calibrate(
         check_replaceable(Path(out_dir), "calibration")
     sources = [Source(data)] if isinstance(data, (str, Path)) else data
     tokens = _tokens(checkpoint, sources, calib_size, calib_seqlen, seed)
-    identity = _identity(checkpoint, recipe, tokens)
+    identity = _identity(checkpoint, recipe, tokens, place)
     with _scratch(out_dir) as scratch, one_thread():
         file = ProgressFile.start(scratch, identity, resume=resume)
         with workers_or_ranks(workers, scratch) as pool:
             if isinstance(pool, Ranks):
                 file.done, file.totals = pool.share((file.done, file.totals))
-            run = Run(tokens, pool, file, progress, _samples(recipe, calib_size))
+            run = Run(tokens, pool, file, progress, _samples(recipe, calib_size), place)
             basis = find_basis(checkpoint, recipe, run)
             permutation, ranges = _reorder(checkpoint, recipe, run)
             model = FloatMamba.from_checkpoint(checkpoint)
@@ -112,7 +117,9 @@ def calibrate(
             dim_group_range={i: layer.channel_ends for i, layer in ranges.items()},
             permutation=permutation,
             statistics=statistics,
-            run=_run_record(sources, tokens, seed, recipe, rewrites) | rounding_errors,
+            run=_run_record(sources, tokens, seed, recipe, rewrites)
+            | _device_record(place)
+            | rounding_errors,
             weights=weights,
             basis=basis,
         )
@@ -120,6 +127,17 @@ def calibrate(
             write_calibration(calibration, out_dir)
             file.remove()
     return calibration
+
+
+def check_workers(workers: int, device: torch.device) -> None:
+    """Refuse (exit 2) several processes for one GPU: they would hold the weights several times."""
+    if workers > 1 and device.type != "cpu":
+        raise QuambaError(
+            "a GPU is fed by one process",
+            found=f"--workers {workers} --device {device}",
+            allowed="--workers 1; under torchrun a rank for each GPU",
+            code=ExitCode.USAGE,
+        )
 
 
 def partial_directory(out_dir: str | Path) -> Path:
@@ -146,7 +164,7 @@ def _tokens(
     return tokens
 
 
-def _identity(checkpoint: Checkpoint, recipe: Recipe, tokens: Tokens) -> dict[str, str]:
+def _identity(checkpoint: Checkpoint, recipe: Recipe, tokens: Tokens, device: torch.device) -> dict[str, str]:
     """What the statistics depend on, in the words of a refusal to resume."""
     return {
         "checkpoint": checkpoint.digest,
@@ -156,6 +174,7 @@ def _identity(checkpoint: Checkpoint, recipe: Recipe, tokens: Tokens) -> dict[st
         "recipe": json.dumps(recipe.as_table(), sort_keys=True),
         "micro-batch": str(MICRO_BATCH),
         "version of torch": torch.__version__,
+        **_device_record(device),
     }
 
 
@@ -225,6 +244,11 @@ def _weights(recipe: Recipe, model: FloatMamba, run: Run) -> tuple[dict[str, Ten
     rounding = SequentialRounding(model, recipe.weights, [recipe.grid(b) for b in bits], run)
     weights, errors = rounding.weights()
     return weights, {"rounding_errors": errors}
+
+
+def _device_record(device: torch.device) -> dict[str, str]:
+    """What is kept of a device: nothing of a CPU, as before there were others."""
+    return {} if device.type == "cpu" else {"device": device.type}
 
 
 def _run_record(

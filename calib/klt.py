@@ -34,7 +34,10 @@ class SecondMoments(Measure):
 
     def measure(self, rows: Tensor) -> Statistic:
         values = rows.double()  # (K, n)
-        return {"absmax": absolute_maximum(rows).max(keepdims=True), "moments": (values @ values.T).numpy()}
+        return {
+            "absmax": absolute_maximum(rows).max(keepdims=True),
+            "moments": (values @ values.T).cpu().numpy(),
+        }
 
     def combine(self, total: Statistic, sample: Statistic) -> Statistic:
         absmax = np.maximum(total["absmax"], sample["absmax"])

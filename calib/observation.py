@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from quamba_export.calib.data import Tokens
+from quamba_export.calib.device import CPU
 from quamba_export.calib.model.float_model import FloatMamba
 from quamba_export.calib.model.rewrites import EMBEDDING, HEAD
 from quamba_export.calib.observers.observer import Measure, Statistic, SumOfMaxima
@@ -56,7 +57,7 @@ class Stage:
                     sample[site] = self._measure(site, value)
 
         with torch.inference_mode():
-            model(torch.from_numpy(tokens), observe=observe)
+            model(torch.from_numpy(tokens).to(model.device), observe=observe)
         return samples
 
     def _measure(self, site: str, values: Tensor) -> Statistic:
@@ -75,6 +76,7 @@ class Run:
     file: ProgressFile
     progress: Callable[[Progress], None] | None
     total: int  # samples of all stages
+    device: torch.device = CPU
 
     def __post_init__(self) -> None:
         self._started, self._resumed = time.monotonic(), sum(self.file.done.values())
@@ -83,8 +85,8 @@ class Run:
         """Totals of the stage over its samples, from where the progress file stands."""
         done = self.file.done.get(stage.name, 0)
         totals = self.file.totals.setdefault(stage.name, {})
-        model = replace(
-            model, tensors={**model.tensors, HEAD: model.tensors[EMBEDDING][:1]}
+        model = replace(model, tensors={**model.tensors, HEAD: model.tensors[EMBEDDING][:1]}).to(
+            self.device
         )  # logits: unread
         samples = self.tokens[: stage.samples]
         batches = [samples[first : first + MICRO_BATCH] for first in range(done, len(samples), MICRO_BATCH)]

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quamba_export.calib.device import CPU
+
 
 @dataclass(frozen=True)
 class SampleFile:
@@ -24,18 +26,19 @@ class SampleFile:
         with self.path.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, samples * self._sample_bytes)
 
-    def read(self, first: int, count: int) -> Tensor:
-        """Samples first .. first + count - 1: (count, L, F)."""
+    def read(self, first: int, count: int, device: torch.device = CPU) -> Tensor:
+        """Samples first .. first + count - 1: (count, L, F) on `device`."""
         values = np.fromfile(
             self.path, np.float32, count * self.length * self.width, offset=first * self._sample_bytes
         )
-        return torch.from_numpy(values).view(count, self.length, self.width).clone()  # to torch's alignment
+        samples = torch.from_numpy(values).view(count, self.length, self.width)
+        return samples.clone() if device == CPU else samples.to(device)  # a copy, in torch's alignment
 
     def write(self, first: int, values: Tensor) -> None:
         """values (count, L, F) as the samples from `first` on."""
         with self.path.open("r+b") as file:
             file.seek(first * self._sample_bytes)
-            file.write(values.contiguous().numpy().tobytes())
+            file.write(values.cpu().contiguous().numpy().tobytes())
 
     def to_disk(self) -> None:
         """Return when a power cut would find the content too."""

@@ -63,6 +63,12 @@ ProviderOption = Annotated[
         help="ONNX Runtime's execution provider, cpu where none is named; cuda needs onnxruntime-gpu.",
     ),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="cpu|cuda[:N]", help="Where PyTorch computes. Two runs on one device agree."
+    ),
+]
 RequireSignature = Annotated[
     Path | None,
     typer.Option(

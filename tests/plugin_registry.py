@@ -7,7 +7,7 @@ import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,12 +101,17 @@ def skipping_what_is_missing() -> Iterator[None]:
         pytest.skip(f"{error.message}: {error.fix}")
 
 
+def optimized() -> bool:
+    """Whether the libraries are to be as users have them (`make plugin-test`)."""
+    return os.environ.get("QUAMBA_OPTIMIZED") == "1"
+
+
 def quickly(tools: Toolchain) -> Toolchain:
     """The same tools, optimizing little: every kernel is compiled and linked in a fraction of the time.
 
-    With QUAMBA_OPTIMIZED=1 they are left as users have them (`make plugin-test`).
+    Left as they are where the libraries are to be `optimized`.
     """
-    if os.environ.get("QUAMBA_OPTIMIZED") == "1":
+    if optimized():
         return tools
     cuda = f"{tools.options.get('CMAKE_CUDA_FLAGS', '')} --Ofast-compile=max".strip()
     little = {"CMAKE_CUDA_FLAGS": cuda, "CMAKE_CXX_FLAGS_RELEASE": "-O1"}  # of nvcc, of clang
@@ -118,7 +123,7 @@ def native_tools() -> Toolchain:
     return native_toolchain(find_headers(CACHE))
 
 
-def native_registry(architectures: list[int], tools: Toolchain, folder: Path) -> Registry:
+def native_registry(architectures: Sequence[int], tools: Toolchain, folder: Path) -> Registry:
     """folder: where the process is compiled. Raises QuambaError where a tool is missing."""
     libraries = importlib.util.find_spec("tensorrt_lean_libs")
     if libraries is None or libraries.origin is None:

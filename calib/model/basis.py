@@ -40,7 +40,7 @@ class MomentStage(Stage):
                 sample[name] = measure.combine(sample[name], found) if name in sample else found
 
         with torch.inference_mode():
-            model(torch.from_numpy(tokens), observe=observe)
+            model(torch.from_numpy(tokens).to(model.device), observe=observe)
         return samples
 
 

@@ -6,8 +6,9 @@ place and gradients flow, so the same model trains.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,6 +38,15 @@ class FloatMamba:
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint) -> FloatMamba:
         return cls(checkpoint.config, dict(checkpoint.tensors))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(iter(self.tensors.values())).device
+
+    def to(self, device: torch.device) -> FloatMamba:
+        """The same model with its weights on `device`."""
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
 
     def __call__(
         self, input_ids: Tensor, states: States | None = None, *, observe: Observer | None = None

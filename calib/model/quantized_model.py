@@ -50,6 +50,15 @@ class QuantizedModel:
         """The name of the widths."""
         return self.widths.name
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie."""
+        return next(iter(self.tensors.values())).device
+
+    def to(self, device: torch.device) -> QuantizedModel:
+        """The same model with its tensors on `device`: the same codes and scales, to the bit."""
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
+
     def block(self, i: int) -> BlockWidths:
         """Widths of layer i."""
         return self.blocks[i]
@@ -114,6 +123,7 @@ class QuantizedModel:
             batch,
             ssm_dtype=getattr(torch, self.ssm_state_dtype.removesuffix("-dynamic")),
             dynamic=self.dynamic_state,
+            device=self.device,
         )
         pairs = zip(states.conv, self.blocks, strict=True)
         return replace(states, conv=[c.to(getattr(torch, block.conv_state_dtype)) for c, block in pairs])

@@ -34,7 +34,7 @@ class AnalyticalClipping(Observer):
         moment = exact.abs() if self.distribution == "laplace" else exact.square()
         return {
             "absmax": absolute_maximum(rows),
-            "moment": moment.sum(dim=1).numpy(),
+            "moment": moment.sum(dim=1).cpu().numpy(),
             "count": torch.full(rows.shape[:1], rows.shape[1]).numpy(),
         }
 

@@ -38,14 +38,14 @@ class Entropy(Observer):
     def measure(self, rows: Tensor) -> Statistic:
         absmax = absolute_maximum(rows)
         exponent = np.where(absmax > 0, np.frexp(absmax.astype(np.float64))[1], _LEAST)  # absmax < 2^exponent
-        width = torch.from_numpy(np.ldexp(1.0, exponent) / _BINS)[:, None]
+        width = torch.from_numpy(np.ldexp(1.0, exponent) / _BINS).to(rows.device)[:, None]
         bins = (rows.abs().double() / width).nan_to_num(0).clamp_(0, _BINS - 1).long()
-        bins += torch.arange(rows.shape[0])[:, None] * _BINS
+        bins += torch.arange(rows.shape[0], device=rows.device)[:, None] * _BINS
         counts = torch.bincount(bins.flatten(), minlength=rows.shape[0] * _BINS)
         return {
             "absmax": absmax,
             "exponent": exponent.astype(np.int64),
-            "histogram": counts.view(-1, _BINS).numpy(),
+            "histogram": counts.view(-1, _BINS).cpu().numpy(),
         }
 
     def combine(self, total: Statistic, sample: Statistic) -> Statistic:

@@ -52,8 +52,8 @@ class MeanSquaredError(Observer):
 def magnitude_histogram(rows: Tensor) -> NDArray[np.int64]:
     """Counts of |x| of each row (K, n) -> (K, bins)."""
     bins = (rows.abs().contiguous().view(torch.int32) >> _SHIFT).sub_(_LOW).clamp_(0, _BINS - 1).long()
-    bins += torch.arange(rows.shape[0])[:, None] * _BINS
-    return torch.bincount(bins.flatten(), minlength=rows.shape[0] * _BINS).view(-1, _BINS).numpy()
+    bins += torch.arange(rows.shape[0], device=rows.device)[:, None] * _BINS
+    return torch.bincount(bins.flatten(), minlength=rows.shape[0] * _BINS).view(-1, _BINS).cpu().numpy()
 
 
 def _best_limit(counts: NDArray[np.int64], absmax: float) -> float:

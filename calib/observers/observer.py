@@ -109,8 +109,8 @@ def absolute_maximum(rows: Tensor) -> NDArray[np.float32]:
     """Largest magnitude of each row (K, n) -> (K,)."""
     if rows.shape[0] == 1:  # no copy, and an order of magnitude faster than over a dimension
         low, high = rows.aminmax()
-        return torch.maximum(high, -low).reshape(1).numpy()
-    return rows.abs().amax(dim=1).numpy()
+        return torch.maximum(high, -low).reshape(1).cpu().numpy()
+    return rows.abs().amax(dim=1).cpu().numpy()
 
 
 _SMALLEST_LIMIT = 2.0**-60

@@ -83,7 +83,7 @@ class Gptq(Rounding):
         exact[:, dead] = 0
         damped.diagonal().add_(self.damping * importance.sum() / (~dead).sum().clamp(min=1))
         damped.diagonal()[dead] = 1
-        order = torch.arange(len(importance))
+        order = torch.arange(len(importance), device=exact.device)
         if self.act_order:
             order = torch.argsort(importance, descending=True, stable=True)
         group = grid.columns_a_group(len(order))
@@ -91,14 +91,14 @@ class Gptq(Rounding):
             scale = grid.scales(exact, name, clip=self.clip, importance=importance)  # (M, G)
             factor = _inverse_factor(damped[order][:, order], name)
             by_column = each_column(scale.double(), group, len(order)).T[order]  # (K, M)
-            codes = torch.empty(weight.T.shape, dtype=torch.int8)
+            codes = torch.empty(weight.T.shape, dtype=torch.int8, device=exact.device)
             codes[order] = _round_columns(exact.T[order], by_column, factor, grid)
         return RoundedWeight(codes.T.contiguous(), scale, group)
 
 
 def _round_columns(columns: Tensor, scale: Tensor, factor: Tensor, grid: WeightGrid) -> Tensor:
     """columns (K, M), written over, scale (K, M), factor (K, K) upper -> codes (K, M) int8."""
-    codes = torch.empty(columns.shape, dtype=torch.int8)
+    codes = torch.empty(columns.shape, dtype=torch.int8, device=columns.device)
     for first in range(0, len(columns), BLOCK):
         last = min(first + BLOCK, len(columns))
         errors = torch.empty_like(columns[first:last])
@@ -125,7 +125,7 @@ def _inverse_factor(hessian: Tensor, name: str) -> Tensor:
             code=ExitCode.NUMERIC,
         )
     upper = lower.flip(0, 1)
-    identity = torch.eye(len(upper), dtype=upper.dtype)
+    identity = torch.eye(len(upper), dtype=upper.dtype, device=upper.device)
     factor: Tensor = torch.linalg.solve_triangular(upper, identity, upper=True)
     return factor
 

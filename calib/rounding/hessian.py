@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from quamba_export.calib.device import CPU
 from quamba_export.calib.workers import one_thread
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -18,10 +19,10 @@ class Hessian:
     8 K^2 + 4 ROWS K bytes.
     """
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self, columns: int, device: torch.device = CPU) -> None:
         self.inputs = 0
-        self._sum = torch.zeros(columns, columns, dtype=torch.float64)
-        self._waiting = torch.zeros(ROWS, columns)
+        self._sum = torch.zeros(columns, columns, dtype=torch.float64, device=device)
+        self._waiting = torch.zeros(ROWS, columns, device=device)
 
     def add(self, x: Tensor) -> None:
         """x (..., K): one input for each index of the leading dimensions."""

@@ -55,16 +55,16 @@ class MixerPass:
         """samples (k,): consecutive numbers of calibration samples."""
         first, count, seen = int(samples[0]), len(samples), dict[str, Tensor]()
         layer = Layer(model.config, self.index, model.tensors, model.out_hadamard, seen.__setitem__)
-        zeros = States.zeros(model.config, count)
+        zeros = States.zeros(model.config, count, device=model.device)
         with torch.inference_mode():
-            norm_out = _norm_out(model, self.index, self.source.read(first, count))
+            norm_out = _norm_out(model, self.index, self.source.read(first, count, model.device))
             MIXERS[model.config.kind](layer, norm_out, zeros.conv[self.index], zeros.ssm[self.index])
         self.target.write(first, seen[f"layers.{self.index}.out_proj_in"])
 
 
 class SequentialRounding:
-    """Rounds in_proj and out_proj of every layer of `model`, whose tensors are replaced as it goes on, and
-    lm_head behind them where the rounding has bits for it. grids: one a layer.
+    """Rounds in_proj and out_proj of every layer of `model`, and lm_head behind them where the rounding has
+    bits for it. grids: one a layer. One layer at a time lies on the run's device.
 
     Progress is kept beside run.file: a layer's rounded weights are written when the residual stream behind
     it is whole on the disk, and a resumed run goes on behind the last of them.
@@ -109,48 +109,51 @@ class SequentialRounding:
 
     def _round_layer(self, i: int) -> tuple[dict[str, Tensor], Errors]:
         source, target = self._stream[i % 2], self._stream[(i + 1) % 2]
-        tensors, errors = dict[str, Tensor](), Errors()
-        self._round(f"layers.{i}.in_proj", source, lambda x: _norm_out(self.model, i, x), tensors, errors)
+        part, tensors, errors = self._part(i), dict[str, Tensor](), Errors()
+        inputs: Callable[[Tensor], Tensor] = lambda x: _norm_out(part, i, x)  # noqa: E731
+        self._round(part, f"layers.{i}.in_proj", source, inputs, tensors, errors)
         for _ in self.run.workers.run(
-            MixerPass(i, source, self._out_proj_in), self._mixer(i), self._batches()
+            MixerPass(i, source, self._out_proj_in), _mixer(part, i), self._batches()
         ):
             pass
-        self._round(f"layers.{i}.out_proj", self._out_proj_in, lambda y: y, tensors, errors)
-        layer = Layer(self.model.config, i, self.model.tensors, self.model.out_hadamard, None)
+        self._round(part, f"layers.{i}.out_proj", self._out_proj_in, lambda y: y, tensors, errors)
+        layer = Layer(part.config, i, part.tensors, part.out_hadamard, None)
         weight, bias = layer.weight("mixer.out_proj.weight"), layer.optional("mixer.out_proj.bias")
         for samples in self._batches():
             first, count = int(samples[0]), len(samples)
-            added = F.linear(self._out_proj_in.read(first, count), weight, bias)
-            target.write(first, source.read(first, count) + added)
+            added = F.linear(self._out_proj_in.read(first, count, part.device), weight, bias)
+            target.write(first, source.read(first, count, part.device) + added)
         return tensors, errors
 
     def _round(
         self,
+        part: FloatMamba,
         name: str,
         file: SampleFile,
         inputs: Callable[[Tensor], Tensor],
         tensors: dict[str, Tensor],
         errors: Errors,
     ) -> None:
-        """Round the projection `name`, whose inputs are `inputs` of the file's samples, in the model too."""
+        """Round the projection `name`, whose inputs are `inputs` of the file's samples, in `part` too."""
         layer, _, projection = name.rpartition(".")
         parameter = f"backbone.{layer}.mixer.{projection}.weight"
-        exact, grid = self.model.tensors[parameter], self.grids[int(layer.split(".")[1])]
+        exact, grid = part.tensors[parameter], self.grids[int(layer.split(".")[1])]
         matrix = self._hessian(name, exact.shape[1], file, inputs)
         rounded = self.rounding.round(exact, grid, matrix, name)
-        self.model.tensors[parameter] = rounded.dequantize()
-        tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"] = stored(rounded, grid.bits, name)
+        part.tensors[parameter] = rounded.dequantize()
+        codes, scale = stored(rounded, grid.bits, name)
+        tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"] = codes.cpu(), scale.cpu()
         nearest = Nearest().round(exact, grid).dequantize()
         errors[name] = {
-            "error": output_error(exact, self.model.tensors[parameter], matrix),
+            "error": output_error(exact, part.tensors[parameter], matrix),
             "nearest_error": output_error(exact, nearest, matrix),
         }
 
     def _round_head(self) -> tuple[dict[str, Tensor], Errors]:
         """lm_head on what the rounded layers give it; its rows are rounded a piece at a time."""
         model, bits, stream = self.model, self.rounding.head_bits, self._stream[len(self._layers) % 2]
-        norm, epsilon = model.tensors[FINAL_NORM], model.config.norm_epsilon
-        exact = model.tensors[HEAD]
+        norm, epsilon = model.tensors[FINAL_NORM].to(self.run.device), model.config.norm_epsilon
+        exact = model.tensors[HEAD].to(self.run.device)
         matrix = self._hessian("lm_head", exact.shape[1], stream, lambda x: rms_norm(x, norm, epsilon))
         grid = grid_of(bits)
         rounded = in_pieces(exact, lambda rows: self.rounding.round(rows, grid, matrix, "lm_head"))
@@ -160,28 +163,34 @@ class SequentialRounding:
             "error": output_error(exact, rounded.dequantize(), matrix),
             "nearest_error": output_error(exact, nearest, matrix),
         }
-        return {"lm_head.weight": weight, "lm_head.weight_scale": scale}, {"lm_head": errors}
+        return {"lm_head.weight": weight.cpu(), "lm_head.weight_scale": scale.cpu()}, {"lm_head": errors}
 
     def _hessian(
         self, name: str, columns: int, file: SampleFile, inputs: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """Of `inputs` of the file's samples."""
-        hessian = Hessian(columns)
+        hessian = Hessian(columns, self.run.device)
         for samples in self._batches():
-            hessian.add(inputs(file.read(int(samples[0]), len(samples))))
+            hessian.add(inputs(file.read(int(samples[0]), len(samples), self.run.device)))
         return hessian.matrix(name)
 
-    def _mixer(self, i: int) -> FloatMamba:
-        """The model with layer i only, and of its out_proj one row: nobody looks at its output."""
+    def _part(self, i: int) -> FloatMamba:
+        """The model with layer i only, on the device."""
         prefix = f"backbone.layers.{i}."
         tensors = {k: v for k, v in self.model.tensors.items() if k.startswith(prefix)}
-        tensors.pop(f"{prefix}mixer.out_proj.bias", None)
-        tensors[f"{prefix}mixer.out_proj.weight"] = tensors[f"{prefix}mixer.out_proj.weight"][:1]
-        return replace(self.model, tensors=tensors)
+        return replace(self.model, tensors=tensors).to(self.run.device)
 
     def _batches(self) -> list[Tokens]:
         numbers = np.arange(len(self.run.tokens))
         return [numbers[first : first + MICRO_BATCH] for first in range(0, len(numbers), MICRO_BATCH)]
+
+
+def _mixer(part: FloatMamba, i: int) -> FloatMamba:
+    """A layer with one row of its out_proj: nobody looks at its output."""
+    tensors, name = dict(part.tensors), f"backbone.layers.{i}.mixer.out_proj"
+    tensors.pop(f"{name}.bias", None)
+    tensors[f"{name}.weight"] = tensors[f"{name}.weight"][:1]
+    return replace(part, tensors=tensors)
 
 
 def _norm_out(model: FloatMamba, i: int, residual: Tensor) -> Tensor:

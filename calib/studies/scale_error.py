@@ -28,7 +28,7 @@ class ScaleError(Measure):
     def measure_blocks(self, blocks: Sequence[Tensor]) -> Statistic:
         sizes = np.cumsum([len(block) for block in blocks])
         parts = zip(blocks, np.split(self.scales, sizes[:-1]), strict=True)
-        sums = [_sums(block, torch.from_numpy(scales)[:, None]) for block, scales in parts]
+        sums = [_sums(block, torch.from_numpy(scales).to(block.device)[:, None]) for block, scales in parts]
         return {key: np.concatenate([part[key] for part in sums]) for key in sums[0]}
 
     def combine(self, total: Statistic, sample: Statistic) -> Statistic:
@@ -47,10 +47,10 @@ def _sums(rows: Tensor, scale: Tensor) -> Statistic:
     return {
         "absmax": absolute_maximum(rows),
         "largest_after": absolute_maximum(after),
-        "clipped": (codes != kept).sum(dim=1).numpy(),
+        "clipped": (codes != kept).sum(dim=1).cpu().numpy(),
         "count": np.full(len(rows), rows.shape[1]),
-        "power": rows.double().square().sum(dim=1).numpy(),
-        "error": (rows.double() - after.double()).square().sum(dim=1).numpy(),
+        "power": rows.double().square().sum(dim=1).cpu().numpy(),
+        "error": (rows.double() - after.double()).square().sum(dim=1).cpu().numpy(),
     }
 
 

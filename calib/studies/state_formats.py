@@ -57,7 +57,7 @@ class Dynamic:
     stochastic: bool = False
 
     def __call__(self, h: Tensor, layer: int, position: int) -> Tensor:
-        shape = torch.ones(1) if self.table is None else self.table(layer)
+        shape = torch.ones(1, device=h.device) if self.table is None else self.table(layer)
         flat = h / shape
         blocks = flat if self.block is None else flat.unflatten(-1, (-1, self.block))
         scale = row_scale(blocks)

@@ -10,7 +10,7 @@ import typer
 
 from quamba_export.exporter.commands.sweep import resumable
 from quamba_export.exporter.console import emit, progress
-from quamba_export.exporter.options import Json, MaxTokens, Window
+from quamba_export.exporter.options import Device, Json, MaxTokens, Window
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +36,7 @@ def accuracy(
     max_tokens: MaxTokens = None,
     cloze: Annotated[int | None, typer.Option(min=1, help="As in eval: last words of N passages.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; any number gives the same figures.")] = 1,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Baselines, Quamba and Quamba2 in every width: prefill and decode beside float, as in docs/accuracy.md.
@@ -43,6 +44,7 @@ def accuracy(
     Example: quamba-export accuracy A/ B/ --data calibration.txt --score validation.txt -o accuracy/
     """
     from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+    from quamba_export.calib.device import torch_device
     from quamba_export.calib.mixed_data import Source
     from quamba_export.exporter.studies.accuracy_table import (
         chosen_rows,
@@ -52,6 +54,7 @@ def accuracy(
     )
     from quamba_export.exporter.studies.sweep import Study, run_sweep
 
+    torch_device(device)
     configs = {checkpoint: load_checkpoint(checkpoint).config for checkpoint in checkpoints}
     rows = {checkpoint: chosen_rows(only or [], config) for checkpoint, config in configs.items()}
     made = {
@@ -63,7 +66,7 @@ def accuracy(
         for checkpoint in checkpoints:
             folder = model_folder(out, checkpoint)
             size = calib_size, calib_seqlen, score, window, max_tokens
-            study = Study(checkpoint, sources, *size, ("prefill", "decode"), cloze, folder)
+            study = Study(checkpoint, sources, *size, ("prefill", "decode"), cloze, folder, None, device)
             scores = run_sweep(study, made[checkpoint], workers=workers, advance=lambda done: bar.advance(1))
             results = list(zip(rows[checkpoint], scores, strict=True))
             found[folder.name] = {row.name: facts for row, facts in results}

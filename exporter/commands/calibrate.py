@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quamba_export.exporter.console import emit, progress
-from quamba_export.exporter.options import Json, Output
+from quamba_export.exporter.options import Device, Json, Output
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def calibrate(
             help="Weight scales of the least squared error, or of the largest value.",
         ),
     ] = None,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Observe the float model on text and choose a scale for every site; with --rounding gptq, round weights.
@@ -88,9 +89,11 @@ def calibrate(
     """
     from quamba_export.calib.calibrate import calibrate
     from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+    from quamba_export.calib.device import torch_device
     from quamba_export.calib.ranks import rank
     from quamba_export.calib.recipes.recipe import default_recipe, load_recipe
 
+    torch_device(device)
     if group_heads and recipe not in (None, "quamba2"):
         found = f"--group-heads and --recipe {recipe}"
         raise QuambaError("two recipes", found=found, allowed="one of them", code=ExitCode.USAGE)
@@ -109,6 +112,7 @@ def calibrate(
             calib_seqlen=calib_seqlen,
             seed=seed,
             workers=workers,
+            device=device,
             out_dir=out,
             resume=resume,
             progress=lambda stage: bar.show(stage.done, stage.total),

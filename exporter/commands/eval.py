@@ -10,6 +10,7 @@ import typer
 from quamba_export.exporter.console import emit, progress
 from quamba_export.exporter.options import (
     CalibrationPath,
+    Device,
     FloatSimAsicInt8,
     FloatSimAsicResearchSe,
     Fp32SsmInput,
@@ -72,6 +73,7 @@ def evaluate(
     float_sim_asic_research_se: FloatSimAsicResearchSe = False,
     w4a5_se: W4a5Se = False,
     provider: ProviderOption = None,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Perplexity and bits a byte; with --against, KL divergence and top-1 agreement; with --cloze last words;
@@ -104,15 +106,25 @@ def evaluate(
         ssm_state_dtype=ssm_state_dtype,
         ssm_input=study,
         provider=provider,
+        device=device,
     )
     result = None
     if data is not None:
-        other = open_language_model(against) if against else None
+        other = against_model(against, device) if against else None
         result = scored_text(model, other, data, window, max_tokens, mode, cloze)
     facts = result.present_fields() if result else described(model)
     if chosen:
         facts["tasks"] = task_scores(model, chosen)
     emit(facts, as_json, lambda console: show_all(result, facts, console))
+
+
+def against_model(path: str, device: str) -> LanguageModel:
+    """The other model: a checkpoint where this one is computed, an export or bundle where it runs."""
+    from quamba_export.exporter.artefacts import artefact_kind
+    from quamba_export.exporter.evaluation.language_models import open_language_model
+
+    is_checkpoint = artefact_kind(Path(path)) == "checkpoint"
+    return open_language_model(path, device=device if is_checkpoint else "cpu")
 
 
 def scored_text(

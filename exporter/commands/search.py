@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quamba_export.exporter.console import emit, progress
-from quamba_export.exporter.options import Data, EmbeddingBits, Json, LmHeadBits
+from quamba_export.exporter.options import Data, Device, EmbeddingBits, Json, LmHeadBits
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def search(
     lm_head_bits: LmHeadBits = None,
     window: Annotated[int, typer.Option(min=2, help="Tokens a window of the text.")] = 512,
     max_tokens: Annotated[int, typer.Option(min=2, help="Score on the first N tokens of the text.")] = 2048,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Narrow the blocks that four bits hurt least until a budget is met, and write the widths as a recipe.
@@ -51,6 +52,7 @@ def search(
     from quamba_export.calib.calibration import read_calibration
     from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
     from quamba_export.calib.data import data_digest, token_stream
+    from quamba_export.calib.device import torch_device
     from quamba_export.calib.recipes.as_toml import recipe_toml
     from quamba_export.exporter.evaluation.language_models import require_tokenizer
     from quamba_export.exporter.studies.search import KeptScores, check_budget, recipe_with
@@ -59,11 +61,12 @@ def search(
 
     if out.suffix != ".toml":
         raise QuambaError("a recipe is a .toml file", found=f"-o {out}", code=ExitCode.USAGE)
+    place = torch_device(device)
     source, scales = load_checkpoint(checkpoint), read_calibration(calibration)
     n_layer, names = source.config.n_layer, [name.strip() for name in choices.split(",")]
     budget, ends = chosen_budget(source.config, budget_size, budget_ms, target, embedding_bits, lm_head_bits)
     check_budget(n_layer, names, budget)
-    models = MixedModels(source, scales, names, ends)
+    models = MixedModels(source, scales, names, ends, place)
     tokenizer = require_tokenizer(source.tokenizer_path, checkpoint)
     stream = token_stream(data, tokenizer, source.eos_token_id, limit=max_tokens)
     question = {
@@ -72,6 +75,7 @@ def search(
         "data": data_digest(stream[None]),
         "window": str(window),
         "ends": f"{ends[0]}, {ends[1]}",
+        **({} if place.type == "cpu" else {"device": place.type}),
     }
     with progress(f"search {checkpoint}", None, "models") as bar:
         score = KlScore(source, models, stream, window, lambda: bar.advance(1))

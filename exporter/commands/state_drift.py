@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quamba_export.exporter.console import emit, progress
-from quamba_export.exporter.options import Data, Json
+from quamba_export.exporter.options import Data, Device, Json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +30,7 @@ def state_drift(
         ),
     ] = BUILT,
     plot: Annotated[Path | None, typer.Option(help="Write the curves as an SVG file.")] = None,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Decode a text with the state held in several ways beside fp32: does the error of it stay bounded?
@@ -46,6 +47,7 @@ def state_drift(
             tokens=tokens,
             formats=formats,
             optional=formats == BUILT,
+            device=device,
             advance=bar.advance,
         )
     if plot is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from quamba_export.exporter.console import emit, progress
-from quamba_export.exporter.options import Json, MaxTokens, TaskLimit, TaskNames, TaskPath, Window
+from quamba_export.exporter.options import Device, Json, MaxTokens, TaskLimit, TaskNames, TaskPath, Window
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def sweep(
     task_path: TaskPath = None,
     task_limit: TaskLimit = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; any number gives the same figures.")] = 1,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Calibrate and score every combination of --vary; `sweep ssm-input`: every mode of the scan's input.
@@ -58,6 +59,7 @@ def sweep(
     Example: quamba-export sweep CHECKPOINT --data a.txt --score b.txt --vary alpha=0.999,1.0 -o sweep/
     """
     from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+    from quamba_export.calib.device import torch_device
     from quamba_export.calib.mixed_data import Source
     from quamba_export.calib.recipes.recipe import default_recipe, load_recipe
     from quamba_export.exporter.evaluation.task_scores import check_known, chosen_tasks
@@ -65,6 +67,7 @@ def sweep(
     from quamba_export.exporter.studies.sweep_table import sweep_rows
     from quamba_export.exporter.studies.variants import parse_vary, scan_input_variants, variants
 
+    torch_device(device)
     checkpoint = checkpoint_of(what, vary)
     asked = chosen_tasks(tasks, task_path, task_limit)
     if asked:
@@ -78,7 +81,7 @@ def sweep(
     modes: tuple[Mode, ...] = ("prefill", "decode") if mode == "both" else (mode,)
     sources = tuple(Source(text) for text in data)
     size = calib_size, calib_seqlen, score, window, max_tokens
-    study = Study(checkpoint, sources, *size, modes, cloze, out, asked)
+    study = Study(checkpoint, sources, *size, modes, cloze, out, asked, device)
     with progress(f"sweep {checkpoint}", unit="steps") as bar, resumable():
         scores = run_sweep(study, every, workers=workers, advance=lambda done: bar.advance(1))
     facts: dict[str, Any] = {

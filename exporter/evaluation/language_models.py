@@ -19,6 +19,8 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.ort_session import Provider
 
 if TYPE_CHECKING:
+    import torch
+
     from quamba_export.calib.model.scan_input import ScanInput
 
 Ids = NDArray[np.int64]
@@ -62,12 +64,14 @@ def open_language_model(
     ssm_state_dtype: SsmStateDtype | None = None,
     ssm_input: ScanInput | None = None,
     provider: Provider | None = None,
+    device: str = "cpu",
 ) -> LanguageModel:
     """Open `source`; with `calibration` or `qformat`, a checkpoint becomes its quantized PyTorch reference.
 
     qformat: w8a8 with a calibration that goes without. ssm_state_dtype: the format's own where it is None.
-    provider: of an export or bundle in ONNX Runtime, see open_bundle. Raises QuambaError where `source` is
-    none of the four, or has no tokenizer, or has no use for a provider (exit 2).
+    provider: of an export or bundle in ONNX Runtime, see open_bundle. device: of a PyTorch model, see
+    torch_device. Raises QuambaError where `source` is none of the four, or has no tokenizer, or has no use
+    for a provider or device (exit 2).
     """
     kind = artefact_kind(Path(source))
     if kind == "calibration":
@@ -78,6 +82,13 @@ def open_language_model(
             fix=f"name the checkpoint and add `--calibration {source}`",
         )
     if kind != "checkpoint":
+        if device != "cpu":
+            raise QuambaError(
+                f"{source} does not run in PyTorch, so it has no device to choose",
+                found=f"--device {device} for {kind}/",
+                allowed="a checkpoint; an export/ or a bundle/ takes --provider",
+                code=ExitCode.USAGE,
+            )
         return open_graph(Path(source), kind, provider)
     if provider is not None:
         raise QuambaError(
@@ -87,15 +98,17 @@ def open_language_model(
             code=ExitCode.USAGE,
         )
     if calibration is None and qformat is None:
-        return open_checkpoint(source)
-    return open_reference(source, calibration, qformat or "w8a8", ssm_state_dtype, ssm_input)
+        return open_checkpoint(source, device)
+    return open_reference(source, calibration, qformat or "w8a8", ssm_state_dtype, ssm_input, device)
 
 
-def open_checkpoint(source: str) -> LanguageModel:
+def open_checkpoint(source: str, device: str = "cpu") -> LanguageModel:
     """The float model of a checkpoint."""
     from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+    from quamba_export.calib.device import torch_device
     from quamba_export.calib.model.float_model import FloatMamba
 
+    place = torch_device(device)
     checkpoint = load_checkpoint(source)
     return LanguageModel(
         path=source,
@@ -105,8 +118,8 @@ def open_checkpoint(source: str) -> LanguageModel:
         vocab_size=checkpoint.config.vocab_size,
         eos_token_id=checkpoint.eos_token_id,
         tokenizer_path=require_tokenizer(checkpoint.tokenizer_path, source),
-        engine="PyTorch",
-        forward=torch_forward(FloatMamba.from_checkpoint(checkpoint)),
+        engine=_torch_on(place),
+        forward=torch_forward(FloatMamba.from_checkpoint(checkpoint).to(place), place),
     )
 
 
@@ -116,14 +129,17 @@ def open_reference(
     qformat: str,
     ssm_state_dtype: SsmStateDtype | None = None,
     ssm_input: ScanInput | None = None,
+    device: str = "cpu",
 ) -> LanguageModel:
     """The quantized PyTorch model, the ground truth of the exported graph."""
     from quamba_export.calib.calibration import read_calibration
     from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
+    from quamba_export.calib.device import torch_device
     from quamba_export.calib.model.qformat import qformat_named
     from quamba_export.calib.model.quantize_model import quantize_model
     from quamba_export.calib.model.scan_input import ScanInput, with_scan_input
 
+    place = torch_device(device)
     checkpoint = load_checkpoint(source)
     scales = read_calibration(calibration) if calibration else None
     state = ssm_state_dtype or qformat_named(qformat).ssm_state_dtype
@@ -137,8 +153,8 @@ def open_reference(
         vocab_size=checkpoint.config.vocab_size,
         eos_token_id=checkpoint.eos_token_id,
         tokenizer_path=require_tokenizer(checkpoint.tokenizer_path, source),
-        engine="PyTorch",
-        forward=torch_forward(model),
+        engine=_torch_on(place),
+        forward=torch_forward(model.to(place), place),
         ssm_input=model.ssm_input.mode,
     )
 
@@ -173,16 +189,21 @@ def engine_forward(engine: Engine) -> Forward:
     return forward
 
 
-def torch_forward(model: Callable[..., Any]) -> Forward:
-    """A PyTorch model's call with numpy ids and logits."""
+def torch_forward(model: Callable[..., Any], device: torch.device | str = "cpu") -> Forward:
+    """The call of a PyTorch model on `device` with numpy ids and logits."""
     import torch
 
     @torch.inference_mode()
     def forward(input_ids: Ids, states: Any) -> tuple[Logits, Any]:
-        logits, after = model(torch.from_numpy(np.ascontiguousarray(input_ids)), states)
-        return logits.numpy(), after
+        logits, after = model(torch.from_numpy(np.ascontiguousarray(input_ids)).to(device), states)
+        return logits.cpu().numpy(), after
 
     return forward
+
+
+def _torch_on(device: torch.device) -> str:
+    """The engine's name."""
+    return "PyTorch" if device.type == "cpu" else f"PyTorch on {device}"
 
 
 def require_tokenizer(path: Path | None, source: str) -> Path:

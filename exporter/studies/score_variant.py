@@ -10,6 +10,7 @@ import torch
 from quamba_export.calib.calibration import Calibration, read_calibration
 from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 from quamba_export.calib.data import Tokens, token_stream
+from quamba_export.calib.device import torch_device
 from quamba_export.calib.model.qformat import qformat_named
 from quamba_export.calib.model.quantize_model import quantize_model
 from quamba_export.calib.model.quantized_model import QuantizedModel
@@ -36,11 +37,10 @@ def score_variant(study: Study, variant: Variant, calibration: Path) -> dict[str
 
     Raises QuambaError as evaluate does.
     """
-    against = open_checkpoint(study.checkpoint)
+    against = open_checkpoint(study.checkpoint, study.device)
     given = None if qformat_named(variant.qformat).of_floats else calibration
-    model = open_reference(
-        study.checkpoint, given, variant.qformat, variant.ssm_state_dtype, variant.ssm_input
-    )
+    form = variant.qformat, variant.ssm_state_dtype, variant.ssm_input
+    model = open_reference(study.checkpoint, given, *form, study.device)
     stream = token_stream(study.score, model.tokenizer_path, model.eos_token_id, limit=study.max_tokens)
     found: dict[str, Any] = {"variant": variant.name}
     for mode in study.modes:
@@ -52,15 +52,16 @@ def score_variant(study: Study, variant: Variant, calibration: Path) -> dict[str
         found[mode]["ratio"] = result.perplexity / found[mode]["against_perplexity"]
     if study.tasks:
         found["tasks"] = task_scores(model, study.tasks)
-    return found | scan_input_facts(study.checkpoint, read_calibration(calibration), variant, stream)
+    return found | scan_input_facts(study, read_calibration(calibration), variant, stream)
 
 
 def scan_input_facts(
-    source: str, calibration: Calibration, variant: Variant, stream: Tokens
+    study: Study, calibration: Calibration, variant: Variant, stream: Tokens
 ) -> dict[str, Any]:
     """Of x on the first tokens scored; none where no block has int8 activations, or x is smoothed."""
     given = None if qformat_named(variant.qformat).of_floats else calibration
-    model = quantize_model(load_checkpoint(source), given, variant.qformat)
+    model = quantize_model(load_checkpoint(study.checkpoint), given, variant.qformat)
+    model = model.to(torch_device(study.device))
     if calibration.recipe.smoothing is not None or any(block.activation_bits != 8 for block in model.blocks):
         return {}
     mode, config = variant.ssm_input, model.config
@@ -90,5 +91,6 @@ def unquantized_inputs(model: QuantizedModel, calibration: Calibration, tokens: 
         if site.endswith(".x"):
             found.append(value.reshape(value.shape[1], -1))
 
-    with_scan_input(model, calibration, ScanInput("fp32")).run(torch.from_numpy(tokens[None]), tap=tap)
+    ids = torch.from_numpy(tokens[None]).to(model.device)
+    with_scan_input(model, calibration, ScanInput("fp32")).run(ids, tap=tap)
     return found

@@ -11,6 +11,7 @@ import torch
 from quamba_export.calib.calibration import Calibration
 from quamba_export.calib.checkpoints.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.device import CPU
 from quamba_export.calib.model.float_model import FloatMamba
 from quamba_export.calib.model.qformat import MIXED, qformat_named
 from quamba_export.calib.model.quantize_model import quantize_model
@@ -27,7 +28,12 @@ class MixedModels:
     """Models of one checkpoint whose blocks come from uniform ones, each quantized once."""
 
     def __init__(
-        self, checkpoint: Checkpoint, calibration: Calibration, choices: Sequence[str], ends: tuple[int, int]
+        self,
+        checkpoint: Checkpoint,
+        calibration: Calibration,
+        choices: Sequence[str],
+        ends: tuple[int, int],
+        device: torch.device = CPU,
     ) -> None:
         if calibration.weights:
             raise QuambaError(
@@ -36,11 +42,11 @@ class MixedModels:
                 fix="search on one without --rounding gptq, then calibrate by the recipe found and with it",
                 code=ExitCode.USAGE,
             )
-        embedding, head = ends
+        self.device, (embedding, head) = device, ends
         self._uniform = {
             name: quantize_model(
                 checkpoint, calibration, qformat_named(name, embedding_bits=embedding, head_bits=head).name
-            )
+            ).to(device)
             for name in choices
         }
         self._widths = qformat_named(MIXED, embedding_bits=embedding, head_bits=head)
@@ -72,22 +78,22 @@ class KlScore:
         at_once = windows_a_call("prefill", window * checkpoint.config.vocab_size)
         self._models, self._scored = models, scored
         self._batches = list(batches(stream, window, at_once))
-        exact = FloatMamba.from_checkpoint(checkpoint)
-        self._expected = [log_softmax(_logits(exact, batch)) for batch in self._batches]
+        exact = FloatMamba.from_checkpoint(checkpoint).to(models.device)
+        self._expected = [log_softmax(_logits(exact, batch, models.device)) for batch in self._batches]
 
     def __call__(self, widths: Assignment) -> float:
         model, distance = self._models.model(widths), Distance()
         for batch, expected in zip(self._batches, self._expected, strict=True):
-            distance.add(expected, log_softmax(_logits(model, batch)))
+            distance.add(expected, log_softmax(_logits(model, batch, self._models.device)))
         self._scored()
         return distance.mean_kl
 
 
 @torch.inference_mode()
-def _logits(model: FloatMamba | QuantizedModel, batch: Ids) -> np.ndarray:
+def _logits(model: FloatMamba | QuantizedModel, batch: Ids, device: torch.device) -> np.ndarray:
     """(B, L) -> (B, L - 1, V) fp32: those of the tokens that are scored."""
-    logits, _ = model(torch.from_numpy(np.ascontiguousarray(batch[:, :-1])))
-    return np.asarray(logits.numpy())
+    logits, _ = model(torch.from_numpy(np.ascontiguousarray(batch[:, :-1])).to(device))
+    return np.asarray(logits.cpu().numpy())
 
 
 def size_budget(config: MambaConfig, ends: tuple[int, int], megabytes: float) -> Budget:

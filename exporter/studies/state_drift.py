@@ -11,6 +11,7 @@ import torch
 from quamba_export.calib.calibration import read_calibration
 from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 from quamba_export.calib.data import token_stream
+from quamba_export.calib.device import torch_device
 from quamba_export.calib.model.quantize_model import quantize_model
 from quamba_export.calib.studies.state_drift import StateDrift, state_drift
 from quamba_export.calib.studies.state_formats import study_formats
@@ -30,21 +31,23 @@ def drift_on_text(
     tokens: int,
     formats: str,
     optional: bool = False,
+    device: str = "cpu",
     advance: Callable[[int], None] = lambda amount: None,
 ) -> list[StateDrift]:
     """optional: leave out formats that this kind of model has not, instead of refusing them.
 
     Raises QuambaError for an unknown format (exit 2) and for text that cannot be read or is too short.
     """
+    place = torch_device(device)
     source, scales = load_checkpoint(checkpoint), read_calibration(calibration)
-    known = study_formats(quantize_model(source, scales, ssm_state_dtype="int8"))
+    known = study_formats(quantize_model(source, scales, ssm_state_dtype="int8").to(place))
     if optional:
         formats = ";".join(name for name in formats.split(";") if name in known)
     wanted = chosen(known, formats)
     tokenizer = require_tokenizer(source.tokenizer_path, checkpoint)
     stream = token_stream(data, tokenizer, source.eos_token_id, limit=tokens)
-    model = quantize_model(source, scales, ssm_state_dtype="float32")
-    return state_drift(model, torch.from_numpy(stream), wanted, advance)
+    model = quantize_model(source, scales, ssm_state_dtype="float32").to(place)
+    return state_drift(model, torch.from_numpy(stream).to(place), wanted, advance)
 
 
 def write_plot(drifts: Sequence[StateDrift], file: Path) -> None:

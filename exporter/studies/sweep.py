@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from quamba_export.calib.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from quamba_export.calib.data import data_digest, token_stream
+from quamba_export.calib.device import torch_device
 from quamba_export.calib.mixed_data import Source, mixed_windows
 from quamba_export.calib.recipes.recipe import Recipe
 from quamba_export.calib.workers import one_thread
@@ -53,6 +54,7 @@ class Study:
     cloze: int | None
     out: Path
     tasks: Tasks | None = None
+    device: str = "cpu"  # of calibration and scores
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Keys:
     checkpoint: str
     samples: str
     score: str
+    device: str = "cpu"  # its kind: a GPU has other bits
 
     @classmethod
     def of(cls, study: Study, checkpoint: Checkpoint) -> Keys:
@@ -75,10 +78,12 @@ class Keys:
         how: list[Any] = [study.window, list(study.modes), [asdict(passage) for passage in passages]]
         if study.tasks:
             how.append(tasks_digest(study.tasks))
-        return cls(checkpoint.digest, data_digest(samples), data_digest(stream[None]) + json.dumps(how))
+        scored = data_digest(stream[None]) + json.dumps(how)
+        return cls(checkpoint.digest, data_digest(samples), scored, study.device.partition(":")[0])
 
     def calibration(self, recipe: Recipe) -> str:
-        return _digest([self.checkpoint, self.samples, recipe.as_table(), version("quamba-export")])
+        made_of = [self.checkpoint, self.samples, recipe.as_table(), version("quamba-export")]
+        return _digest(made_of if self.device == "cpu" else [*made_of, self.device])
 
     def result(self, variant: Variant) -> str:
         form = [variant.qformat, variant.ssm_state_dtype, asdict(variant.ssm_input)]
@@ -90,8 +95,9 @@ def run_sweep(
 ) -> list[dict[str, Any]]:
     """The scores of every variant, in their order; whatever an earlier run left in `study.out` is taken.
 
-    Raises QuambaError: what a calibration or an evaluation raises, exit 7 where a process dies.
+    Raises QuambaError: what torch_device, a calibration or an evaluation raises, exit 7 where a process dies.
     """
+    torch_device(study.device)
     keys = Keys.of(study, load_checkpoint(study.checkpoint))
     missing = [v for v in variants if not _score_path(study, keys, v).is_file()]
     recipes = {keys.calibration(v.recipe): v.recipe for v in missing}
@@ -120,6 +126,7 @@ def _calibrate(task: tuple[Study, Recipe, str]) -> str:
             calib_seqlen=study.calib_seqlen,
             out_dir=target,
             resume=partial_directory(target).exists(),
+            device=study.device,
         )
     return recipe.name
 

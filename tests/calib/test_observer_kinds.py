@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import integrate, optimize, stats
 
-import quamba_export.calib as package
+import quamba_export.calib.observers as package
 from quamba_export.calib.observers.aciq import best_multiple
 from quamba_export.calib.observers.kinds import OBSERVERS, find_observers
 from quamba_export.calib.observers.outlier_aware import OutlierAware
@@ -155,7 +155,7 @@ class Half(AbsoluteMaximum):
 
 def test_a_new_observer_is_one_file(tmp_path, monkeypatch):
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
-    for name, kind in (("observer_half", "half"), ("observer_twin", "absmax")):
+    for name, kind in (("half", "half"), ("twin", "absmax")):
         monkeypatch.delitem(sys.modules, f"{package.__name__}.{name}", raising=False)
         (tmp_path / f"{name}.py").write_text(NEW.replace("KIND", kind))
         if kind == "half":

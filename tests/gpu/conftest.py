@@ -1,4 +1,4 @@
-"""The plugin library under test."""
+"""The plugin library under test, and a share of the tests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ import pytest
 import torch
 
 from tests.gpu.kernel_library import KernelLibrary
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--share", default="1/1", help="I/N: the I-th of N shares of the tests, I from 1 on")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    share, shares = map(int, config.getoption("--share", "1/1").split("/"))
+    items[:] = items[share - 1 :: shares]
 
 
 @pytest.fixture(scope="session")
