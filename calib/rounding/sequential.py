@@ -155,7 +155,7 @@ class SequentialRounding:
         norm, epsilon = model.tensors[FINAL_NORM].to(self.run.device), model.config.norm_epsilon
         exact = model.tensors[HEAD].to(self.run.device)
         matrix = self._hessian("lm_head", exact.shape[1], stream, lambda x: rms_norm(x, norm, epsilon))
-        grid = grid_of(bits)
+        grid = grid_of(bits, group=self.rounding.group_size)
         rounded = in_pieces(exact, lambda rows: self.rounding.round(rows, grid, matrix, "lm_head"))
         weight, scale = stored(rounded, bits, "lm_head")
         nearest = Nearest().round(exact, grid).dequantize()

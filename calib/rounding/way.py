@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quamba_export.calib.rounding.weight_grid import RoundedWeight, WeightGrid
 from quamba_export.calib.workers import one_thread
+from quamba_export.plugins.common.int4 import GROUP
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Rounding(ABC):
     kind: ClassVar[str]
     uses_inputs: ClassVar[bool] = False
     head_bits = 16  # what lm_head is rounded to while calibrating; 16 for not at all
+    group_size = GROUP  # columns that share a scale at 4 bits
 
     @abstractmethod
     def round(

@@ -94,7 +94,7 @@ def _conv(random: np.random.Generator, name: str) -> Case:
     sizes = {
         "B": _pick(random, 1, 2, 3),
         "L": _pick(random, *LENGTHS),
-        "C": _pick(random, int(random.integers(1, 600)), 128, 1024),
+        "C": _pick(random, int(random.integers(1, 600)), 4 * int(random.integers(1, 300)), 128, 1024),
         "W": _pick(random, 2, 3, 4),
     }
     return draw("QuantizedCausalConv1d", name, sizes)
@@ -161,6 +161,8 @@ def _ssd(op: str, random: np.random.Generator, name: str) -> Case:
 def _tokens(random: np.random.Generator) -> dict[str, int]:
     if random.random() < 0.4:
         return {"B": 1, "L": 1, "E": _pick(random, *TOKEN_WIDTHS)}
+    if random.random() < 0.4:  # too many tokens to make each in parts
+        return {"B": _pick(random, 1, 2), "L": _pick(random, 17, 20), "E": _pick(random, *TOKEN_WIDTHS)}
     E = _pick(random, *HADAMARD_WIDTHS, int(random.integers(1, 4000)))
     return {"B": _pick(random, 1, 2), "L": _pick(random, 1, 3, 17), "E": E}
 
