@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
+import glob
 import json
 import os
 import shutil
@@ -15,6 +17,7 @@ from typing import Literal
 
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
+LOCK = "lock"  # of the folder where a new one grows, held by its writer
 Artefact = Literal["calibration", "export", "bundle"]
 MANIFESTS: dict[Artefact, str] = {
     "bundle": "manifest.json",
@@ -27,26 +30,49 @@ MANIFESTS: dict[Artefact, str] = {
 def written_directory(target: Path, kind: Artefact) -> Iterator[Path]:
     """An empty folder beside `target` that takes its place when the body ends without an error.
 
-    A symbolic link at `target` stays, what it leads to is replaced. The old and the new folder change places
-    in one step, so a kill at any moment leaves one of them there; on a file system that cannot do that, a
-    kill between two renames leaves the older one whole in a folder `.{name}.*` beside it. Raises what
-    check_replaceable does.
+    What killed writers have left beside `target` goes first. A symbolic link at `target` stays, what it leads
+    to is replaced. The old and the new folder change places in one step, so a kill at any moment leaves one
+    of them there; on a file system that cannot do that, a kill between two renames leaves the older one whole
+    in a folder `.{name}.*` beside it, from which the next writer takes it back. Raises what check_replaceable
+    does.
     """
     check_replaceable(target, kind)
     target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.????????/{LOCK}"):
+        _end_killed(left, target)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     new, old = work / "new", work / "old"
+    with (work / "lock.new").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.rename(work / "lock.new", work / LOCK)  # only now: one that is unlocked counts as abandoned
+        try:
+            new.mkdir()
+            yield new
+            for path in new.iterdir():
+                _to_disk(path)
+            _put(new, old, target, kind)
+        finally:
+            _end(work, target)
+
+
+def _end(work: Path, target: Path) -> None:
+    """Delete what is left; the older artefact, where it was moved there, goes back."""
+    old = work / "old"
+    if old.exists() and not target.exists():  # interrupted between the two renames
+        old.rename(target)
+    shutil.rmtree(work)
+
+
+def _end_killed(lock: Path, target: Path) -> None:
+    """The same for a process that was killed: a kill frees its lock."""
     try:
-        new.mkdir()
-        yield new
-        for path in new.iterdir():
-            _to_disk(path)
-        _put(new, old, target, kind)
-    finally:
-        if old.exists() and not target.exists():  # interrupted between the two renames
-            old.rename(target)
-        shutil.rmtree(work)
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock.exists():
+                _end(lock.parent, target)
+    except (BlockingIOError, FileNotFoundError):
+        return  # it is at work, or another process does this
 
 
 def _put(new: Path, old: Path, target: Path, kind: Artefact) -> None:

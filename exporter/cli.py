@@ -7,6 +7,7 @@ the runtime's extra can start every command which that extra covers.
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -130,7 +131,15 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 
 def main() -> None:
     """The console script."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores the latter
+            signal.signal(number, end_by_signal)
     leave_with_code(app)
+
+
+def end_by_signal(number: int, frame: object) -> None:
+    """As Ctrl-C does: what is half done is cleared away. Exits with 128 and the signal's number."""
+    sys.exit(128 + number)
 
 
 def leave_with_code(command: Callable[[], object]) -> None:

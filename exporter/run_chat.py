@@ -79,8 +79,7 @@ def show_answer(chat: Chat, line: str, limits: Limits, sampling: Sampling) -> bo
     """Whether the answer came to its end."""
     try:
         for piece in chat.answer(line, limits, sampling):
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+            print(piece, end="", flush=True)  # also where there is no stdout
         print(flush=True)
     except KeyboardInterrupt:
         print(flush=True)

@@ -23,6 +23,7 @@ from quamba_export.runtime.sampling import Sampling
 from quamba_export.runtime.saved_states import check_outside
 from quamba_export.runtime.serve.job import End, Event, Failed, Job
 from quamba_export.runtime.serve.scheduler import Scheduler
+from quamba_export.runtime.whole_file import whole_file
 
 FOREVER = 1e9  # seconds
 Result = dict[str, Any]
@@ -98,16 +99,9 @@ class ResultFile:
 
     def finish(self) -> None:
         """All results are there: write OUT, whole or not at all, and remove the part."""
-        whole = self.out.with_name(f".{self.out.name}.{os.getpid()}.partial")
-        try:
-            with whole.open("w", encoding="utf-8") as file:
-                for index in range(len(self.done)):
-                    file.write(json.dumps(self.done[index], ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            whole.replace(self.out)
-        finally:
-            whole.unlink(missing_ok=True)
+        with whole_file(self.out) as file:
+            for index in range(len(self.done)):
+                file.write(line_of(self.done[index]))
         self.part.unlink()
 
     def _lock(self) -> None:

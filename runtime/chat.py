@@ -65,7 +65,8 @@ class Chat:
             raise RuntimeError("a stream without an end")
         history = history_after(known, ids, self.generation.token_ids)
         states = KeptStates.copy_of(decoder.finish(), history.behind)
-        after = states_after(self.bundle.tokenizer, text, ids, self.generation, states)
+        last = [*(known.known if known else ()), *ids]
+        after = states_after(self.bundle.tokenizer, text, last, self.generation, states)
         self._turns.append(Turn((*asked, Message("assistant", reply)), after, history))
         self._forget()
 

@@ -45,9 +45,14 @@ class StreamingDetokenizer:
             return ""
         return self._show(text)
 
+    @property
+    def holds(self) -> bool:
+        """Whether something is held back."""
+        return len(self._ids) > self._context
+
     def flush(self) -> str:
         """What was held back, at the end of the sequence; U+FFFD stands for bytes that are no character."""
-        return self._show(self._decode(self._ids)) if len(self._ids) > self._context else ""
+        return self._show(self._decode(self._ids)) if self.holds else ""
 
     def _begin(self, text: str) -> int:
         """Where what was not shown begins: a context that ended in half a character changes there."""

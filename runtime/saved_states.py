@@ -46,6 +46,7 @@ from quamba_export.runtime.saved_states_header import (
     parse_header,
 )
 from quamba_export.runtime.text_states import KeptStates
+from quamba_export.runtime.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -101,17 +102,10 @@ def save_states(path: Path | str, saved: SavedStates, manifest: Manifest) -> int
         digest.update(bytes_of(array))
     sizes = Sizes(len(saved.history.tokens), len(saved.history.feeds), len(saved.marks) + 1)
     header = header_of(manifest, sizes, digest.hexdigest())
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            for array in arrays:
-                file.write(bytes_of(array))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for array in arrays:
+            file.write(bytes_of(array))
     return path.stat().st_size
 
 

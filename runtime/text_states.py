@@ -26,6 +26,7 @@ class KeptStates:
     arrays: Mapping[str, NDArray[Any]]
     tokens: int
     occurred: NDArray[np.uint8] | None = None  # which tokens these are, a bit for each of the vocabulary
+    recent: tuple[int, ...] = ()  # the last of them: a character may have begun there
 
     @classmethod
     def copy_of(cls, states: States, tokens: int) -> KeptStates:
@@ -57,7 +58,7 @@ class TextStates:
     """States, the text behind them, and where the last token is text too, that token and the text with it."""
 
     states: KeptStates
-    behind: Beginning
+    behind: Beginning | None  # None where the states end within a character: no text is behind them
     last_token: int
     complete: Beginning | None
 
@@ -65,7 +66,7 @@ class TextStates:
         """The tokens and then the text still to be fed, so that all of `text` is; None if it is another."""
         if self.complete and self.complete.begins(text):
             return [self.last_token], text[self.complete.length :]
-        if self.behind.begins(text) and len(text) > self.behind.length:
+        if self.behind and self.behind.begins(text) and len(text) > self.behind.length:
             return [], text[self.behind.length :]
         return None
 
@@ -73,7 +74,7 @@ class TextStates:
 def states_after(
     tokenizer: Tokenizer, prompt: str, ids: list[int], generation: Generation, states: KeptStates
 ) -> TextStates:
-    """What is known at the end of a generation. prompt: all text before it; ids: what was fed of that.
+    """What is known at the end of a generation. prompt: all text before it; ids: its last tokens.
 
     The last token has not been fed. The end-of-text token is no text, and one that completed a stop string
     may hold more than that, so only after "length" is it the next to be fed.
@@ -81,9 +82,11 @@ def states_after(
     *fed, last = generation.token_ids
     detokenizer = StreamingDetokenizer(tokenizer, ids)
     behind = prompt + "".join(detokenizer.add(token) for token in fed)
+    whole = not detokenizer.holds
     complete = behind + detokenizer.add(last) + detokenizer.flush()
     ended = generation.finish_reason == "length"
-    return TextStates(states, Beginning.of(behind), last, Beginning.of(complete) if ended else None)
+    known = Beginning.of(behind) if whole else None
+    return TextStates(states, known, last, Beginning.of(complete) if ended else None)
 
 
 def digest_of(text: str) -> bytes:

@@ -8,8 +8,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
 
 SOURCES = Path(__file__).parent / "plugins"
 EXACT = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror")
@@ -27,10 +31,23 @@ def host_math(folder: Path, source: str = "host_math.cpp", *options: str) -> cty
     if source != "host_math.cpp":
         return library
     library.tree_sum_of.restype = library.root_of.restype = ctypes.c_float
-    library.hadamard_bytes.restype = ctypes.c_int64
     return library
 
 
 def pointer(array: NDArray[Any]) -> ctypes.c_void_p:
     assert array.flags.c_contiguous
     return ctypes.c_void_p(array.ctypes.data)
+
+
+def assert_same_bits(expected: torch.Tensor, found: F32) -> None:
+    assert np.array_equal(expected.numpy().view(np.uint8), found.view(np.uint8))
+
+
+def drawn(*shape: int, spread: float = 1.0, seed: int = 3) -> F32:
+    return (np.random.default_rng(seed).standard_normal(shape) * spread).astype(np.float32)
+
+
+def half_steps(scale: float) -> F32:
+    """Between two codes each, with both neighbours, and far beyond the last code."""
+    middle = ((np.arange(-400, 400) + 0.5) * scale).astype(np.float32)
+    return np.concatenate([middle, np.nextafter(middle, np.float32(-9)), np.nextafter(middle, np.float32(9))])

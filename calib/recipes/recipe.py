@@ -178,7 +178,7 @@ class Recipe:
 
     def grid(self, bits: int) -> WeightGrid:
         """The grid of a weight with so many bits."""
-        return grid_of(bits, one_scale=not self.per_channel_weights)
+        return grid_of(bits, one_scale=not self.per_channel_weights, group=self.weights.group_size)
 
     def blocks(self, n_layer: int) -> tuple[BlockWidths, ...] | None:
         """Widths of every layer in w4ax: the last rule that names any, or the recipe's; None where none does.

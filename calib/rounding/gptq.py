@@ -22,6 +22,7 @@ from quamba_export.calib.rounding.hessian import require_finite
 from quamba_export.calib.rounding.way import Rounding
 from quamba_export.calib.rounding.weight_grid import BITS, RoundedWeight, WeightGrid, each_column
 from quamba_export.calib.workers import one_thread
+from quamba_export.plugins.common.int4 import GROUP
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 BLOCK = 128  # columns whose updates of the columns behind them are one matrix product
@@ -35,10 +36,13 @@ class Gptq(Rounding):
     head_bits: width of lm_head's codes, 4 or 8, for `export --lm-head-bits`; 16 leaves it as it is.
     damping:   added to H's diagonal, as a share of its mean over the inputs that are ever not 0.
     act_order: columns of the largest diagonal first, instead of from left to right.
+    group_size: columns of a row that share a scale at 4 bits, a multiple of 128: the ops hold a scale for 128
+        columns, and a larger group's is repeated. int8 has a scale a row.
     clip:      scales of the least squared error, a column's counted by its diagonal, instead of those of the
         largest value.
 
-    Raises QuambaError for other bits and for a damping that is negative or not finite.
+    Raises QuambaError for other bits, a damping that is negative or not finite, a group that the ops have no
+    scales for, and one at 8 bits.
     """
 
     kind: ClassVar[str] = "gptq"
@@ -48,6 +52,7 @@ class Gptq(Rounding):
     damping: float = field(default=0.01, metadata={"schema": {"minimum": 0}})
     act_order: bool = True
     clip: bool = True
+    group_size: int = field(default=GROUP, metadata={"schema": {"minimum": GROUP, "multipleOf": GROUP}})
     head_bits: int = field(default=16, metadata={"schema": {"enum": [4, 8, 16]}})
 
     def __post_init__(self) -> None:
@@ -63,10 +68,26 @@ class Gptq(Rounding):
                 "damping must not be negative", found=str(self.damping), allowed="0 or more, say 0.01"
             )
 
+        self._check_group()
+
+    def _check_group(self) -> None:
+        if self.group_size < GROUP or self.group_size % GROUP:
+            raise QuambaError(
+                "int4 weights have no groups of this size",
+                found=f"group_size {self.group_size}",
+                allowed=f"multiples of {GROUP}: the ops and their kernels read a scale for {GROUP} columns",
+            )
+        if self.group_size != GROUP and 4 not in (self.bits, self.head_bits):
+            raise QuambaError(
+                "int8 weights have a scale a row, and no groups",
+                found=f"group_size {self.group_size} with {self.bits} bits",
+                allowed="a group_size with 4 bits",
+            )
+
     def as_table(self) -> dict[str, Any]:
-        """As calibrations were written before there was head_bits, where it changes nothing."""
-        table = super().as_table()
-        return table if self.head_bits != 16 else {k: v for k, v in table.items() if k != "head_bits"}
+        """Without head_bits and group_size where they change nothing: as before there were any."""
+        unchanged = {"head_bits": 16, "group_size": GROUP}
+        return {k: v for k, v in super().as_table().items() if unchanged.get(k) != v}
 
     def round(
         self, weight: Tensor, grid: WeightGrid, hessian: Tensor | None = None, name: str = "the weight"

@@ -1,7 +1,8 @@
 """Rounded weights as the ops read them and artefacts hold them, and which of them a calibration has.
 
 8 bits: codes (M, K) int8, a scale a row (M,) fp32.
-4 bits: codes packed two to a byte (M, K/2) int8, scales of 128 columns of a row (M, ceil(K/128)) fp16.
+4 bits: codes packed two to a byte (M, K/2) int8, scales of 128 columns of a row (M, ceil(K/128)) fp16; those
+        of a larger group are repeated.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.rounding.way import Rounding
 from quamba_export.calib.rounding.weight_grid import BITS, RoundedWeight, grid_of
-from quamba_export.plugins.common.int4 import CHUNK, pack_int4
+from quamba_export.plugins.common.int4 import CHUNK, GROUP, pack_int4
 from quamba_export.runtime.errors import QuambaError
 
 
@@ -26,7 +27,8 @@ def stored(weight: RoundedWeight, bits: int, name: str) -> tuple[Tensor, Tensor]
     if bits == 8:
         return weight.codes, weight.scale[:, 0].contiguous()
     check_columns(weight.codes.shape[1], name)
-    return pack_int4(weight.codes), weight.scale.half()
+    firsts = torch.arange(0, weight.codes.shape[1], GROUP, device=weight.scale.device)
+    return pack_int4(weight.codes), weight.scale[:, firsts // weight.group].half()
 
 
 def check_columns(columns: int, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Integer grids for weights: symmetric, 8 bits with a scale a row, or 4 bits with one for 128 columns.
+"""Integer grids for weights: symmetric, 8 bits with a scale a row, or 4 bits with one for a group of columns.
 
 A weight w with scale s becomes q = clamp(round_half_even(w / s), -2^(bits-1), 2^(bits-1) - 1), and stands for
 q * s. The scales of 4-bit codes are rounded to fp16 before any weight is divided by them, because artefacts
@@ -124,9 +124,9 @@ class WeightGrid:
         return torch.where(scale == 0, 1, half)
 
 
-def grid_of(bits: int, *, one_scale: bool = False) -> WeightGrid:
-    """The grid that the ops read: one_scale is for 8 bits, 4 bits have scales in groups of 128 always."""
-    return WeightGrid(4, GROUP) if bits == 4 else WeightGrid(bits, one_scale=one_scale)
+def grid_of(bits: int, *, one_scale: bool = False, group: int = GROUP) -> WeightGrid:
+    """A grid that the ops can read: one_scale is for 8 bits, `group`, a multiple of 128, for 4 bits."""
+    return WeightGrid(4, group) if bits == 4 else WeightGrid(bits, one_scale=one_scale)
 
 
 def each_column(scale: Tensor, group: int, columns: int) -> Tensor:

@@ -32,6 +32,8 @@ def sign_folder(folder: Path, key: Path, certificate: Path | None, chain: list[P
     from model_signing.hashing import Config as HashingConfig
     from model_signing.signing import Config
 
+    partial = folder / f".{SIGNATURE}.partial"
+    partial.unlink(missing_ok=True)  # of one that was killed: no bundle with it in it is accepted
     manifest = read_manifest(folder)
     try:
         config = Config()
@@ -55,9 +57,11 @@ def sign_folder(folder: Path, key: Path, certificate: Path | None, chain: list[P
         config.sign(folder, made)
         content = made.read_bytes()
     check_table(content, folder, manifest)
-    partial = folder / f".{SIGNATURE}.partial"
-    partial.write_bytes(content)
-    partial.replace(folder / SIGNATURE)
+    try:
+        partial.write_bytes(content)
+        partial.replace(folder / SIGNATURE)
+    finally:
+        partial.unlink(missing_ok=True)
     return Signed(str(folder), manifest.digest, len(manifest.files) + 1, str(certificate or key))
 
 

@@ -67,6 +67,9 @@ def calibrate(
     damping: Annotated[
         float | None, typer.Option(help="gptq: share of the Hessian's mean diagonal added to it, 0.01.")
     ] = None,
+    group_size: Annotated[
+        int | None, typer.Option(help="gptq, 4 bits: columns that share a scale, a multiple of 128; 128.")
+    ] = None,
     act_order: Annotated[
         bool | None,
         typer.Option("--act-order/--no-act-order", help="gptq: the columns of the loudest inputs first."),
@@ -99,7 +102,8 @@ def calibrate(
         raise QuambaError("two recipes", found=found, allowed="one of them", code=ExitCode.USAGE)
     recipe = "quamba2" if group_heads else recipe
     sources = weighted(data, data_weight or [1.0] * len(data))
-    weights = rounding_options(rounding, weight_bits, lm_head_bits, damping, act_order, clip_weights)
+    table = rounding, weight_bits, lm_head_bits, damping, group_size, act_order, clip_weights
+    weights = rounding_options(*table)
     with progress(f"calibrate {checkpoint}", unit="samples") as bar, resumable():
         source = load_checkpoint(checkpoint)
         chosen = load_recipe(recipe) if recipe else default_recipe(source.config)
@@ -160,12 +164,13 @@ def rounding_options(
     bits: int | None,
     head_bits: int | None,
     damping: float | None,
+    group_size: int | None,
     act_order: bool | None,
     clip: bool | None,
 ) -> dict[str, Any]:
     """The recipe's table `weights` that the flags amount to, without what was not given."""
     table: dict[str, Any] = {"kind": kind, "bits": bits, "head_bits": head_bits}
-    table |= {"damping": damping, "act_order": act_order, "clip": clip}
+    table |= {"damping": damping, "group_size": group_size, "act_order": act_order, "clip": clip}
     return {name: value for name, value in table.items() if value is not None}
 
 

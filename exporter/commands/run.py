@@ -266,8 +266,7 @@ def show(pieces: Iterator[Piece], *, quiet: bool) -> Generation:
     generations: list[Generation] = []
     for piece in pieces:
         if not quiet:
-            sys.stdout.write(piece.text)
-            sys.stdout.flush()
+            print(piece.text, end="", flush=True)  # also where there is no stdout
         generations += [piece.generation] if piece.generation else []
     if not quiet:
         print(flush=True)  # before the summary on stderr, where both go to one file

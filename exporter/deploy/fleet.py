@@ -51,6 +51,23 @@ class Board:
     steps: dict[str, str]
     live: bool  # a table is shown; else every step is a line
     lock: threading.Lock = field(default_factory=threading.Lock)
+    sessions: set[Session] = field(default_factory=set)
+
+    def cut_off(self) -> None:
+        """End every session: whoever works on it fails at once."""
+        with self.lock:
+            for session in self.sessions:
+                session.process.kill()
+
+    @contextmanager
+    def known(self, session: Session) -> Iterator[None]:
+        with self.lock:
+            self.sessions.add(session)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.sessions.discard(session)
 
     def report(self, host: str, step: str) -> None:
         with self.lock:
@@ -75,14 +92,19 @@ class Board:
 def on_hosts(hosts: Sequence[str], options: SshOptions, action: Action, quiet: bool) -> list[HostResult]:
     """Run the action on every host, whatever becomes of the others. quiet: show no steps."""
     with _board(hosts, quiet) as board, ThreadPoolExecutor(min(AT_ONCE, len(hosts))) as pool:
-        return list(pool.map(lambda host: _on_host(host, options, action, board), hosts))
+        try:
+            return list(pool.map(lambda host: _on_host(host, options, action, board), hosts))
+        except BaseException:  # Ctrl-C, or a signal to end: the next run goes on
+            pool.shutdown(wait=False, cancel_futures=True)
+            board.cut_off()
+            raise
 
 
 def _on_host(host: str, options: SshOptions, action: Action, board: Board) -> HostResult:
     start = time.monotonic()
     try:
         board.report(host, "connect")
-        with Session(host, options) as session:
+        with Session(host, options) as session, board.known(session):
             outcome = action(session, lambda step: board.report(host, step))
     except QuambaError as error:
         board.report(host, f"failed: {error.message}")

@@ -1,5 +1,5 @@
-// y = quantize(H (norm(x silu(z)) norm_weight), out_scale): a token in the shared memory of one block, or in the
-// registers of PARTS blocks, each of which makes a part of the outputs.
+// y = quantize(H (norm(x silu(z)) norm_weight), out_scale): a token in the shared memory of one block, for most widths
+// in its registers at both ends, or in the registers of PARTS blocks, each of which makes a part of the outputs.
 //
 // silu of a gate code is one of 256 numbers, found once a block. The norm runs over n_groups groups of E /
 // n_groups channels; each group's sum of squares is shared out to `parts` warps, the sums in fp64.
@@ -8,12 +8,14 @@
 #include "../common/batches.cuh"
 #include "../common/block.cuh"
 #include "../common/hadamard_part.cuh"
+#include "../common/hadamard_whole.cuh"
 #include "../common/overlap.cuh"
 #include "contracts.h"
 
 namespace quamba {
 
 constexpr int MOST_GROUPS = 256;
+constexpr int SMALL_BLOCK = 320;  // threads for E up to 5120, of which two blocks find 96 registers a thread
 
 // Warps of a block that share one group's sum of squares.
 QUAMBA_HOST_DEVICE constexpr int group_parts(int groups, int threads) {
@@ -76,26 +78,24 @@ __device__ __forceinline__ double gate_positions(float (&gated)[ITEMS][PARTS], c
     return sum;
 }
 
-// gated / root * weight of one position, folded for the part. root_of(c): of the group of its entry c.
-template <class RootOf>
-__device__ __forceinline__ double norm_position(const float (&gated)[PARTS], const float (&weight)[PARTS],
-                                                int part, RootOf root_of) {
-    float quotient[PARTS];
+// normed = gated / root * weight. root_of(c): of the group of entry c.
+template <int COUNT, class RootOf>
+__device__ __forceinline__ void norm_entries(double (&normed)[COUNT], const float (&gated)[COUNT],
+                                             const float (&weight)[COUNT], RootOf root_of) {
+    float quotient[COUNT];
     bool divides = true;
 #pragma unroll
-    for (int c = 0; c < PARTS; c++) {
+    for (int c = 0; c < COUNT; c++) {
         const Root root = root_of(c);
         quotient[c] = root.divide(gated[c]);
         divides = divides && root.divides(gated[c]);
     }
     if (!divides) {
 #pragma unroll
-        for (int c = 0; c < PARTS; c++) quotient[c] = gated[c] / root_of(c).value;
+        for (int c = 0; c < COUNT; c++) quotient[c] = gated[c] / root_of(c).value;
     }
-    double normed[PARTS];
 #pragma unroll
-    for (int c = 0; c < PARTS; c++) normed[c] = quotient[c] * weight[c];
-    return fold_position(normed, part);
+    for (int c = 0; c < COUNT; c++) normed[c] = quotient[c] * weight[c];
 }
 
 struct Gated {
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(512, 2)
 
 template <int ITEMS>
 __global__ void __launch_bounds__(1024)
-    gated_norm_hadamard_quantize_part(QuambaGatedRMSNormHadamardQuantize op, PartScale scale) {
+    gated_norm_hadamard_quantize_part(QuambaGatedRMSNormHadamardQuantize op, OutputScale scale) {
     extern __shared__ double entries[];  // the part's, then n_groups * parts sums of squares
     __shared__ float gate[256];
     __shared__ Root root[MOST_GROUPS];
@@ -165,11 +165,61 @@ __global__ void __launch_bounds__(1024)
         const int p = position_of(item, part);
         if (item > 0) load_position(weight, op.norm_weight, p, part);
         const auto root_of = [&](int c) { return root[by_group_width.divide(part.entry(p, c))]; };
-        folded[item] = groups == 1
-                           ? norm_position(gated[item], weight, part.part, [&](int) { return only; })
-                           : norm_position(gated[item], weight, part.part, root_of);
+        double normed[PARTS];
+        if (groups == 1) {
+            norm_entries(normed, gated[item], weight, [&](int) { return only; });
+        } else {
+            norm_entries(normed, gated[item], weight, root_of);
+        }
+        folded[item] = fold_position(normed, part.part);
     }
     transform_part(folded, entries, part, scale, op.y + token * E);
+}
+
+// THREADS: the most of a block; BLOCKS: the fewest that a multiprocessor has room for.
+template <int RADIX, int THREADS, int BLOCKS>
+__global__ void __launch_bounds__(THREADS, BLOCKS)
+    gated_norm_hadamard_quantize_whole(QuambaGatedRMSNormHadamardQuantize op, OutputScale scale) {
+    extern __shared__ double entries[];  // the token, then n_groups * parts sums of squares
+    __shared__ float gate[256];
+    __shared__ Root root[MOST_GROUPS];
+    const int E = int(op.size.E), groups = op.n_groups, group_width = E / groups;
+    const int64_t token = blockIdx.x;
+    const WholeToken<RADIX> whole(E);
+    const int mine = threadIdx.x;
+
+    fill_gate(gate, op.z_scale);
+    wait_for_inputs();
+    let_next_kernel_begin();
+    const float *x = op.x + token * op.x_stride;
+    const int8_t *z = op.z + token * op.z_stride;
+    float gated[RADIX], weight[RADIX];
+    int8_t code[RADIX];
+    load_group(gated, x, mine, whole);
+    load_group(code, z, mine, whole);
+    load_group(weight, op.norm_weight, mine, whole);
+    __syncthreads();
+    double squares = 0.0;
+#pragma unroll
+    for (int k = 0; k < RADIX; k++) {
+        gated[k] = gated[k] * gate[code[k] + 128];
+        const double value = gated[k];
+        squares = fma(value, value, squares);
+    }
+    double normed[RADIX];
+    if (groups == 1) {
+        const double sum = block_sum(mine < whole.groups() ? squares : 0.0);
+        const Root only = Root::of(root_mean_square(sum, E, op.epsilon));
+        norm_entries(normed, gated, weight, [&](int) { return only; });
+    } else {
+        group_roots(root, entries + place(E) + 1, groups, group_width, op.epsilon,
+                    [&](int i) { return x[i] * gate[z[i] + 128]; });
+        const Divisor by_group_width(group_width);
+        const int first = whole.entry(min(mine, whole.groups() - 1));
+        norm_entries(normed, gated, weight,
+                     [&](int k) { return root[by_group_width.divide(first + k * whole.apart)]; });
+    }
+    transform_whole(normed, entries, whole, scale, op.y + token * E);
 }
 
 }  // namespace quamba

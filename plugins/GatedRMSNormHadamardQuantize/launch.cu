@@ -9,6 +9,12 @@ inline int64_t gated_bytes(int64_t count, int groups, int threads) {
     return entries_bytes(count) + int64_t(sizeof(double)) * groups * group_parts(groups, threads);
 }
 
+template <int RADIX>
+auto whole_kernel(int threads) {
+    return threads <= SMALL_BLOCK ? gated_norm_hadamard_quantize_whole<RADIX, SMALL_BLOCK, 2>
+                                  : gated_norm_hadamard_quantize_whole<RADIX, 1024, 1>;
+}
+
 }  // namespace quamba
 
 extern "C" const char *quamba_GatedRMSNormHadamardQuantize_refusal(
@@ -36,6 +42,12 @@ extern "C" int quamba_GatedRMSNormHadamardQuantize_launch(const QuambaGatedRMSNo
                                                    : gated_norm_hadamard_quantize_part<2>;
         return launch_parts(kernel, *op, tokens, gated_bytes(count, op->n_groups, part_threads(count)), gpu,
                             stream);
+    }
+    if (takes_whole(E, op->hadamard, op->y)) {
+        const int threads = whole_threads(int(E));
+        const auto kernel =
+            first_radix(hadamard_shape(int(E))) == 16 ? whole_kernel<16>(threads) : whole_kernel<8>(threads);
+        return launch_whole(kernel, *op, tokens, gated_bytes(E, op->n_groups, threads), gpu, stream);
     }
     const int threads = token_threads(E);
     return launch_overlapped(gated_norm_hadamard_quantize, dim3(unsigned(tokens)), threads,

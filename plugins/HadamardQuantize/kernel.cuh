@@ -1,9 +1,10 @@
-// y = quantize(H x, out_scale): a token in the shared memory of one block, or in the registers of PARTS blocks,
-// each of which makes a part of the outputs.
+// y = quantize(H x, out_scale): a token in the shared memory of one block, for most widths in its registers at both
+// ends, or in the registers of PARTS blocks, each of which makes a part of the outputs.
 #pragma once
 
 #include "../common/batches.cuh"
 #include "../common/hadamard_part.cuh"
+#include "../common/hadamard_whole.cuh"
 #include "../common/overlap.cuh"
 #include "contracts.h"
 
@@ -23,7 +24,7 @@ __global__ void __launch_bounds__(512, 2) hadamard_quantize(QuambaHadamardQuanti
 }
 
 template <int ITEMS>
-__global__ void __launch_bounds__(1024) hadamard_quantize_part(QuambaHadamardQuantize op, PartScale scale) {
+__global__ void __launch_bounds__(1024) hadamard_quantize_part(QuambaHadamardQuantize op, OutputScale scale) {
     extern __shared__ double entries[];
     const int64_t token = blockIdx.x / PARTS;
     const TokenPart part(int(op.size.E), int(blockIdx.x % PARTS));
@@ -43,6 +44,21 @@ __global__ void __launch_bounds__(1024) hadamard_quantize_part(QuambaHadamardQua
         folded[item] = fold_position(v, part.part);
     }
     transform_part(folded, entries, part, scale, op.y + token * op.size.E);
+}
+
+template <int RADIX>
+__global__ void __launch_bounds__(1024) hadamard_quantize_whole(QuambaHadamardQuantize op, OutputScale scale) {
+    extern __shared__ double entries[];
+    const int64_t token = blockIdx.x;
+    const WholeToken<RADIX> whole(int(op.size.E));
+    let_next_kernel_begin();
+    wait_for_inputs();
+    float x[RADIX];
+    load_group(x, op.x + token * op.x_stride, int(threadIdx.x), whole);
+    double held[RADIX];
+#pragma unroll
+    for (int k = 0; k < RADIX; k++) held[k] = x[k];
+    transform_whole(held, entries, whole, scale, op.y + token * op.size.E);
 }
 
 }  // namespace quamba

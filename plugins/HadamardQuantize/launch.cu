@@ -20,6 +20,11 @@ extern "C" int quamba_HadamardQuantize_launch(const QuambaHadamardQuantize *op, 
             part_items(E / PARTS) == 1 ? hadamard_quantize_part<1> : hadamard_quantize_part<2>;
         return launch_parts(kernel, *op, tokens, entries_bytes(E / PARTS), gpu, stream);
     }
+    if (takes_whole(E, op->hadamard, op->y)) {
+        const auto kernel = first_radix(hadamard_shape(int(E))) == 16 ? hadamard_quantize_whole<16>
+                                                                      : hadamard_quantize_whole<8>;
+        return launch_whole(kernel, *op, tokens, entries_bytes(E), gpu, stream);
+    }
     return launch_overlapped(hadamard_quantize, dim3(unsigned(tokens)), token_threads(E),
                              size_t(entries_bytes(E)), 1, gpu, stream, *op);
 }

@@ -29,13 +29,14 @@ __global__ void __launch_bounds__(NORM_THREADS) rms_norm_quantize(QuambaRMSNormQ
     }
     const double total = block_sum<NORM_THREADS>(sum);
     const float root = root_mean_square(total, static_cast<double>(D), op.epsilon);
+    const float reciprocal = quotient_reciprocal(root, op.out_scale);
 #pragma unroll
     for (int i = 0; i < NORM_ITEMS; i++) {
         const int d = threadIdx.x + NORM_THREADS * i;
-        if (d < D) op.y[token * D + d] = quantized(kept[i] / root, op.out_scale);
+        if (d < D) op.y[token * D + d] = quantized_quotient(kept[i], root, op.out_scale, reciprocal);
     }
     for (int d = threadIdx.x + NORM_THREADS * NORM_ITEMS; d < D; d += NORM_THREADS) {
-        op.y[token * D + d] = quantized(x[d] / root, op.out_scale);
+        op.y[token * D + d] = quantized_quotient(x[d], root, op.out_scale, reciprocal);
     }
     let_next_kernel_begin();
 }

@@ -6,8 +6,6 @@
 
 namespace quamba {
 
-constexpr float FIXED_ROUND = 12582912.0f;  // 1.5 2^23: its ulp is 1, its last 16 bits are zero
-
 // A row's unit and one by it.
 struct FixedUnit {
     float unit, inverse;
@@ -36,27 +34,15 @@ QUAMBA_HOST_DEVICE uint32_t fixed_bits(float value, float inverse) {
 // Byte 0 of fixed_bits() is the low code; byte 1 of this is the high one: integer = 256 high + low.
 QUAMBA_HOST_DEVICE uint32_t high_bits(uint32_t bits) { return bits + 128; }
 
-QUAMBA_HOST_DEVICE uint32_t picked_bytes(uint32_t a, uint32_t b, uint32_t which) {
-#ifdef __CUDA_ARCH__
-    return __byte_perm(a, b, which);
-#else
-    const uint64_t bytes = uint64_t(b) << 32 | a;
-    uint32_t picked = 0;
-    for (int i = 0; i < 4; i++) picked |= uint32_t(bytes >> 8 * (which >> 4 * i & 7) & 0xff) << 8 * i;
-    return picked;
-#endif
-}
-
 // Four integers as a word of their low and a word of their high codes.
 struct FixedWords {
     uint32_t low, high;
 };
 
 QUAMBA_HOST_DEVICE FixedWords fixed_words(const uint32_t (&bits)[4]) {
-    const uint32_t low_0 = picked_bytes(bits[0], bits[1], 0x0040), low_1 = picked_bytes(bits[2], bits[3], 0x0040);
     const uint32_t high_0 = picked_bytes(high_bits(bits[0]), high_bits(bits[1]), 0x0051);
     const uint32_t high_1 = picked_bytes(high_bits(bits[2]), high_bits(bits[3]), 0x0051);
-    return {picked_bytes(low_0, low_1, 0x5410), picked_bytes(high_0, high_1, 0x5410)};
+    return {last_bytes(bits[0], bits[1], bits[2], bits[3]), picked_bytes(high_0, high_1, 0x5410)};
 }
 
 // Four words of four bytes: byte i of word j becomes byte j of word i.

@@ -89,22 +89,31 @@ QUAMBA_HOST_DEVICE void sylvester_group(double *entries, int i, int shift) {
     for (int k = 0; k < RADIX; k++) group[k * apart] = v[k];
 }
 
-// sums[r] += entry (FIRST + r, COLUMN) of the base matrix times v; column 0 begins them.
-template <int ORDER, int FIRST, int COLUMN>
-QUAMBA_HOST_DEVICE void add_column(double (&sums)[ORDER / 4], double v) {
-    constexpr uint32_t negative = negative_entries(ORDER, COLUMN) >> FIRST;
+// sums[r] += entries (FIRST + r, COLUMN to COLUMN + 3) of the base matrix times v; column 0 begins them. Rows share
+// the eight sums that four entries make but for the sign.
+template <int ORDER, int FIRST, int COLUMN, int ROWS>
+QUAMBA_HOST_DEVICE void add_columns(double (&sums)[ROWS], double v0, double v1, double v2, double v3) {
+    constexpr uint32_t sign = negative_entries(ORDER, COLUMN) >> FIRST;
+    constexpr uint32_t sign1 = sign ^ negative_entries(ORDER, COLUMN + 1) >> FIRST;
+    constexpr uint32_t sign2 = sign ^ negative_entries(ORDER, COLUMN + 2) >> FIRST;
+    constexpr uint32_t sign3 = sign ^ negative_entries(ORDER, COLUMN + 3) >> FIRST;
+    const double a = v0 + v1, b = v0 - v1, c = v2 + v3, d = v2 - v3;
+    const double choices[8] = {a + c, b + c, a - d, b - d, a + d, b + d, a - c, b - c};
 #pragma unroll
-    for (int r = 0; r < ORDER / 4; r++) {
-        const double term = negative >> r & 1 ? -v : v;
+    for (int r = 0; r < ROWS; r++) {
+        const double choice = choices[(sign1 >> r & 1) + 2 * (sign2 >> r & 1) + 4 * (sign3 >> r & 1)];
+        const double term = sign >> r & 1 ? -choice : choice;
         sums[r] = COLUMN == 0 ? term : sums[r] + term;
     }
 }
 
-// A quarter of the base matrix's rows, from FIRST on, times the entries q, q + power, ...
-template <int ORDER, int FIRST, int... COLUMNS>
-QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ORDER / 4], const double *entries, int power, int q,
-                                  std::integer_sequence<int, COLUMNS...>) {
-    (add_column<ORDER, FIRST, COLUMNS>(sums, entries[place(COLUMNS * power + q)]), ...);
+// ROWS rows of the base matrix, from FIRST on, times column[0], column[apart], ...
+template <int ORDER, int FIRST, int ROWS, int... FOURS>
+QUAMBA_HOST_DEVICE void base_rows(double (&sums)[ROWS], const double *column, int apart,
+                                  std::integer_sequence<int, FOURS...>) {
+    (add_columns<ORDER, FIRST, 4 * FOURS>(sums, column[4 * FOURS * apart], column[(4 * FOURS + 1) * apart],
+                                          column[(4 * FOURS + 2) * apart], column[(4 * FOURS + 3) * apart]),
+     ...);
 }
 
 // Row i of the base matrix, from the highest bit on, 1 for -1.
@@ -123,14 +132,15 @@ QUAMBA_HOST_DEVICE double with_sign(double value, uint32_t sign) {
 #endif
 }
 
-// base_rows() of any quarter in a loop, for a block that comes by once: it would wait for every line of instructions, and
-// the quarters' own code is four times as many.
+// A quarter of the rows in a loop, for any power, and for a block that comes by once: it would wait for every line of
+// instructions, and those of base_rows() are many.
 template <int ORDER, int... ROWS>
-QUAMBA_HOST_DEVICE void looped_base_rows(double (&sums)[ORDER / 4], const double *entries, int power, int q, int quarter,
-                                         std::integer_sequence<int, ROWS...>) {
+QUAMBA_HOST_DEVICE void looped_base_rows(double (&sums)[ORDER / 4], const double *entries, int power, int q,
+                                         int quarter, std::integer_sequence<int, ROWS...>) {
     constexpr int N = ORDER / 4;
     uint32_t signs[N] = {(quarter < 2 ? quarter == 0 ? row_signs(ORDER, ROWS) : row_signs(ORDER, N + ROWS)
-                                      : quarter == 2 ? row_signs(ORDER, 2 * N + ROWS) : row_signs(ORDER, 3 * N + ROWS))...};
+                          : quarter == 2 ? row_signs(ORDER, 2 * N + ROWS)
+                                         : row_signs(ORDER, 3 * N + ROWS))...};
     for (int i = 0; i < N; i++) sums[i] = 0.0;
 #pragma unroll 4
     for (int j = 0; j < ORDER; j++) {
@@ -143,10 +153,41 @@ QUAMBA_HOST_DEVICE void looped_base_rows(double (&sums)[ORDER / 4], const double
     }
 }
 
+// Sums of a column of base_rows() that one thread has the registers for.
+constexpr int BASE_SUMS = 20;
+
+// Threads that share a column of base_rows().
+QUAMBA_HOST_DEVICE constexpr int base_shares(int order) { return order <= BASE_SUMS ? 1 : 2; }
+
 // What makes the rows of the shape's +-1 matrix orthonormal.
 QUAMBA_HOST_DEVICE double hadamard_unit(HadamardShape shape) {
     return 1.0 / sqrt(static_cast<double>(shape.base * shape.power));
 }
+
+// What the outputs are scaled by.
+struct OutputScale {
+    double unit;              // hadamard_unit of the shape
+    float out_scale, factor;  // factor: unit / out_scale; NaN where that is no plain number
+
+    QUAMBA_HOST_DEVICE OutputScale(int size, float out_scale)
+        : unit(hadamard_unit(hadamard_shape(size))),
+          out_scale(out_scale),
+          factor(safe_reciprocal(out_scale) * static_cast<float>(unit)) {}
+
+    // quantized(sum unit, out_scale) where `sure`: seven fp32 roundings apart, below 2^-21.
+    QUAMBA_HOST_DEVICE EstimatedCode estimate(double sum) const {
+        return estimated_code(static_cast<float>(sum) * factor, 0x1p-20f, factor > 0.0f ? 0.0f : INFINITY);
+    }
+
+    QUAMBA_HOST_DEVICE int8_t decided(double sum) const {
+        return quantized(static_cast<float>(sum * unit), out_scale);
+    }
+
+    QUAMBA_HOST_DEVICE int8_t code(double sum) const {
+        const EstimatedCode found = estimate(sum);
+        return found.sure ? static_cast<int8_t>(found.bits) : decided(sum);
+    }
+};
 
 #ifdef __CUDACC__
 
@@ -165,33 +206,20 @@ __device__ inline void sylvester_passes(double *entries, int size, int power, in
     if (rest == 2) sylvester_pass<2>(entries, size, shift);
 }
 
-// Columns of a base matrix that a block, a multiple of 128 threads, takes at once: four threads a column, each
-// for a quarter of its rows, a warp for one quarter.
-__device__ inline int base_columns(int power) { return min(int(blockDim.x) / 4, max(power, 32)); }
+// Columns that a block takes at once with `shares` threads each; a warp has one share.
+__device__ inline int base_columns(int power, int shares) { return min(int(blockDim.x) / shares, max(power, 32)); }
 
-template <int ORDER, bool LOOPED>
-__device__ void base_quarter(double (&sums)[ORDER / 4], const double *entries, int power, int q, int quarter) {
-    constexpr auto COLUMNS = std::make_integer_sequence<int, ORDER>();
+// A block is a multiple of 128 threads.
+template <int ORDER>
+__device__ void looped_base_pass(double *entries, int power) {
     constexpr int ROWS = ORDER / 4;
-    if constexpr (LOOPED) {
-        looped_base_rows<ORDER>(sums, entries, power, q, quarter, std::make_integer_sequence<int, ROWS>());
-    } else {
-        if (quarter == 0) base_rows<ORDER, 0>(sums, entries, power, q, COLUMNS);
-        if (quarter == 1) base_rows<ORDER, ROWS>(sums, entries, power, q, COLUMNS);
-        if (quarter == 2) base_rows<ORDER, 2 * ROWS>(sums, entries, power, q, COLUMNS);
-        if (quarter == 3) base_rows<ORDER, 3 * ROWS>(sums, entries, power, q, COLUMNS);
-    }
-}
-
-template <int ORDER, bool LOOPED>
-__device__ void base_pass(double *entries, int power) {
-    constexpr int ROWS = ORDER / 4;
-    const int columns = base_columns(power), quarter = threadIdx.x / columns;
+    constexpr auto EACH = std::make_integer_sequence<int, ROWS>();
+    const int columns = base_columns(power, 4), quarter = threadIdx.x / columns;
     for (int first = 0; first < power; first += columns) {
         const int q = first + threadIdx.x % columns;
         const bool works = q < power && quarter < 4;
         double sums[ROWS];
-        if (works) base_quarter<ORDER, LOOPED>(sums, entries, power, q, quarter);
+        if (works) looped_base_rows<ORDER>(sums, entries, power, q, quarter, EACH);
         __syncthreads();
         if (works) {
 #pragma unroll
@@ -201,19 +229,45 @@ __device__ void base_pass(double *entries, int power) {
     __syncthreads();
 }
 
+// A block is a multiple of 64 threads, `power` of 16.
+template <int ORDER>
+__device__ void base_pass(double *entries, int power) {
+    constexpr auto FOURS = std::make_integer_sequence<int, ORDER / 4>();
+    constexpr int SHARES = base_shares(ORDER), ROWS = ORDER / SHARES;
+    const int columns = base_columns(power, SHARES), share = threadIdx.x / columns, apart = place(power);
+    for (int first = 0; first < power; first += columns) {
+        const int q = first + threadIdx.x % columns;
+        const bool works = q < power && share < SHARES;
+        double *column = entries + place(q), sums[ROWS];
+        if (works && share == 0) base_rows<ORDER, 0>(sums, column, apart, FOURS);
+        if (works && share == 1) base_rows<ORDER, ORDER - ROWS>(sums, column, apart, FOURS);
+        if (SHARES > 1) __syncthreads();
+        if (works) {
+#pragma unroll
+            for (int i = 0; i < ROWS; i++) column[(share * ROWS + i) * apart] = sums[i];
+        }
+    }
+    __syncthreads();
+}
+
 // The rows of base (x) I_power.
-template <bool LOOPED>
-__device__ void base_passes(double *entries, int base, int power) {
-    if (base == 12) base_pass<12, LOOPED>(entries, power);
-    if (base == 20) base_pass<20, LOOPED>(entries, power);
-    if (base == 28) base_pass<28, LOOPED>(entries, power);
+__device__ inline void looped_base_passes(double *entries, int base, int power) {
+    if (base == 12) looped_base_pass<12>(entries, power);
+    if (base == 20) looped_base_pass<20>(entries, power);
+    if (base == 28) looped_base_pass<28>(entries, power);
+}
+
+__device__ inline void base_passes(double *entries, int base, int power) {
+    if (base == 12) base_pass<12>(entries, power);
+    if (base == 20) base_pass<20>(entries, power);
+    if (base == 28) base_pass<28>(entries, power);
 }
 
 // Transforms the shape's entries but for the factor that makes H orthonormal. The block is in step before and
 // after.
 __device__ inline void hadamard_transform(double *entries, HadamardShape shape) {
     sylvester_passes(entries, shape.base * shape.power * shape.blocks, shape.power, 0);
-    base_passes<false>(entries, shape.base, shape.power);
+    looped_base_passes(entries, shape.base, shape.power);
 }
 
 // y = quantize(H entries, scale) for one token of `size` entries; `hadamard` 0 leaves H out.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "hadamard_part.cuh"
+#include "hadamard_whole.cuh"
 #include "launch.cuh"
 
 namespace quamba {
@@ -14,11 +15,25 @@ inline bool part_a_token(int64_t tokens, int64_t size, int hadamard, const Gpu &
 
 // Launches kernel(op, scale) with PARTS blocks a token.
 template <class Op>
-cudaError_t launch_parts(void (*kernel)(Op, PartScale), const Op &op, int64_t tokens, int64_t shared_bytes,
+cudaError_t launch_parts(void (*kernel)(Op, OutputScale), const Op &op, int64_t tokens, int64_t shared_bytes,
                          const Gpu &gpu, cudaStream_t stream) {
     return launch_overlapped(kernel, dim3(unsigned(tokens * PARTS)), part_threads(op.size.E / PARTS),
                              size_t(shared_bytes), 1, gpu, stream, op,
-                             PartScale(int(op.size.E), op.out_scale));
+                             OutputScale(int(op.size.E), op.out_scale));
+}
+
+// Where one block holds the token in registers at both ends of its transform, and stores 16 codes at once.
+inline bool takes_whole(int64_t size, int hadamard, const int8_t *y) {
+    return hadamard && first_radix(hadamard_shape(int(size))) && whole_threads(int(size)) <= 1024 &&
+           reinterpret_cast<uintptr_t>(y) % LAST_RADIX == 0;
+}
+
+// Launches kernel(op, scale) with a block a token.
+template <class Op>
+cudaError_t launch_whole(void (*kernel)(Op, OutputScale), const Op &op, int64_t tokens, int64_t shared_bytes,
+                         const Gpu &gpu, cudaStream_t stream) {
+    return launch_overlapped(kernel, dim3(unsigned(tokens)), whole_threads(int(op.size.E)), size_t(shared_bytes), 1,
+                             gpu, stream, op, OutputScale(int(op.size.E), op.out_scale));
 }
 
 }  // namespace quamba

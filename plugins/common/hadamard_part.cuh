@@ -61,21 +61,6 @@ QUAMBA_HOST_DEVICE double level_of_pair(double own, double other, bool upper) {
     return fma(upper ? -1.0 : 1.0, own, other);
 }
 
-// What the outputs are scaled by.
-struct PartScale {
-    double unit;  // hadamard_unit of the shape
-    float out_scale, reciprocal;
-
-    QUAMBA_HOST_DEVICE PartScale(int size, float out_scale)
-        : unit(hadamard_unit(hadamard_shape(size))),
-          out_scale(out_scale),
-          reciprocal(safe_reciprocal(out_scale)) {}
-
-    QUAMBA_HOST_DEVICE int8_t code(double sum) const {
-        return quantized_quotient(static_cast<float>(sum * unit), 1.0f, out_scale, reciprocal);
-    }
-};
-
 #ifdef __CUDACC__
 
 // The position that is this thread's `item`; the last one where there is no such.
@@ -96,7 +81,7 @@ __device__ __forceinline__ void load_position(Entry (&entries)[PARTS], const Ent
 // `count` entries.
 template <int ITEMS>
 __device__ __forceinline__ void transform_part(double (&folded)[ITEMS], double *entries, const TokenPart &part,
-                                               const PartScale &scale, int8_t *y) {
+                                               const OutputScale &scale, int8_t *y) {
 #pragma unroll
     for (int item = 0; item < ITEMS; item++) {
         double v = folded[item];
@@ -110,7 +95,7 @@ __device__ __forceinline__ void transform_part(double (&folded)[ITEMS], double *
     }
     __syncthreads();
     sylvester_passes(entries, part.count, part.width, part.lane_levels());
-    base_passes<true>(entries, part.shape.base, part.width);
+    looped_base_passes(entries, part.shape.base, part.width);
     for (int p = threadIdx.x; p < part.count; p += blockDim.x) y[part.output(p)] = scale.code(entries[place(p)]);
 }
 

@@ -139,6 +139,62 @@ QUAMBA_HOST_DEVICE int8_t quantized_silu(float x, float scale) {
     return quantized(silu(x), scale);
 }
 
+// 1.5 2^23: its ulp is 1, its last 16 bits are zero. What is added rounds half to even, into the last bits.
+constexpr float FIXED_ROUND = 12582912.0f;
+
+// silu(x) by the GPU's own estimates. The exponential is within 2^-22 + 2^-23 |x| of itself, its reciprocal within
+// 2^-23; below -87 the result is 0.
+QUAMBA_HOST_DEVICE float silu_estimate(float x) {
+#ifdef __CUDA_ARCH__
+    float power, reciprocal;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x * -1.44269504f));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(1.0f + power));
+    return x * reciprocal;
+#else
+    return x / (1.0f + expf(-x));
+#endif
+}
+
+// A code as the last byte of `bits`, right where `sure`, found without a branch.
+struct EstimatedCode {
+    uint32_t bits;
+    bool sure;
+};
+
+// The code at `steps` that may be off by `relative` of themselves and `margin`: sure where no half step lies nearer.
+QUAMBA_HOST_DEVICE EstimatedCode estimated_code(float steps, float relative, float margin) {
+    const float within = clipped(steps), rounded = within + FIXED_ROUND;
+    EstimatedCode code;
+    memcpy(&code.bits, &rounded, sizeof(rounded));
+    code.sure = 0.5f - fabsf(within - (rounded - FIXED_ROUND)) > fmaf(fabsf(within), relative, margin);
+    return code;
+}
+
+// quantized(silu(x), scale) where `sure`. `reciprocal` is the scale's plain one, `margin` its silu_margin().
+//
+// In units of 2^-24 of the steps: the exponential 4 + 2 |x|, its reciprocal 2, the sum 1, two products 2, the
+// reciprocal of the scale 2, the two roundings of what is estimated 2; together 13 + 2 |x|. For positive x the sigmoid
+// takes on less than half of what the exponential is off by: below 12. Allowed are 16, and 4 |x| more for negative x.
+QUAMBA_HOST_DEVICE EstimatedCode silu_code(float x, float reciprocal, float margin) {
+    return estimated_code(silu_estimate(x) * reciprocal, fmaf(fmaxf(-x, 0.0f), 0x1p-22f, 0x1p-20f), margin);
+}
+
+QUAMBA_HOST_DEVICE uint32_t picked_bytes(uint32_t a, uint32_t b, uint32_t which) {
+#ifdef __CUDA_ARCH__
+    return __byte_perm(a, b, which);
+#else
+    const uint64_t bytes = uint64_t(b) << 32 | a;
+    uint32_t picked = 0;
+    for (int i = 0; i < 4; i++) picked |= uint32_t(bytes >> 8 * (which >> 4 * i & 7) & 0xff) << 8 * i;
+    return picked;
+#endif
+}
+
+// The last bytes of four words, the first one's first.
+QUAMBA_HOST_DEVICE uint32_t last_bytes(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+    return picked_bytes(picked_bytes(a, b, 0x0040), picked_bytes(c, d, 0x0040), 0x5410);
+}
+
 // 1 / x, or NaN where the estimates below would lose it.
 QUAMBA_HOST_DEVICE float safe_reciprocal(float x) {
     const float reciprocal = 1.0f / x;
@@ -153,6 +209,9 @@ QUAMBA_HOST_DEVICE float quotient_reciprocal(float root, float scale) {
 
 // Scales whose reciprocals quantized_by() takes.
 QUAMBA_HOST_DEVICE bool has_plain_reciprocal(float scale) { return scale > 1e-18f && scale < 1e18f; }
+
+// The margin of silu_code(): far more steps than a flush to zero loses; none is wide enough for other scales.
+QUAMBA_HOST_DEVICE float silu_margin(float scale) { return has_plain_reciprocal(scale) ? 1e-7f : INFINITY; }
 
 // 1 / scale to an ulp, for such a scale, without the branch of a division.
 QUAMBA_HOST_DEVICE float plain_reciprocal(float scale) {

@@ -74,6 +74,9 @@ class Answering:
                 job.cancelled = True
 
     def _submit(self, jobs: list[Job]) -> None:
+        most = self.settings.max_batch + self.settings.queue
+        if len(jobs) > most:
+            raise ApiError(400, f"{len(jobs)} prompts are more than this server takes at a time: {most}")
         try:
             self.scheduler.submit(jobs)
         except QueueFull as error:
@@ -118,7 +121,9 @@ class Answering:
     def _keep(self, asked: Asked, prompt: Prompt, job: Job, end: End) -> None:
         if asked.session is None or end.states is None or isinstance(prompt, list):
             return
-        session = states_after(self.bundle.tokenizer, prompt, job.ids, end.generation, end.states)
+        session = states_after(
+            self.bundle.tokenizer, prompt, [*job.recent, *job.ids], end.generation, end.states
+        )
         self.sessions.keep(asked.session, session, prompt)
         self.meter.sessions(len(self.sessions), self.sessions.nbytes)
 

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -84,15 +84,17 @@ async def body_of(request: Request, most: int) -> bytes:
         raise ApiError(413, f"a request has at most {most} bytes")
 
     async def read() -> bytes:
-        content = b""
+        content = bytearray()
         async for chunk in request.stream():
             content += chunk
             if len(content) > most:
                 raise ApiError(413, f"a request has at most {most} bytes")
-        return content
+        return bytes(content)
 
     try:
         return await asyncio.wait_for(read(), BODY_SECONDS)
+    except ClientDisconnect as error:
+        raise ApiError(CLIENT_GONE, "the client is gone") from error
     except asyncio.TimeoutError as error:
         raise ApiError(408, f"the request took more than {BODY_SECONDS:.0f} s to arrive") from error
 
@@ -150,14 +152,19 @@ def application(answering: Answering, model: str) -> Starlette:
         Route("/v1/models", handlers.models),
         Route("/v1/completions", handlers.completions, methods=["POST"]),
         Route("/v1/chat/completions", handlers.chat_completions, methods=["POST"]),
-        Route("/v1/sessions/{name}", handlers.forget, methods=["DELETE"]),
+        Route("/v1/sessions/{name:path}", handlers.forget, methods=["DELETE"]),
     ]
     token, meter = answering.settings.token, answering.meter
     paths = frozenset(route.path for route in routes)
     return Starlette(
         routes=routes,
         middleware=[Middleware(Guard, token=token, meter=meter, paths=paths)],
-        exception_handlers={ApiError: refused, QuambaError: refused, HTTPException: refused},
+        exception_handlers={
+            ApiError: refused,
+            QuambaError: refused,
+            HTTPException: refused,
+            Exception: failed,
+        },
         lifespan=engine_until_end(answering),
     )
 
@@ -169,6 +176,11 @@ def engine_until_end(answering: Answering) -> Callable[[Starlette], AbstractAsyn
         await asyncio.to_thread(answering.close)
 
     return lifespan
+
+
+async def failed(request: Request, error: Exception) -> Response:
+    """The answer to what nobody thought of; the server's log has the traceback."""
+    return answer_of(ApiError(500, f"this is a bug in quamba-export: {type(error).__name__}"))
 
 
 async def refused(request: Request, error: Exception) -> Response:

@@ -55,6 +55,11 @@ class Job:
     cancelled: bool = False  # set by whoever no longer waits: the engine drops it at its next turn
     arrived: float = field(default_factory=time.monotonic)
 
+    @property
+    def recent(self) -> tuple[int, ...]:
+        """The last tokens behind what it feeds."""
+        return self.before.recent if self.before else ()
+
     def occurred(self, vocab_size: int) -> NDArray[np.bool_]:
         """The tokens behind what it feeds, (V,)."""
         if self.before is None or self.before.occurred is None:

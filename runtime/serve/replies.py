@@ -26,8 +26,10 @@ class ApiError(Exception):
         self.status, self.message, self.code, self.headers = status, message, code, headers or {}
 
     def body(self) -> dict[str, Any]:
+        """As OpenAI's; half a character that a client sent is no text, and is shown by its number."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
-        return {"error": {"message": self.message, "type": kind, "param": None, "code": self.code or None}}
+        message = self.message.encode("utf-8", "backslashreplace").decode()
+        return {"error": {"message": message, "type": kind, "param": None, "code": self.code or None}}
 
 
 @dataclass(frozen=True)

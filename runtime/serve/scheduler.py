@@ -24,7 +24,6 @@ from quamba_export.runtime.errors import QuambaError
 from quamba_export.runtime.generate import FinishReason, Generation
 from quamba_export.runtime.serve.job import End, Failed, Job, Text
 from quamba_export.runtime.serve.slots import Slot, Slots
-from quamba_export.runtime.text_states import KeptStates
 
 CHUNK = 128  # tokens of a prompt a turn
 LOG = logging.getLogger("quamba_export.serve")
@@ -49,7 +48,7 @@ class Filling:
     """The prompt that is being fed."""
 
     job: Job
-    states: States
+    states: States | None = None  # None before its first chunk
     fed: int = 0  # of job.ids
 
 
@@ -144,10 +143,10 @@ class Scheduler:
             if not self._waiting or len(self._batch.slots) >= self.max_batch:
                 return
             with self._changed:
-                job = self._waiting.popleft()
-                self._filling = Filling(job, self._states_before(job))
+                self._filling = Filling(self._waiting.popleft())
         filling, ids = self._filling, self._filling.job.ids[self._filling.fed :][:CHUNK]
-        logits, filling.states = self._engine.run(np.array([ids], dtype=np.int64), filling.states)
+        states = self._states_before(filling.job) if filling.states is None else filling.states
+        logits, filling.states = self._engine.run(np.array([ids], dtype=np.int64), states)
         filling.fed += len(ids)
         if filling.fed < len(filling.job.ids):
             return
@@ -179,10 +178,7 @@ class Scheduler:
         job, generation = slot.job, slot.generation(reason)
         if self._watch:
             self._watch.generated(generation)
-        states = None
-        if job.keep:
-            tokens = (job.before.tokens if job.before else 0) + len(job.ids) + len(slot.tokens) - 1
-            states = KeptStates(self._batch.states_of(slot), tokens, slot.occurred())
+        states = slot.kept(self._batch.states_of(slot)) if job.keep else None
         job.send(End(generation, timed_out, states))
 
     def _fail_everybody(self, message: str, status: int = 500) -> None:

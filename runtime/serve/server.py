@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import signal
 import socket
@@ -16,6 +17,7 @@ from quamba_export.runtime.serve.answering import Answering
 from quamba_export.runtime.serve.app import application
 from quamba_export.runtime.serve.settings import Settings
 
+LAST_WORDS_SECONDS = 2  # after the grace, for answers that say that the server ends
 IDLE_CONNECTIONS = 64  # beside those of requests in flight, which may be twice what batch and queue hold
 
 
@@ -35,7 +37,26 @@ def serve(bundle: Bundle, settings: Settings, ready: Callable[[str], None]) -> N
         server.run(sockets=[listener])
 
 
-def server_of(answering: Answering, model: str) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """uvicorn, which would cut off those that take longer than the grace: they are told first."""
+
+    def __init__(self, config: uvicorn.Config, answering: Answering) -> None:
+        super().__init__(config)
+        self._answering = answering
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = asyncio.create_task(self._end_after_grace())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
+    async def _end_after_grace(self) -> None:
+        await asyncio.sleep(self._answering.settings.grace)
+        await asyncio.to_thread(self._answering.scheduler.close)
+
+
+def server_of(answering: Answering, model: str) -> Server:
     """uvicorn with one event loop and h11, in pure Python as the whole extra is."""
     settings = answering.settings
     config = uvicorn.Config(
@@ -47,9 +68,9 @@ def server_of(answering: Answering, model: str) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         limit_concurrency=2 * (settings.max_batch + settings.queue) + IDLE_CONNECTIONS,
-        timeout_graceful_shutdown=math.ceil(settings.grace),
+        timeout_graceful_shutdown=math.ceil(settings.grace) + LAST_WORDS_SECONDS,
     )
-    return uvicorn.Server(config)
+    return Server(config, answering)
 
 
 def ignore(number: int, frame: object) -> None:

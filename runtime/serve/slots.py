@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quamba_export.runtime.detokenize import Tokenizer
+from quamba_export.runtime.detokenize import CONTEXT_TOKENS, Tokenizer
 from quamba_export.runtime.engine import Engine, Logits, States
 from quamba_export.runtime.generate import FinishReason, Generation, Row
 from quamba_export.runtime.sampling import Sampler
 from quamba_export.runtime.serve.job import Job
+from quamba_export.runtime.text_states import KeptStates
 
 Arrays = dict[str, NDArray[Any]]  # every past_* tensor of one sequence, (1, ...), on the host
 
@@ -25,7 +26,7 @@ class Slot:
     """One sequence of the batch: its text so far, its own draws, and the token to be fed next."""
 
     def __init__(self, job: Job, tokenizer: Tokenizer, vocab_size: int) -> None:
-        self.job, self.row = job, Row(tokenizer, job.ids, job.limits)
+        self.job, self.row = job, Row(tokenizer, job.ids, job.limits, job.recent)
         self._before = job.occurred(vocab_size)
         self.sampler = Sampler(job.sampling, vocab_size, [*np.flatnonzero(self._before), *job.ids])
         self.tokens: list[int] = []
@@ -42,10 +43,13 @@ class Slot:
         self.first_token_at = self.first_token_at or self.last_token_at
         return self.row.add(token)
 
-    def occurred(self) -> NDArray[np.uint8]:
-        """The tokens that have been fed, as KeptStates has them."""
-        self._before[[*self.job.ids, *self.tokens[:-1]]] = True
-        return np.packbits(self._before)
+    def kept(self, arrays: Arrays) -> KeptStates:
+        """Its states, with what has to be known of the tokens behind them."""
+        fed = [*self.job.ids, *self.tokens[:-1]]
+        tokens = (self.job.before.tokens if self.job.before else 0) + len(fed)
+        self._before[fed] = True
+        recent = (*self.job.recent, *fed)[-CONTEXT_TOKENS:]
+        return KeptStates(arrays, tokens, np.packbits(self._before), recent)
 
     def generation(self, reason: FinishReason) -> Generation:
         """What is known at the end. TTFT counts from the request's arrival, waiting included."""

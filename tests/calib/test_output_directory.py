@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,40 @@ def test_a_kill_at_any_rename_leaves_an_artefact(
     assert seen == ([] if exchange else ["bundle", "new"])
     assert content(tmp_path / "bundle") == "second"
     assert names(tmp_path) == ["bundle"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from quamba_export.calib import output_directory
+if sys.argv[2] == "rename":  # of a file system where folders cannot change places
+    output_directory._exchange = lambda a, b: False
+    rename = Path.rename
+    def killed(self, other):
+        rename(self, other)
+        if self.name == "bundle":
+            os.kill(os.getpid(), signal.SIGKILL)
+    Path.rename = killed
+with output_directory.written_directory(Path(sys.argv[1]), "bundle") as folder:
+    (folder / "manifest.json").write_text('{"kind": "bundle", "content": "killed"}')
+    if sys.argv[2] == "body":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("moment", ["body", "rename"])
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path, moment: str) -> None:
+    target = tmp_path / "bundle"
+    write(target, "first")
+    done = subprocess.run([sys.executable, "-c", KILLED, target, moment], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == 2 - (moment == "rename")
+    with written_directory(tmp_path / "bundle.v2", "bundle"):  # another's, and one that is at work
+        with pytest.raises(OSError, match="disk"), written_directory(target, "bundle"):
+            raise OSError("disk")
+        assert content(target) == "first"
+        (left,) = (name for name in names(tmp_path) if name != "bundle")
+        assert left.startswith(".bundle.v2.")
 
 
 @pytest.mark.parametrize("text", ['{"name": "a web application"}', '{"kind": "export"}', "[]", "{", "\xff"])

@@ -246,3 +246,14 @@ def test_inputs_that_are_not_finite_are_named_by_channel():
     hessian.add(with_value(torch.ones(3, 8), (1, 5), torch.nan))
     with pytest.raises(QuambaError, match=r"inputs of layers\.0\.out_proj are not finite"):
         hessian.matrix("layers.0.out_proj")
+
+
+def test_a_group_that_the_ops_have_no_scales_for_is_refused_in_words():
+    for size in (0, 64, 200, -128):
+        with pytest.raises(QuambaError, match=r"(?s)no groups of this size.*multiples of 128"):
+            Gptq(group_size=size)
+    with pytest.raises(QuambaError, match="int8 weights have a scale a row"):
+        Gptq(bits=8, group_size=256)
+    assert Gptq(bits=8, head_bits=4, group_size=256).group_size == 256
+    assert "group_size" not in Gptq().as_table()
+    assert Gptq(group_size=256).as_table()["group_size"] == 256

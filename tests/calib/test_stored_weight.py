@@ -72,3 +72,13 @@ def test_a_scale_that_fp16_cannot_hold_is_refused() -> None:
     with pytest.raises(QuambaError, match=r"a scale of layers\.0\.in_proj has no fp16 number") as caught:
         int4_weight(torch.full((1, 32), 1e6), "layers.0.in_proj")
     assert caught.value.code == ExitCode.NUMERIC
+
+
+@pytest.mark.parametrize(("columns", "group"), [(384, 256), (320, 512), (512, 512), (64, 256)])
+def test_a_larger_group_repeats_its_scale(columns: int, group: int) -> None:
+    weight = torch.randn(9, columns, generator=torch.Generator().manual_seed(0))
+    rounded = Nearest().round(weight, grid_of(4, group=group), name="layers.0.in_proj")
+    packed, scale = stored(rounded, 4, "layers.0.in_proj")
+    assert scale.shape == (9, -(-columns // 128))
+    assert torch.equal(dequantized(packed, scale), rounded.dequantize())
+    assert rounded.scale.shape == (9, -(-columns // group))

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,6 +51,32 @@ def test_starting_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"torch", "numpy", "onnx", "onnxruntime", "polygraphy", "tokenizers", "rich"} & set(modules)
+
+
+HALF_DONE = """
+import sys, time
+from pathlib import Path
+from quamba_export.calib.output_directory import written_directory
+from quamba_export.exporter import cli
+def command():
+    with written_directory(Path(sys.argv[1]), "bundle"):
+        print("begun", flush=True)
+        time.sleep(60)
+cli.app = command
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_leaves_nothing_half_done(tmp_path: Path, number: signal.Signals) -> None:
+    words = [sys.executable, "-c", HALF_DONE, str(tmp_path / "bundle")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(number)
+        assert process.communicate(timeout=20) == ("", "")
+    assert process.returncode == 128 + number
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

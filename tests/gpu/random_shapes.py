@@ -94,7 +94,7 @@ def _conv(random: np.random.Generator, name: str) -> Case:
     sizes = {
         "B": _pick(random, 1, 2, 3),
         "L": _pick(random, *LENGTHS),
-        "C": _pick(random, int(random.integers(1, 600)), 128, 1024),
+        "C": _pick(random, int(random.integers(1, 600)), 4 * int(random.integers(1, 300)), 128, 1024),
         "W": _pick(random, 2, 3, 4),
     }
     return draw("QuantizedCausalConv1d", name, sizes)
@@ -128,10 +128,13 @@ def _head(random: np.random.Generator, name: str) -> Case:
 
 
 def _selective(op: str, random: np.random.Generator, name: str) -> Case:
+    B = _pick(random, 1, 2)
+    prompts = (31, 32, 33, 100, 130, 160)  # whose kernel begins at 32 and holds 96 tokens
+    widest = 12 * 132 // B  # whose blocks of 12 channels fit an H200's 132 multiprocessors once
     sizes = {
-        "B": _pick(random, 1, 2),
-        "L": _pick(random, *LENGTHS),
-        "E": _pick(random, int(random.integers(1, 80)), 96),
+        "B": B,
+        "L": _pick(random, *LENGTHS, *prompts),
+        "E": _pick(random, *(int(n) for n in random.integers(1, 80, 2)), 96, widest, widest + 1),
         "N": _pick(random, 16, 16, 16, int(random.integers(1, 257)), 32, 64, 128),
     }
     if op == "DynamicStateSelectiveScan":
@@ -158,6 +161,8 @@ def _ssd(op: str, random: np.random.Generator, name: str) -> Case:
 def _tokens(random: np.random.Generator) -> dict[str, int]:
     if random.random() < 0.4:
         return {"B": 1, "L": 1, "E": _pick(random, *TOKEN_WIDTHS)}
+    if random.random() < 0.4:  # too many tokens to make each in parts
+        return {"B": _pick(random, 1, 2), "L": _pick(random, 17, 20), "E": _pick(random, *TOKEN_WIDTHS)}
     E = _pick(random, *HADAMARD_WIDTHS, int(random.integers(1, 4000)))
     return {"B": _pick(random, 1, 2), "L": _pick(random, 1, 3, 17), "E": E}
 

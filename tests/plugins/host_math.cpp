@@ -2,7 +2,6 @@
 // arrays, and what a block or a warp does with them replayed as loops over its threads.
 #include "../../plugins/common/decay.cuh"
 #include "../../plugins/common/fixed_point.cuh"
-#include "../../plugins/common/hadamard_part.cuh"
 #include "../../plugins/common/numeric.cuh"
 #include "../../plugins/common/state.cuh"
 #include "../../plugins/common/warp.cuh"
@@ -26,58 +25,6 @@ float warp_tree_sum(const float *products, int N) {
         for (int lane = 0; lane < distance; lane++) sums[lane] += sums[lane + distance];
     }
     return sums[0];
-}
-
-template <int ORDER>
-void replay_base_pass(double *entries, int power, bool looped) {
-    constexpr auto COLUMNS = std::make_integer_sequence<int, ORDER>();
-    for (int q = 0; q < power; q++) {
-        double sums[4][ORDER / 4];
-        base_rows<ORDER, 0>(sums[0], entries, power, q, COLUMNS);
-        base_rows<ORDER, ORDER / 4>(sums[1], entries, power, q, COLUMNS);
-        base_rows<ORDER, 2 * (ORDER / 4)>(sums[2], entries, power, q, COLUMNS);
-        base_rows<ORDER, 3 * (ORDER / 4)>(sums[3], entries, power, q, COLUMNS);
-        for (int quarter = 0; quarter < 4 && looped; quarter++) {
-            looped_base_rows<ORDER>(sums[quarter], entries, power, q, quarter,
-                                    std::make_integer_sequence<int, ORDER / 4>());
-        }
-        for (int i = 0; i < ORDER; i++)
-            entries[place(i * power + q)] = sums[i / (ORDER / 4)][i % (ORDER / 4)];
-    }
-}
-
-template <int RADIX>
-void replay_sylvester_pass(double *entries, int size, int shift) {
-    for (int i = 0; i < size / RADIX; i++) sylvester_group<RADIX>(entries, i, shift);
-}
-
-void replay_sylvester_passes(double *entries, int size, int power, int shift) {
-    for (; 16 << shift <= power; shift += 4) replay_sylvester_pass<16>(entries, size, shift);
-    const int rest = power >> shift;
-    if (rest == 8) replay_sylvester_pass<8>(entries, size, shift);
-    if (rest == 4) replay_sylvester_pass<4>(entries, size, shift);
-    if (rest == 2) replay_sylvester_pass<2>(entries, size, shift);
-}
-
-// hadamard_transform from the Sylvester level of 1 << shift on.
-void replay_transform(double *entries, HadamardShape shape, int shift, bool looped) {
-    replay_sylvester_passes(entries, shape.base * shape.power * shape.blocks, shape.power, shift);
-    if (shape.base == 12) replay_base_pass<12>(entries, shape.power, looped);
-    if (shape.base == 20) replay_base_pass<20>(entries, shape.power, looped);
-    if (shape.base == 28) replay_base_pass<28>(entries, shape.power, looped);
-}
-
-// The levels that lanes take, on a position a lane.
-void replay_lane_levels(double *entries, const TokenPart &part) {
-    for (int level = 0; level < part.lane_levels(); level++) {
-        for (int p = 0; p < part.count; p++) {
-            const int other = p ^ 1 << level;
-            if (other < p) continue;
-            const double lower = entries[place(p)], upper = entries[place(other)];
-            entries[place(p)] = level_of_pair(lower, upper, false);
-            entries[place(other)] = level_of_pair(upper, lower, true);
-        }
-    }
 }
 
 // h (count) in place behind one token, and h C unrounded.
@@ -172,6 +119,17 @@ void quantized_silu_all(const float *x, int count, float scale, int8_t *y) {
     for (int i = 0; i < count; i++) y[i] = quantized_silu(x[i], scale);
 }
 
+// The codes of silu_code(); returns how many it is not sure of.
+int silu_codes(const float *x, int count, float scale, int8_t *y) {
+    int unsure = 0;
+    for (int i = 0; i < count; i++) {
+        const EstimatedCode code = silu_code(x[i], plain_reciprocal(scale), silu_margin(scale));
+        y[i] = code.sure ? static_cast<int8_t>(code.bits) : quantized(silu(x[i]), scale);
+        unsure += !code.sure;
+    }
+    return unsure;
+}
+
 void quantized_by_all(const float *x, int count, float scale, int8_t *y) {
     const float reciprocal = plain_reciprocal(scale);
     for (int i = 0; i < count; i++) y[i] = quantized_by(x[i], scale, reciprocal);
@@ -213,40 +171,6 @@ void rounded_int8(const float *h, int count, float scale, float *y) {
     for (int i = 0; i < count; i++) y[i] = State<int8_t>::rounded(h[i], scale);
 }
 
-void base_signs(int order, int8_t *matrix) {
-    for (int i = 0; i < order; i++) {
-        for (int j = 0; j < order; j++) matrix[i * order + j] = negative_entries(order, j) >> i & 1 ? -1 : 1;
-    }
-}
-
-void hadamard_of(const float *x, int size, float *y, double *entries) {
-    for (int i = 0; i < size; i++) entries[place(i)] = x[i];
-    const HadamardShape shape = hadamard_shape(size);
-    replay_transform(entries, shape, 0, false);
-    const double unit = hadamard_unit(shape);
-    for (int i = 0; i < size; i++) y[i] = static_cast<float>(entries[place(i)] * unit);
-}
-
-// The same by PARTS blocks, one after the other; -1 where a block has not the threads for it.
-int hadamard_in_parts(const float *x, int size, float *y, double *entries) {
-    for (int k = 0; k < PARTS; k++) {
-        const TokenPart part(size, k);
-        const int threads = part_threads(part.count);
-        if (threads > 1024 || part_items(part.count) * threads < part.count) return -1;
-        if (part.shape.base > 1 && 4 * 32 > threads) return -1;
-        for (int p = 0; p < part.count; p++) {
-            double v[PARTS];
-            for (int c = 0; c < PARTS; c++) v[c] = x[part.entry(p, c)];
-            entries[place(p)] = fold_position(v, k);
-        }
-        replay_lane_levels(entries, part);
-        replay_transform(entries, {part.shape.base, part.width, part.shape.blocks}, part.lane_levels(), true);
-        for (int p = 0; p < part.count; p++)
-            y[part.output(p)] = static_cast<float>(entries[place(p)] * hadamard_unit(part.shape));
-    }
-    return 0;
-}
-
 // y = value / root; returns for how many the division had to be done.
 int divide_by_root(const float *value, int count, float root, float *y) {
     const Root by = Root::of(root);
@@ -259,12 +183,6 @@ int divide_by_root(const float *value, int count, float root, float *y) {
 }
 
 int divide_by(int divisor, int n) { return Divisor(divisor).divide(n); }
-
-void part_codes(const double *sums, int count, int size, float scale, int8_t *y) {
-    for (int i = 0; i < count; i++) y[i] = PartScale(size, scale).code(sums[i]);
-}
-
-int64_t hadamard_bytes(int size) { return entries_bytes(size); }
 
 // Rows of `columns` values, a multiple of four: the unit of each, and the two codes of each value.
 void fixed_points(const float *x, int rows, int columns, float *units, int8_t *low, int8_t *high) {

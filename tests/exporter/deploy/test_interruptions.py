@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -61,7 +62,8 @@ def cut_off(device: SshDevice, bundle: Path, proxy: CutProxy, count: int) -> Non
         wait_until_free(device)
 
 
-def test_a_killed_deployer_leaves_no_lock(running: SshDevice, bundles: Bundles) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_deployer_leaves_no_lock(running: SshDevice, bundles: Bundles, number: int) -> None:
     device, before = running, running.current
     command = [sys.executable, "-m", "quamba_export.exporter.cli", "deploy", str(bundles[1]), "known"]
     more = ["--packages", "device", "--ssh-config", str(device.config)]
@@ -69,8 +71,10 @@ def test_a_killed_deployer_leaves_no_lock(running: SshDevice, bundles: Bundles) 
         assert process.stderr is not None
         for line in process.stderr:
             if "copy" in line:
-                process.kill()
+                process.send_signal(number)
                 break
+        process.wait(20)
+    assert process.returncode in (-number, 128 + number)
     wait_until_free(device)
     assert device.current == before
     assert deployed(device, bundles[1]).before == before

@@ -22,7 +22,7 @@ from quamba_export.exporter.deploy import actions
 from quamba_export.exporter.deploy.actions import roll_back
 from quamba_export.exporter.deploy.ssh import Session
 from quamba_export.runtime.errors import ExitCode
-from quamba_export.runtime.manifest import files_of
+from quamba_export.runtime.manifest import files_of, read_manifest
 
 Bundles = tuple[Path, Path, Path]
 pytestmark = pytest.mark.xdist_group("device")
@@ -93,6 +93,25 @@ def test_what_is_not_signed_by_the_key_is_not_sent(
 
 def other_signature(bundle: Path, keys: Path) -> None:
     sign_folder(bundle, keys / "other.pem", None, [])
+
+
+def test_a_signature_that_could_not_be_written_spoils_no_bundle(
+    bundles: Bundles, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(bundles[0], bundle)
+
+    def full(path: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", full)
+        with pytest.raises(OSError, match="No space"):
+            sign_folder(bundle, keys / "mine.pem", None, [])
+    assert read_manifest(bundle).files
+    (bundle / ".model.sig.partial").touch()  # of a process that was killed
+    sign_folder(bundle, keys / "mine.pem", None, [])
+    assert read_manifest(bundle, keys / "mine.pub").files
 
 
 def other_file(bundle: Path, keys: Path) -> None:

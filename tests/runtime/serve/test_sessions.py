@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -107,6 +108,32 @@ def test_a_repetition_penalty_sees_the_tokens_behind_a_session(served: Served) -
     assert np.flatnonzero(np.unpackbits(occurred)).tolist() == sorted({*ids[:-1]})
 
 
+CHARACTERS = "a🎉世é!"
+
+
+@pytest.mark.parametrize("cut", range(1, 10))
+def test_a_character_may_be_cut_by_the_end_of_an_answer(served: Served, cut: int) -> None:
+    """Each of its bytes is a token here; what the client shows of half a one is U+FFFD."""
+    served.engine.script = CHARACTERS
+    asked = {"temperature": 0, "session": "s"}
+    _, first = served.complete("a", max_tokens=cut, **asked)
+    text = first["choices"][0]["text"]
+    _, second = served.complete("a" + text, max_tokens=10 - cut, **asked)
+    assert cached(second) == cut
+    assert "a" + text.rstrip("�") + second["choices"][0]["text"] == CHARACTERS
+
+
+@pytest.mark.parametrize("cut", range(1, 10))
+def test_half_a_character_is_not_behind_another_text(served: Served, cut: int) -> None:
+    served.engine.script = CHARACTERS
+    _, first = served.complete("a", max_tokens=cut, temperature=0, session="s")
+    text = "a" + first["choices"][0]["text"].rstrip("�") + " the"
+    served.engine.script = ""
+    _, other = served.complete(text, max_tokens=10, temperature=0, session="s")
+    _, alone = served.complete(text, max_tokens=10, temperature=0)
+    assert other["choices"] == alone["choices"]
+
+
 def test_the_oldest_goes_first_and_a_session_can_be_ended(served: Served) -> None:
     for name in ("one", "two", "three"):
         served.complete("the", max_tokens=2, session=name)
@@ -119,6 +146,12 @@ def test_the_oldest_goes_first_and_a_session_can_be_ended(served: Served) -> Non
 def states(value: int) -> TextStates:
     kept = KeptStates({"past_ssm_states.0": np.full((1, 4), value, np.float32)}, value)
     return TextStates(kept, Beginning.of("a" * value), 7, Beginning.of("a" * value + "b"))
+
+
+@pytest.mark.parametrize("name", ["a/b", "ä ?#%"])
+def test_a_session_of_any_name_can_be_ended(served: Served, name: str) -> None:
+    served.complete("the a", max_tokens=2, session=name)
+    assert served.send("DELETE", f"/v1/sessions/{quote(name, safe='')}")[0] == 204
 
 
 def test_sessions_expire_when_unused_for_long() -> None:

@@ -1,0 +1,117 @@
+"""What goes wrong while a server serves: clients that leave, engines that fail, its own end."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from served import MODEL, serving
+
+from quamba_export.runtime.engine import States
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_takes_its_work_along(stream: bool) -> None:
+    with serving() as served:
+        served.engine.pause = 0.005
+        connection = served.connect()
+        body = json.dumps({"model": MODEL, "prompt": "the", "max_tokens": 4000, "stream": stream})
+        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        while not served.answering.scheduler.in_flight:
+            time.sleep(0.001)
+        assert connection.sock is not None
+        if stream:
+            connection.getresponse().read(10)
+        connection.sock.shutdown(socket.SHUT_RDWR)
+        connection.close()
+        left = time.monotonic() + 5
+        while served.answering.scheduler.in_flight and time.monotonic() < left:
+            time.sleep(0.01)
+        assert served.answering.scheduler.in_flight == 0
+        served.engine.pause = 0.0
+        assert served.complete("the")[0] == 200
+
+
+def test_an_engine_that_fails_says_so_and_goes_on() -> None:
+    with serving() as served:
+        served.engine.fault = "out of luck"
+        status, answer = served.complete("the")
+        assert (status, answer["error"]["message"]) == (500, "out of luck")
+        served.engine.fault = ""
+        assert served.complete("the")[0] == 200
+
+
+def test_an_engine_without_room_for_a_sequence_says_so_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(batch: int) -> States:
+        raise RuntimeError("no memory for states")
+
+    with serving() as served:
+        with monkeypatch.context() as patched:
+            patched.setattr(served.engine, "zero_states", full)
+            status, answer = served.complete("the")
+        assert (status, answer["error"]["message"]) == (500, "no memory for states")
+        assert served.complete("the")[0] == 200
+
+
+def test_what_nobody_thought_of_has_the_shape_of_an_error(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving() as served:
+        monkeypatch.setattr(served.answering, "pieces", None)
+        status, answer = served.complete("the")
+    assert (status, answer["error"]["type"]) == (500, "server_error")
+    assert "NoneType" in capfd.readouterr().err
+
+
+def test_a_client_that_leaves_within_its_body_is_no_error(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with serving() as served:
+        connection = served.connect()
+        connection.putrequest("POST", "/v1/completions")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b"{")
+        time.sleep(0.1)
+        connection.close()
+        wait_until(lambda: 'status="499"' in served.send("GET", "/metrics")[1])
+    assert not capfd.readouterr().err
+
+
+def test_shutting_down_ends_what_takes_longer_than_the_grace(capfd: pytest.CaptureFixture[str]) -> None:
+    answers: list[Any] = []
+    with serving() as served:
+        served.engine.pause = 0.01
+        body = {"model": MODEL, "prompt": "the", "max_tokens": 4000, "stream": True}
+
+        def read() -> None:
+            connection = served.connect()
+            connection.request(
+                "POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"}
+            )
+            response = connection.getresponse()
+            while line := response.fp.readline():
+                answers.append(line)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        while len(answers) < 3:
+            time.sleep(0.01)
+    reader.join(10)
+    assert not reader.is_alive()
+    assert not served.answering.scheduler.alive
+    assert any(b"the server is shutting down" in line for line in answers)
+    assert answers[-2:] == [b"0\r\n", b"\r\n"]  # the stream is whole
+    assert not capfd.readouterr().err
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    left = time.monotonic() + 5
+    while not holds():
+        assert time.monotonic() < left
+        time.sleep(0.01)
