@@ -13,12 +13,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 import tomllib
 from packaging.requirements import Requirement
+
+from quamba_export.exporter.deploy.unused import UNUSED
 
 PROJECT = "quamba-export"
 ROOT = Path(__file__).parents[1]
@@ -38,8 +40,13 @@ def needs(name: str, extra: str) -> list[Requirement]:
     return [need for need in found if need.marker is None or need.marker.evaluate({"extra": extra})]
 
 
-def closure(name: str, extras: tuple[str, ...]) -> dict[str, Distribution | None]:
-    """Every distribution that an install brings, itself too; None for one that is not installed here."""
+def closure(
+    name: str, extras: tuple[str, ...], unused: Mapping[str, tuple[str, ...]]
+) -> dict[str, Distribution | None]:
+    """Every distribution that an install brings, itself too; None for one that is not installed here.
+
+    unused: of a distribution the requirements that are not followed.
+    """
     found: dict[str, Distribution | None] = {}
     waiting = [(name, extra) for extra in ("", *extras)]
     while waiting:
@@ -53,7 +60,8 @@ def closure(name: str, extras: tuple[str, ...]) -> dict[str, Distribution | None
         except PackageNotFoundError:
             found[key] = None
             continue
-        for need in needs(current, extra):
+        followed = (need for need in needs(current, extra) if need.name not in unused.get(key, ()))
+        for need in followed:
             waiting += [
                 (need.name, more)
                 for more in ("", *need.extras)
@@ -68,11 +76,14 @@ def installed_bytes(found: Distribution) -> int:
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
-def sizes(extra: str) -> Iterator[tuple[str, int | None]]:
-    """Name and installed bytes of every distribution besides our own, largest first."""
+def sizes(*extras: str, deployed: bool = False) -> Iterator[tuple[str, int | None]]:
+    """Name and installed bytes of every distribution besides our own, largest first.
+
+    deployed: as `deploy` sends them, without what is required and never imported.
+    """
     found = {
         name: None if dist is None else installed_bytes(dist)
-        for name, dist in closure(PROJECT, (extra,)).items()
+        for name, dist in closure(PROJECT, extras, UNUSED if deployed else {}).items()
     }
     yield from sorted(found.items(), key=lambda item: -(item[1] or 0))
 
@@ -103,6 +114,9 @@ def main() -> None:
             f"{extra}: {total / MB:.1f} MB installed" + (f", without {', '.join(missing)}" if missing else "")
         )
         print("  " + ", ".join(f"{name} {size / MB:.1f}" for name, size in found if size and size > MB / 2))
+        if extra != "serve":
+            total = sum(size or 0 for _, size in sizes(extra, "serve", deployed=True))
+            print(f"  {total / MB:.1f} MB with serve, as `deploy` sends it")
         if options.download:
             wheels = wheel_bytes(extra)
             packed, unpacked = (sum(column) / MB for column in zip(*wheels.values(), strict=True))

@@ -32,6 +32,12 @@ def test_an_extra_weighs_what_it_should(extra: str, capsys: pytest.CaptureFixtur
     assert total < LARGEST_MB[extra]
 
 
+@pytest.mark.parametrize("extra", ["runtime", "runtime-gpu"])
+def test_what_deploy_sends_weighs_less_than_the_aim(extra: str) -> None:
+    """With serve; 153 and 118 MB: x86-64 Linux, Python 3.11."""
+    assert sum(size or 0 for _, size in sizes(extra, "serve", deployed=True)) / MB < 160
+
+
 def test_reading_a_bundle_and_deciding_tokens_needs_no_heavy_module() -> None:
     modules = "bundle, chat, batch_file, manifest, decoder, generate, saved_states"
     program = (

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from quamba_export.exporter.deploy.preflight import Device
+from quamba_export.exporter.deploy.unused import UNUSED, drop_unused
 from quamba_export.exporter.kept_folder import kept_folder
 from quamba_export.exporter.plugin_build.library import cache_folder, run_tool
 
@@ -49,7 +50,7 @@ def site_folder(
     cache = cache_folder().parent / "device"
     wanted = requirements(backend, device, builds=builds, signed=signed) if packages == "ship" else []
     names = sorted(path.name for path in wheels.iterdir()) if wheels else []
-    key = _digest(*wanted, *names, device.machine, device.python, device.glibc or "")
+    key = _digest(*wanted, str(UNUSED), *names, device.machine, device.python, device.glibc or "")
     needed = kept_folder(cache / f"packages-{key}", lambda new: _fetch(wanted, device, wheels, new))
     site = cache / f"site-{_digest(key, *map(str, _own_files_with_digests()))}"
     return kept_folder(site, lambda new: _join(needed, new))
@@ -93,6 +94,9 @@ def _fetch(wanted: Sequence[str], device: Device, wheels: Path | None, new: Path
         new.parent,
         f"cannot fetch wheels for {device.machine}, Python {major}.{minor}",
     )
+    drop_unused(new, wanted)
+    if (new / "bin").is_dir():  # scripts, of this machine's Python
+        shutil.rmtree(new / "bin")
 
 
 def _join(packages: Path, new: Path) -> None:

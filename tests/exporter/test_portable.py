@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from plugin_registry import native_tools, skipping_what_is_missing
 from tiny_flow import Flow, run_json
 
 from quamba_export.exporter.bundle.portable import engine_graphs
+from quamba_export.exporter.deploy.plan import Choices, plan_deployment
 from quamba_export.exporter.plugin_build.library import configured, run_tool
 from quamba_export.exporter.plugin_build.sources import (
     MAX_MEMBER_BYTES,
@@ -72,6 +74,21 @@ def test_it_is_the_export_with_graphs_and_sources(portable: Path, flow: Flow) ->
 def test_the_bundle_made_of_it_is_the_export_s(portable: Path, flow: Flow, tmp_path: Path) -> None:
     run_json("build", portable, "--target", "cpu", "-o", tmp_path / "bundle")
     assert read_manifest(tmp_path / "bundle").digest == read_manifest(flow.bundle).digest
+
+
+def test_plugins_compiled_beforehand_are_deployed_with_it(
+    portable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device then needs no compiler; what it builds is of the same export."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    (tmp_path / "compiled.so").write_bytes(
+        bytes.fromhex("7f454c46 02010100 0000000000000000 0300b700") + b"rest"
+    )
+    words = ("--target", "agx-orin", "--plugins", tmp_path / "compiled.so", "-o", tmp_path / "prepared")
+    run_json("build", portable, *words)
+    made = plan_deployment(tmp_path / "prepared", Choices(target="agx-orin"))
+    assert {"libquamba_plugins.so", PLUGIN_SOURCES} <= set(made.manifest.files)
+    assert made.wanted() == {"export": read_manifest(portable).export_digest}
 
 
 def test_making_it_again_gives_the_same_bytes(portable: Path, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import typer
 from tiny_recurrent import write_tiny_export
 from typer.testing import CliRunner
 
-from quamba_export.exporter.commands.run import run
+from quamba_export.exporter.commands.run import run, show
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.generate import Generation, Piece
 
 APP = typer.Typer()
 APP.command("run")(run)
@@ -124,6 +125,13 @@ def test_a_prompt_file_must_be_text(export: str, tmp_path: Path) -> None:
         invoke(export, "--prompt-file", str(tmp_path / "prompt.txt"))
     with pytest.raises(QuambaError, match="cannot be a prompt"):
         invoke(export, "--prompt-file", str(tmp_path / "nowhere.txt"))
+
+
+def test_a_closed_stdout_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `>&-` leaves it."""
+    generation = Generation("a", (1,), "length", 1, None, None, None)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert show(iter([Piece(0, "a", generation)]), quiet=False) == generation
 
 
 def test_zero_new_tokens_print_an_empty_line(export: str) -> None:

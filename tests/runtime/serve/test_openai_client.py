@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import openai
@@ -63,8 +64,16 @@ def test_errors_are_those_that_the_client_knows(served: Served, client: openai.O
         client.completions.create(model="other", prompt="the")
     with pytest.raises(openai.BadRequestError, match="'n' is not allowed"):
         client.completions.create(model=MODEL, prompt="the", n=2)
-    with pytest.raises(openai.RateLimitError, match="2 sequences are decoded"):
+    with pytest.raises(openai.BadRequestError, match="3 prompts are more than this server takes"):
         client.completions.create(model=MODEL, prompt=["the"] * 3)
+    served.engine.pause = 0.01
+    with client.completions.create(model=MODEL, prompt=["the"] * 2, max_tokens=900, stream=True) as stream:
+        next(iter(stream))
+        with pytest.raises(openai.RateLimitError, match="2 sequences are decoded"):
+            client.completions.create(model=MODEL, prompt="the")
+    served.engine.pause = 0.0
+    while served.answering.scheduler.in_flight:
+        time.sleep(0.01)
     with pytest.raises(openai.AuthenticationError):
         client.with_options(api_key="wrong").models.list()
     served.engine.fault = "out of luck"
