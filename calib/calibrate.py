@@ -27,9 +27,9 @@ from quamba_export.calib.data import Tokens, data_digest
 from quamba_export.calib.device import torch_device
 from quamba_export.calib.mixed_data import Source, mixed_windows, shares
 from quamba_export.calib.model.basis import basis_samples, find_basis
-from quamba_export.calib.model.float_model import FloatMamba
 from quamba_export.calib.model.head_groups import ChannelPermutation, sort_and_cluster
-from quamba_export.calib.model.rewrites import RewriteReport, apply_rewrites
+from quamba_export.calib.model.parts import ModelParts, rewritten_parts
+from quamba_export.calib.model.rewrites import RewriteReport
 from quamba_export.calib.observation import MICRO_BATCH, Progress, Run, Stage
 from quamba_export.calib.observers.observer import Observer, SumOfMaxima, scales_from_limits
 from quamba_export.calib.output_directory import check_replaceable
@@ -95,17 +95,17 @@ def calibrate(
         with workers_or_ranks(workers, scratch) as pool:
             if isinstance(pool, Ranks):
                 file.done, file.totals = pool.share((file.done, file.totals))
-            run = Run(tokens, pool, file, progress, _samples(recipe, calib_size), place)
-            basis = find_basis(checkpoint, recipe, run)
-            permutation, ranges = _reorder(checkpoint, recipe, run)
-            model = FloatMamba.from_checkpoint(checkpoint)
-            rewrites = apply_rewrites(model, recipe, permutation, basis)
+            run = Run(tokens, pool, file, progress, _samples(recipe, calib_size), checkpoint.config.n_layer)
+            basis = find_basis(checkpoint, recipe, run, place)
+            permutation, ranges = _reorder(checkpoint, recipe, run, place)
+            parts = rewritten_parts(checkpoint, recipe, permutation, basis, place)
             observers = recipe.observers_of(checkpoint.config)
-            totals = run.observe(Stage("scales", calib_size, observers, ranges), model)
+            totals = run.observe(Stage("scales", calib_size, observers, ranges), parts)
             scales, statistics = _scales(checkpoint, recipe, observers, totals)
             errors = {site: ScaleError(scale.flatten().numpy()) for site, scale in scales.items()}
-            sums = run.observe(Stage("errors", min(calib_size, ERROR_SAMPLES), errors, ranges), model)
-            weights, rounding_errors = _weights(recipe, model, run)
+            sums = run.observe(Stage("errors", min(calib_size, ERROR_SAMPLES), errors, ranges), parts)
+            weights, rounding_errors = _weights(recipe, parts, run)
+            rewrites = parts.reports()
         for site, statistic in statistics.items():
             statistic |= error_report(sums[site])
         calibration = Calibration(
@@ -197,7 +197,7 @@ def _samples(recipe: Recipe, calib_size: int) -> int:
 
 
 def _reorder(
-    checkpoint: Checkpoint, recipe: Recipe, run: Run
+    checkpoint: Checkpoint, recipe: Recipe, run: Run, device: torch.device
 ) -> tuple[dict[int, ChannelPermutation], dict[int, GroupRanges]]:
     """Stage `channels`: permutation and runs by layer; both empty for a recipe without groups."""
     config, groups = checkpoint.config, recipe.groups(checkpoint.config)
@@ -205,7 +205,7 @@ def _reorder(
         return {}, {}
     observers = {f"layers.{i}.x": SumOfMaxima() for i in range(config.n_layer)}
     samples = min(len(run.tokens), REORDER_SAMPLES)
-    totals = run.observe(Stage("channels", samples, observers, {}), FloatMamba.from_checkpoint(checkpoint))
+    totals = run.observe(Stage("channels", samples, observers, {}), ModelParts(checkpoint, device))
     permutation, ranges = {}, {}
     for i in range(config.n_layer):
         loudness = totals[f"layers.{i}.x"]["absmax"].reshape(config.n_heads, config.headdim) / samples
@@ -234,14 +234,14 @@ def _scales(
     return scales, statistics
 
 
-def _weights(recipe: Recipe, model: FloatMamba, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _weights(recipe: Recipe, parts: ModelParts, run: Run) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Stage `weights`: rounded weights, and what each lost; both empty for a rounding without inputs."""
-    bits = recipe.rounded_bits(model.config.n_layer)
+    bits = recipe.rounded_bits(parts.config.n_layer)
     if bits is None or rank() > 0:
         return {}, {}
     if isinstance(run.workers, Ranks):  # a layer's samples lie in files of this host: rank 0 goes on alone
         run = replace(run, workers=Workers(1, run.workers.scratch))
-    rounding = SequentialRounding(model, recipe.weights, [recipe.grid(b) for b in bits], run)
+    rounding = SequentialRounding(parts, recipe.weights, [recipe.grid(b) for b in bits], run)
     weights, errors = rounding.weights()
     return weights, {"rounding_errors": errors}
 

@@ -64,5 +64,5 @@ def eigenbasis(moments: NDArray[np.float64]) -> Tensor:
 def fold_klt(weight: Tensor, basis: Tensor) -> Tensor:
     """weight @ K in fp64, for weight (out, K) of a linear layer whose input was x and is K^T x."""
     with one_thread():  # so that a calibration gives the same model on any number of threads
-        folded: Tensor = weight.double() @ basis
+        folded: Tensor = weight.double() @ basis.to(weight.device)
     return folded

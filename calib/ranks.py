@@ -35,6 +35,8 @@ def world_size() -> int:
 class Ranks(Workers):
     """Workers that are the ranks themselves, this one among them; every rank must make the same calls."""
 
+    keeps_samples = False  # each rank has the files of its own samples, and those of ranks above 0 are gone
+
     def __init__(self, scratch: Path) -> None:
         super().__init__(1, scratch)
 

@@ -66,6 +66,8 @@ def _part(flat: Tensor, first: int, shape: tuple[int, ...]) -> Tensor:
 class Workers(AbstractContextManager["Workers"]):
     """`count` processes, or this one where count is 1. `scratch` is an existing directory for the weights."""
 
+    keeps_samples = True  # what they write of a sample is there for a run that is resumed
+
     def __init__(self, count: int, scratch: Path) -> None:
         self.count, self.scratch = count, scratch
         self._processes: list[tuple[BaseProcess, Connection]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,13 +22,14 @@ from quamba_export.runtime.errors import QuambaError
 class Checkpoint:
     """A Mamba language model as it was trained.
 
-    tensors: fp32, under mamba-ssm's names, whatever format they were stored in.
+    tensors: fp32, under mamba-ssm's names, whatever format they were stored in; of a directory each is read
+        whenever it is asked for, so that memory holds those in use.
     digest:  sha256 hex over config and tensors; the same model in another format has the same digest.
     """
 
     path: Path
     config: MambaConfig
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor]
     digest: str
     tokenizer_path: Path | None
     eos_token_id: int
@@ -65,7 +67,7 @@ def _directory(source: str | Path) -> Path:
     )
 
 
-def checkpoint_digest(config: MambaConfig, tensors: dict[str, Tensor]) -> str:
+def checkpoint_digest(config: MambaConfig, tensors: Mapping[str, Tensor]) -> str:
     """sha256 hex of the config as sorted JSON, then of every tensor's name, shape and fp32 bytes, by name."""
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
     for name in sorted(tensors):

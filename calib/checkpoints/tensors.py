@@ -1,8 +1,8 @@
-"""Weight files of a checkpoint -> fp32 tensors under mamba-ssm's names."""
+"""Weight files of a checkpoint -> fp32 tensors under mamba-ssm's names, each read when it is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quamba_export.calib.checkpoints.weight_files import StoredTensor, stored_tensors
 from quamba_export.calib.config import MambaConfig
-from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError
 
 STORED_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
@@ -52,11 +52,45 @@ def _mixer_shapes(config: MambaConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def read_tensors(directory: Path, config: MambaConfig) -> dict[str, Tensor]:
-    """The directory's weights in fp32 under mamba-ssm's names, each checked against the config.
+class StoredWeights(Mapping[str, Tensor]):
+    """Weights by mamba-ssm's names. The files stay where they are, mapped: `weights[name]` is a new fp32 copy
+    of one tensor, and nobody holds the others.
 
-    Raises QuambaError for weights that are missing, unknown, stored twice, of a wrong shape or dtype, or not
-    finite.
+    Reading one raises QuambaError for a wrong shape or dtype, for values that are not finite, and (exit 4)
+    for a file that has changed since.
+    """
+
+    def __init__(self, stored: Mapping[str, StoredTensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._stored, self._shapes = stored, shapes
+        self._files = {file: _stamp(file) for file in {item.file for item in stored.values()}}
+
+    def __getitem__(self, name: str) -> Tensor:
+        stored = self._stored[name]
+        if _stamp(stored.file) != self._files[stored.file]:
+            raise QuambaError(
+                f"{stored.file} changed while it was in use",
+                fix="run the command again when nobody writes to it",
+                code=ExitCode.INTEGRITY,
+            )
+        return _checked(stored, self._shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """What changes when somebody writes to a file."""
+    facts = file.stat()
+    return facts.st_mtime_ns, facts.st_size
+
+
+def read_tensors(directory: Path, config: MambaConfig) -> StoredWeights:
+    """The directory's weights, their names checked against the config.
+
+    Raises QuambaError for weights that are missing, unknown or stored twice.
     """
     expected = tensor_shapes(config)
     stored: dict[str, StoredTensor] = {}
@@ -72,7 +106,7 @@ def read_tensors(directory: Path, config: MambaConfig) -> dict[str, Tensor]:
     if config.tie_embeddings and "lm_head.weight" in stored:
         _drop_tied_head(stored)
     _check_names(directory, stored, expected)
-    return {name: _checked(stored[name], shape) for name, shape in expected.items()}
+    return StoredWeights(stored, expected)
 
 
 def canonical_name(name: str) -> str:

@@ -57,18 +57,23 @@ class FloatMamba:
         """
         if states is None:
             states = States.zeros(self.config, input_ids.shape[0], device=input_ids.device)
-        mixer = MIXERS[self.config.kind]
         after = States(conv=[], ssm=[])
         residual = F.embedding(input_ids, self.tensors["backbone.embedding.weight"])  # (B, L, D)
         for index in range(self.config.n_layer):
-            layer = Layer(self.config, index, self.tensors, self.out_hadamard, observe)
-            norm_out = rms_norm(residual, layer.weight("norm.weight"), self.config.norm_epsilon)
-            layer.observe("norm_out", norm_out)
-            out, conv, ssm = mixer(layer, norm_out, states.conv[index], states.ssm[index])
-            residual = residual + out
+            residual, conv, ssm = self.block(index, residual, states.conv[index], states.ssm[index], observe)
             after.conv.append(conv)
             after.ssm.append(ssm)
         return self._head(residual), after
+
+    def block(
+        self, index: int, residual: Tensor, conv: Tensor, ssm: Tensor, observe: Observer | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer: the residual stream (B, L, D) and its states -> those behind it."""
+        layer = Layer(self.config, index, self.tensors, self.out_hadamard, observe)
+        norm_out = rms_norm(residual, layer.weight("norm.weight"), self.config.norm_epsilon)
+        layer.observe("norm_out", norm_out)
+        out, conv, ssm = MIXERS[self.config.kind](layer, norm_out, conv, ssm)
+        return residual + out, conv, ssm
 
     def _head(self, residual: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, V)."""

@@ -9,7 +9,8 @@
 
 That is also their order. The reorder comes before rotate_out_proj because it permutes what that transform
 mixes, and a site is observed in the basis left by all of them. Everything is computed in fp64 and each weight
-rounded to fp32 once a rewrite.
+rounded to fp32 once a rewrite. No weight depends on another layer's: a part of a model (calib/model/parts.py)
+is rewritten as the whole one is.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from quamba_export.calib.recipes.recipe import Recipe
 from quamba_export.plugins.common.hadamard import fold_hadamard, hadamard_factors
 
 EMBEDDING, HEAD, FINAL_NORM = "backbone.embedding.weight", "lm_head.weight", "backbone.norm_f.weight"
+PIECE = 8192  # rows of a weight that are in memory in fp64 at once
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,12 @@ def fuse_norms(model: FloatMamba) -> RewriteReport:
 
     The gated norm of Mamba-2 keeps its weight: its op has one.
     """
-    before, tied = _values(model), HEAD not in model.tensors
-    for layer in _layers(model):
+    before, tied = _values(model), EMBEDDING in model.tensors and HEAD not in model.tensors
+    for layer in layers_of(model).values():
         _fold(model.tensors, f"{layer}.norm.weight", into=f"{layer}.mixer.in_proj.weight")
-    model.tensors[HEAD] = model.tensors[EMBEDDING] if tied else model.tensors[HEAD]
-    _fold(model.tensors, FINAL_NORM, into=HEAD)
+    if EMBEDDING in model.tensors:
+        model.tensors[HEAD] = model.tensors[EMBEDDING] if tied else model.tensors[HEAD]
+        _fold(model.tensors, FINAL_NORM, into=HEAD)
     return RewriteReport("fuse_norms", before, _values(model), untied_head=tied)
 
 
@@ -118,7 +121,7 @@ def rotate_klt(model: FloatMamba, basis: Mapping[str, Tensor], *, hadamard: bool
     """
     values, tensors, rank = _values(model), model.tensors, model.config.dt_rank
     _rotate_stream(model, lambda weight: fold_klt(weight, basis[RESIDUAL]))
-    for i, layer in enumerate(_layers(model) if model.config.kind == "mamba1" else []):
+    for i, layer in layers_of(model).items() if model.config.kind == "mamba1" else ():
         dt_proj, x_proj = f"{layer}.mixer.dt_proj.weight", f"{layer}.mixer.x_proj.weight"
         both = torch.cat([tensors[dt_proj], tensors[x_proj][:rank].T])  # (2 E, R)
         turned = fold_klt(both, basis[f"layers.{i}.dt_low"])
@@ -136,8 +139,9 @@ def reorder_channels(model: FloatMamba, permutation: Mapping[int, ChannelPermuta
     if model.out_hadamard:
         raise ValueError("reorder_channels must come before rotate_out_proj")
     values, inner = _values(model), model.config.d_inner
-    for i, order in permutation.items():
-        channels, prefix = order.flat(), f"backbone.layers.{i}.mixer"
+    for i, layer in layers_of(model).items():
+        order, prefix = permutation[i], f"{layer}.mixer"
+        channels = order.flat()
         dt_row = model.config.d_in_proj - model.config.n_heads
         rows = torch.arange(model.config.d_in_proj)
         rows[:inner], rows[inner : 2 * inner], rows[dt_row:] = (
@@ -176,7 +180,7 @@ def rotate_out_proj(model: FloatMamba) -> RewriteReport:
     if model.out_hadamard:
         raise ValueError("rotate_out_proj was applied already")
     values = _values(model)
-    for layer in _layers(model):
+    for layer in layers_of(model).values():
         weight = f"{layer}.mixer.out_proj.weight"
         model.tensors[weight] = fold_hadamard(model.tensors[weight]).float()
     model.out_hadamard = True
@@ -186,12 +190,15 @@ def rotate_out_proj(model: FloatMamba) -> RewriteReport:
 def _rotate_stream(model: FloatMamba, fold: Callable[[Tensor], Tensor]) -> None:
     """Put the residual stream into the basis that `fold` (out, D) -> (out, D) turns its readers to."""
     tensors = model.tensors
-    if HEAD not in tensors or any(not bool((tensors[name] == 1).all()) for name in _norm_names(model)):
+    if (EMBEDDING in tensors and HEAD not in tensors) or any(
+        not bool((tensors[name] == 1).all()) for name in _norm_names(model)
+    ):
         raise ValueError("a rotation of the residual stream needs fuse_norms first")
-    readers = [EMBEDDING, HEAD, *(f"{layer}.mixer.in_proj.weight" for layer in _layers(model))]
+    ends = [EMBEDDING, HEAD] if EMBEDDING in tensors else []
+    readers = [*ends, *(f"{layer}.mixer.in_proj.weight" for layer in layers_of(model).values())]
     for name in readers:  # rows live in the residual stream
-        tensors[name] = fold(tensors[name]).float()
-    for layer in _layers(model):
+        tensors[name] = torch.cat([fold(rows).float() for rows in tensors[name].split(PIECE)])
+    for layer in layers_of(model).values():
         weight = f"{layer}.mixer.out_proj.weight"
         tensors[weight] = fold(tensors[weight].T).T.float().contiguous()
         bias = f"{layer}.mixer.out_proj.bias"
@@ -201,7 +208,8 @@ def _rotate_stream(model: FloatMamba, fold: Callable[[Tensor], Tensor]) -> None:
 
 def _fold(tensors: dict[str, Tensor], norm: str, *, into: str) -> None:
     """weight (out, D) := weight * norm (D,), norm := 1."""
-    tensors[into] = (tensors[into].double() * tensors[norm].double()).float()
+    factors = tensors[norm].double()
+    tensors[into] = torch.cat([(rows.double() * factors).float() for rows in tensors[into].split(PIECE)])
     tensors[norm] = torch.ones_like(tensors[norm])
 
 
@@ -210,12 +218,15 @@ def _rotation_report(name: str, values: int, width: int) -> RewriteReport:
     return RewriteReport(name, values, values, hadamard_width=width, hadamard_blocks=blocks)
 
 
-def _layers(model: FloatMamba) -> list[str]:
-    return [f"backbone.layers.{i}" for i in range(model.config.n_layer)]
+def layers_of(model: FloatMamba) -> dict[int, str]:
+    """Number -> prefix of the names of every layer that the model, or the part of one, has."""
+    names = {i: f"backbone.layers.{i}" for i in range(model.config.n_layer)}
+    return {i: name for i, name in names.items() if f"{name}.norm.weight" in model.tensors}
 
 
 def _norm_names(model: FloatMamba) -> list[str]:
-    return [FINAL_NORM, *(f"{layer}.norm.weight" for layer in _layers(model))]
+    names = [FINAL_NORM, *(f"{layer}.norm.weight" for layer in layers_of(model).values())]
+    return [name for name in names if name in model.tensors]
 
 
 def _values(model: FloatMamba) -> int:

@@ -46,9 +46,12 @@ def smoothing_factors(model: FloatMamba, maxima: Mapping[str, Tensor], alpha: fl
     factors = {}
     for site in smoothed_sites(model.config):
         _, layer, name = site.split(".")
+        if f"backbone.layers.{layer}.norm.weight" not in model.tensors:  # of a part of the model
+            continue
         projection = SMOOTHED[model.config.kind][name]
         weight = model.tensors[f"backbone.layers.{layer}.mixer.{projection}.weight"]  # (M, K)
-        columns, channels = weight.double().abs().amax(dim=0), maxima[site].double()
+        columns = weight.double().abs().amax(dim=0).cpu()
+        channels = maxima[site].double()
         factor = channels.pow(alpha) / columns.pow(1 - alpha)
         alive = (channels >= SMALLEST) & (columns >= SMALLEST)
         log = torch.where(alive, factor, 1.0).log()
@@ -60,6 +63,8 @@ def smoothing_factors(model: FloatMamba, maxima: Mapping[str, Tensor], alpha: fl
 def smooth(model: FloatMamba, factors: Mapping[str, Tensor]) -> None:
     """Divide and multiply by `factors`, of smoothed_sites; fuse_norms comes before."""
     for i in range(model.config.n_layer):
+        if f"backbone.layers.{i}.norm.weight" not in model.tensors:
+            continue
         mixer, site = f"backbone.layers.{i}.mixer", f"layers.{i}"
         norm_out, out_proj_in = factors[f"{site}.norm_out"], factors[f"{site}.out_proj_in"]
         _divide(model, f"backbone.layers.{i}.norm.weight", norm_out)
@@ -69,7 +74,7 @@ def smooth(model: FloatMamba, factors: Mapping[str, Tensor]) -> None:
             _divide(model, f"{mixer}.norm.weight", out_proj_in)
             continue
         dt_low = factors[f"{site}.dt_low"]
-        model.tensors[f"{mixer}.x_divisor"] = out_proj_in
+        model.tensors[f"{mixer}.x_divisor"] = out_proj_in.to(model.device)
         _multiply_columns(model, f"{mixer}.x_proj.weight", out_proj_in)
         rows = torch.ones(model.config.dt_rank + 2 * model.config.d_state)
         rows[: model.config.dt_rank] = dt_low
@@ -92,8 +97,10 @@ def check_smoothable(recipe: Recipe, n_layer: int, widths: QFormat) -> None:
 
 
 def _divide(model: FloatMamba, name: str, by: Tensor) -> None:
-    model.tensors[name] = (model.tensors[name].double() / by.double()).float()
+    weight = model.tensors[name]
+    model.tensors[name] = (weight.double() / by.to(weight.device).double()).float()
 
 
 def _multiply_columns(model: FloatMamba, name: str, by: Tensor) -> None:
-    model.tensors[name] = (model.tensors[name].double() * by.double()).float()
+    weight = model.tensors[name]
+    model.tensors[name] = (weight.double() * by.to(weight.device).double()).float()

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
@@ -27,10 +26,10 @@ from torch import Tensor
 from quamba_export.calib.data import Tokens
 from quamba_export.calib.model.float_model import MIXERS, FloatMamba
 from quamba_export.calib.model.layer import Layer, rms_norm
-from quamba_export.calib.model.rewrites import EMBEDDING, FINAL_NORM, HEAD
-from quamba_export.calib.model.states import States
+from quamba_export.calib.model.parts import ModelParts
+from quamba_export.calib.model.rewrites import FINAL_NORM, HEAD
 from quamba_export.calib.model.tables import in_pieces
-from quamba_export.calib.observation import MICRO_BATCH, Run
+from quamba_export.calib.observation import Run, layer_states, micro_batches
 from quamba_export.calib.rounding.hessian import Hessian
 from quamba_export.calib.rounding.nearest import Nearest
 from quamba_export.calib.rounding.stored_weight import stored
@@ -55,26 +54,26 @@ class MixerPass:
         """samples (k,): consecutive numbers of calibration samples."""
         first, count, seen = int(samples[0]), len(samples), dict[str, Tensor]()
         layer = Layer(model.config, self.index, model.tensors, model.out_hadamard, seen.__setitem__)
-        zeros = States.zeros(model.config, count, device=model.device)
+        conv, ssm = layer_states(model, count)
         with torch.inference_mode():
             norm_out = _norm_out(model, self.index, self.source.read(first, count, model.device))
-            MIXERS[model.config.kind](layer, norm_out, zeros.conv[self.index], zeros.ssm[self.index])
+            MIXERS[model.config.kind](layer, norm_out, conv, ssm)
         self.target.write(first, seen[f"layers.{self.index}.out_proj_in"])
 
 
 class SequentialRounding:
-    """Rounds in_proj and out_proj of every layer of `model`, and lm_head behind them where the rounding has
-    bits for it. grids: one a layer. One layer at a time lies on the run's device.
+    """Rounds in_proj and out_proj of every layer of a model, and lm_head behind them where the rounding has
+    bits for it. grids: one a layer. One layer at a time is in memory.
 
     Progress is kept beside run.file: a layer's rounded weights are written when the residual stream behind
     it is whole on the disk, and a resumed run goes on behind the last of them.
     """
 
-    def __init__(self, model: FloatMamba, rounding: Rounding, grids: Sequence[WeightGrid], run: Run) -> None:
-        self.model, self.rounding, self.grids, self.run = model, rounding, grids, run
-        length, config = run.tokens.shape[1], model.config
+    def __init__(self, parts: ModelParts, rounding: Rounding, grids: Sequence[WeightGrid], run: Run) -> None:
+        self.parts, self.rounding, self.grids, self.run = parts, rounding, grids, run
+        length, config = run.tokens.shape[1], parts.config
         folder = run.file.directory
-        self._stream = [SampleFile(folder / f"residual{i}.bin", length, config.d_model) for i in (0, 1)]
+        self._stream = run.stream(config.d_model)
         self._out_proj_in = SampleFile(folder / "out_proj_in.bin", length, config.d_inner)
         self._layers = [folder / f"weights{i}.safetensors" for i in range(config.n_layer)]
 
@@ -89,7 +88,7 @@ class SequentialRounding:
             tensors, errors = self._round_layer(i)
             self._stream[(i + 1) % 2].to_disk()
             _write_layer(self._layers[i], tensors, errors)
-            self.run.advance(STAGE, len(self.run.tokens) * (i + 1) // len(self._layers))
+            self.run.advance(STAGE, len(self.run.tokens) * (i + 1))
         layers = [_read_layer(path) for path in self._layers]
         if self.rounding.head_bits in BITS:
             layers.append(self._round_head())
@@ -101,15 +100,12 @@ class SequentialRounding:
         """No layer is rounded, and the residual stream is the embedding of the tokens."""
         for path in self._layers:
             path.unlink(missing_ok=True)
-        for file in (*self._stream, self._out_proj_in):
-            file.create(len(self.run.tokens))
-        for samples in self._batches():
-            tokens = torch.from_numpy(self.run.tokens[samples])
-            self._stream[0].write(int(samples[0]), F.embedding(tokens, self.model.tensors[EMBEDDING]))
+        self._out_proj_in.create(len(self.run.tokens))
+        self.run.embed(len(self.run.tokens), self.parts, self._stream)
 
     def _round_layer(self, i: int) -> tuple[dict[str, Tensor], Errors]:
         source, target = self._stream[i % 2], self._stream[(i + 1) % 2]
-        part, tensors, errors = self._part(i), dict[str, Tensor](), Errors()
+        part, tensors, errors = self.parts.layer(i), dict[str, Tensor](), Errors()
         inputs: Callable[[Tensor], Tensor] = lambda x: _norm_out(part, i, x)  # noqa: E731
         self._round(part, f"layers.{i}.in_proj", source, inputs, tensors, errors)
         for _ in self.run.workers.run(
@@ -151,9 +147,9 @@ class SequentialRounding:
 
     def _round_head(self) -> tuple[dict[str, Tensor], Errors]:
         """lm_head on what the rounded layers give it; its rows are rounded a piece at a time."""
-        model, bits, stream = self.model, self.rounding.head_bits, self._stream[len(self._layers) % 2]
-        norm, epsilon = model.tensors[FINAL_NORM].to(self.run.device), model.config.norm_epsilon
-        exact = model.tensors[HEAD].to(self.run.device)
+        model, bits, stream = self.parts.ends(), self.rounding.head_bits, self._stream[len(self._layers) % 2]
+        norm, epsilon = model.tensors[FINAL_NORM].to(self.parts.device), model.config.norm_epsilon
+        exact = model.tensors[HEAD].to(self.parts.device)
         matrix = self._hessian("lm_head", exact.shape[1], stream, lambda x: rms_norm(x, norm, epsilon))
         grid = grid_of(bits, group=self.rounding.group_size)
         rounded = in_pieces(exact, lambda rows: self.rounding.round(rows, grid, matrix, "lm_head"))
@@ -169,20 +165,13 @@ class SequentialRounding:
         self, name: str, columns: int, file: SampleFile, inputs: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """Of `inputs` of the file's samples."""
-        hessian = Hessian(columns, self.run.device)
+        hessian = Hessian(columns, self.parts.device)
         for samples in self._batches():
-            hessian.add(inputs(file.read(int(samples[0]), len(samples), self.run.device)))
+            hessian.add(inputs(file.read(int(samples[0]), len(samples), self.parts.device)))
         return hessian.matrix(name)
 
-    def _part(self, i: int) -> FloatMamba:
-        """The model with layer i only, on the device."""
-        prefix = f"backbone.layers.{i}."
-        tensors = {k: v for k, v in self.model.tensors.items() if k.startswith(prefix)}
-        return replace(self.model, tensors=tensors).to(self.run.device)
-
     def _batches(self) -> list[Tokens]:
-        numbers = np.arange(len(self.run.tokens))
-        return [numbers[first : first + MICRO_BATCH] for first in range(0, len(numbers), MICRO_BATCH)]
+        return micro_batches(len(self.run.tokens))
 
 
 def _mixer(part: FloatMamba, i: int) -> FloatMamba:

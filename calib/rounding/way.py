@@ -13,6 +13,8 @@ from quamba_export.calib.rounding.weight_grid import RoundedWeight, WeightGrid
 from quamba_export.calib.workers import one_thread
 from quamba_export.plugins.common.int4 import GROUP
 
+PIECE = 8192  # rows that are in memory in fp64 at once
+
 
 @dataclass(frozen=True)
 class Rounding(ABC):
@@ -45,11 +47,14 @@ class Rounding(ABC):
 def output_error(weight: Tensor, rounded: Tensor, hessian: Tensor) -> float:
     """tr(E H E^T) / tr(W H W^T) with E = rounded - weight: the share of the output's energy that is lost.
 
-    weight, rounded (M, K), hessian (K, K). 0 where the output has no energy. In fp64.
+    weight, rounded (M, K), hessian (K, K). 0 where the output has no energy. In fp64, PIECE rows at a time.
     """
-    exact, hessian = weight.double(), hessian.double()
-    difference = rounded.double() - exact
+    energy = lost = torch.zeros((), dtype=torch.float64, device=weight.device)
+    hessian = hessian.double()
     with one_thread():
-        energy = torch.sum((exact @ hessian) * exact)
-        lost = torch.sum((difference @ hessian) * difference)
+        for exact, found in zip(weight.split(PIECE), rounded.split(PIECE), strict=True):
+            exact = exact.double()
+            difference = found.double() - exact
+            energy = energy + torch.sum((exact @ hessian) * exact)
+            lost = lost + torch.sum((difference @ hessian) * difference)
     return float(lost / energy) if energy > 0 else 0.0

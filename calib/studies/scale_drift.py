@@ -10,7 +10,7 @@ from pathlib import Path
 from quamba_export.calib.calibration import Calibration
 from quamba_export.calib.checkpoints.checkpoint import Checkpoint
 from quamba_export.calib.data import Tokens, calibration_windows
-from quamba_export.calib.model.rewrites import rewrite
+from quamba_export.calib.model.parts import rewritten_parts
 from quamba_export.calib.observation import Progress, Run, Stage
 from quamba_export.calib.progress_file import ProgressFile, Totals
 from quamba_export.calib.studies.scale_error import ScaleError, error_report
@@ -100,15 +100,16 @@ def observed(
     progress: Callable[[Progress], None] | None,
 ) -> list[Totals]:
     """The sums of ScaleError at every site, text by text."""
-    model, config = rewrite(checkpoint, calibration), calibration.config
+    config, made = calibration.config, calibration
+    parts = rewritten_parts(checkpoint, made.recipe, made.permutation, made.basis)
     found = ((i, calibration.ranges(i)) for i in range(config.n_layer))
     ranges = {i: layer for i, layer in found if layer is not None}
     errors = {site: ScaleError(scale.flatten().numpy()) for site, scale in calibration.scales.items()}
     file, total = ProgressFile.start(scratch, {}, resume=False), sum(len(tokens) for tokens in windows)
     with Workers(workers, scratch) as pool:
         return [
-            Run(tokens, pool, file, progress, total).observe(
-                Stage(f"text {i}", len(tokens), errors, ranges), model
+            Run(tokens, pool, file, progress, total, config.n_layer).observe(
+                Stage(f"text {i}", len(tokens), errors, ranges), parts
             )
             for i, tokens in enumerate(windows)
         ]

@@ -63,6 +63,7 @@ def main(
     ] = None,
     text: Annotated[Path, typer.Option(help="Text to feed.")] = TEXT,
     prompts: Annotated[int, typer.Option(help="Prompts to continue greedily for 256 steps with both.")] = 0,
+    threads: Annotated[int, typer.Option(help="Of ONNX Runtime; 0: as many as it likes.")] = 0,
 ) -> None:
     """Build, compare, time."""
     manifest, report = read_manifest(export), Report()
@@ -71,7 +72,7 @@ def main(
     else:
         options = BuildOptions(plugins or plugin_library([Cuda().sm]))
         engine = built_engine(export, manifest.states, manifest.vocab_size, options, MAX_BATCH)
-    reference = OrtEngine(export / "model.onnx", manifest.states, manifest.vocab_size)
+    reference = OrtEngine(export / "model.onnx", manifest.states, manifest.vocab_size, threads=threads)
     tokens = read_tokens(export, manifest, text)
     for batch in (1, 3):
         ids = np.stack([tokens[row * 50 : row * 50 + PROMPT + STEPS] for row in range(batch)])

@@ -19,6 +19,7 @@ from quamba_export.calib.sites import site_names
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 SAMPLES, LENGTH = 10, 12  # two whole micro-batches and a part of one
+LAYER = SAMPLES // 2  # what counts as done when all samples are through one of two layers
 TESTS = Path(__file__).parents[1]
 
 
@@ -136,7 +137,7 @@ calibrate(checkpoint, folder / "text.txt", calib_size={samples}, calib_seqlen={l
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(run, folder, tmp_path):
-    out, at = tmp_path / "killed", SAMPLES + MICRO_BATCH  # in the second stage
+    out, at = tmp_path / "killed", SAMPLES + SAMPLES // 2  # behind the first layer of the second stage
     names = {"tests": str(TESTS), "folder": str(folder), "out": str(out)}
     script = KILLED.format(at=at, samples=SAMPLES, length=LENGTH, **names)
     killed = subprocess.run([sys.executable, "-c", script], check=False, timeout=300)
@@ -165,25 +166,25 @@ def stop_after(done):
 
 @pytest.mark.parametrize(
     ("config", "at"),
-    [(MAMBA1, MICRO_BATCH), (MAMBA2, MICRO_BATCH), (MAMBA2, SAMPLES), (MAMBA2, 2 * SAMPLES)],
-    ids=["mamba1", "channels", "scales", "errors"],
+    [(MAMBA1, LAYER), (MAMBA2, LAYER), (MAMBA2, SAMPLES), (MAMBA2, SAMPLES + LAYER), (MAMBA2, 2 * SAMPLES)],
+    ids=["mamba1", "channels", "behind channels", "scales", "errors"],
 )
 def test_resuming_at_any_place_gives_the_same_bytes(run, tmp_path, config, at):
     out, seen = tmp_path / "stopped", []
-    for _ in range(2):  # stopped at the same place, then a micro-batch later
+    for _ in range(2):  # stopped behind a layer, then in the next one
         with pytest.raises(StopHereError):
             run(config, out_dir=out, resume=True, progress=stop_after(at))
     run(config, out_dir=out, resume=True, progress=seen.append)
     run(config, out_dir=tmp_path / "whole")
-    assert seen[0].done > at + MICRO_BATCH
+    assert seen[0].done > at
     assert files(out) == files(tmp_path / "whole")
 
 
 @pytest.fixture
 def interrupted(run, tmp_path):
-    """The output directory of a run of MAMBA1 that stopped after its first micro-batch."""
+    """The output directory of a run of MAMBA1 that stopped behind its first layer."""
     with pytest.raises(StopHereError):
-        run(MAMBA1, out_dir=tmp_path / "out", progress=stop_after(0))
+        run(MAMBA1, out_dir=tmp_path / "out", progress=stop_after(LAYER))
     return tmp_path / "out"
 
 
@@ -210,7 +211,7 @@ def test_resuming_another_run_is_refused_in_words(run, folder, interrupted, tmp_
 def test_without_resume_a_run_starts_anew(run, interrupted):
     seen = []
     run(MAMBA1, weights=1, out_dir=interrupted, progress=seen.append)
-    assert [progress.done for progress in seen] == [4, 8, 10, 14, 18, 20]
+    assert [progress.done for progress in seen] == [2, 4, 5, 7, 9, 10, 12, 14, 15, 17, 19, 20]
     assert not partial_directory(interrupted).exists()
 
 
@@ -224,9 +225,9 @@ def test_progress_counts_the_samples_of_all_stages(run):
     seen = []
     run(MAMBA2, progress=seen.append)
     assert [(p.stage, p.done, p.total) for p in seen] == [
-        *(("channels", done, 30) for done in (4, 8, 10)),
-        *(("scales", done, 30) for done in (14, 18, 20)),
-        *(("errors", done, 30) for done in (24, 28, 30)),
+        *(("channels", done, 30) for done in (2, 4, 5, 7, 9, 10)),  # two layers, three micro-batches each
+        *(("scales", done, 30) for done in (12, 14, 15, 17, 19, 20)),
+        *(("errors", done, 30) for done in (22, 24, 25, 27, 29, 30)),
     ]
     assert all(p.samples_per_s > 0 for p in seen)
     assert seen[-1].eta_s == 0
