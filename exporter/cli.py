@@ -79,6 +79,8 @@ UNUSABLE_PATH = (
     errno.ENAMETOOLONG,
 )
 
+SIGNALS: list[int] = []  # that told this process to end
+
 app = typer.Typer(
     name="quamba-export",
     help="Quantize Mamba language models and put them on edge devices.\n\n"
@@ -139,6 +141,7 @@ def main() -> None:
 
 def end_by_signal(number: int, frame: object) -> None:
     """As Ctrl-C does: what is half done is cleared away. Exits with 128 and the signal's number."""
+    SIGNALS.append(number)
     sys.exit(128 + number)
 
 
@@ -147,6 +150,8 @@ def leave_with_code(command: Callable[[], object]) -> None:
     try:
         command()
     except Exception as error:
+        if SIGNALS:  # it came while a module was imported, which numpy takes for a broken installation
+            sys.exit(128 + SIGNALS[0])
         message, code = explain(error)
         if code is ExitCode.BUG:
             traceback.print_exception(error)

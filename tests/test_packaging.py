@@ -94,7 +94,8 @@ def python310(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for old in kept.parent.glob("python310-*"):
             shutil.rmtree(old)
         run(base, "-m", "venv", "--clear", kept)
-        run(python, "-m", "pip", "install", "-q", f"{wheel}[runtime]", "-c", ROOT / "constraints.txt")
+        pip = ["install", "-q", "--no-compile", f"{wheel}[runtime]", "-c", ROOT / "constraints.txt"]
+        run(python, "-m", "pip", *pip)
         (kept / "complete").touch()
     run(python, "-m", "pip", "install", "-q", "--no-deps", "--force-reinstall", wheel)
     return python

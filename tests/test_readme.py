@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tomllib
 import typer.main
+from typer.testing import CliRunner
 
 from quamba_export.exporter.cli import app
 from quamba_export.runtime.errors import ExitCode
@@ -44,23 +45,26 @@ def flags_of(command: str) -> set[str]:
     return {flag for option in COMMANDS[command].params for flag in option.opts + option.secondary_opts}
 
 
-def help_text(*command: str) -> str:
-    environment = {**os.environ, "COLUMNS": "120", "TERM": "dumb"}
-    words = [QUAMBA_EXPORT, *command, "--help"]
-    return subprocess.run(words, env=environment, check=True, capture_output=True, text=True).stdout
+HELP = {"COLUMNS": "120", "TERM": "dumb"}  # the environment of a help text
 
 
 SEQUENCE = [shlex.split(line) for line in section("Your own checkpoint").splitlines() if "quamba-" in line]
 
 
 def test_command_table_is_what_help_lists() -> None:
-    listed = re.findall(r"^│ ([a-z-]+) {2,}", help_text().split("Commands", 1)[1], re.MULTILINE)
+    command, environment = [QUAMBA_EXPORT, "--help"], {**os.environ, **HELP}
+    text = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    listed = re.findall(r"^│ ([a-z-]+) {2,}", text.split("Commands", 1)[1], re.MULTILINE)
     assert [row[0] for row in table("Commands")] == listed
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_of_a_command_shows_an_example(command: str) -> None:
-    assert f"quamba-export {command}" in help_text(command)
+    said = CliRunner().invoke(app, [command, "--help"], env=HELP, prog_name="quamba-export")
+    assert said.exit_code == 0
+    usage, text = said.stdout.split("\n", 2)[1:]
+    assert "Usage: quamba-export" in usage
+    assert f"quamba-export {command}" in text
 
 
 @pytest.mark.parametrize("words", SEQUENCE, ids=lambda words: words[1])

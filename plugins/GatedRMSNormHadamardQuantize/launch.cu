@@ -4,6 +4,9 @@
 
 namespace quamba {
 
+// Shared memory of any block: the gate's table and the groups' roots; and of block_sum(), where a kernel takes it.
+constexpr int64_t TABLE_BYTES = sizeof(float) * 256 + sizeof(Root) * MOST_GROUPS, SUM_BYTES = sizeof(double) * 32;
+
 // Shared memory of a block that holds `count` entries.
 inline int64_t gated_bytes(int64_t count, int groups, int threads) {
     return entries_bytes(count) + int64_t(sizeof(double)) * groups * group_parts(groups, threads);
@@ -21,9 +24,9 @@ extern "C" const char *quamba_GatedRMSNormHadamardQuantize_refusal(
     const QuambaGatedRMSNormHadamardQuantize *op) {
     if (op->size.E > 16384) return "E, the channels of a token, must be at most 16384";
     if (op->n_groups > quamba::MOST_GROUPS) return "n_groups must be at most 256";
-    const int64_t tables = sizeof(float) * 256 + sizeof(quamba::Root) * quamba::MOST_GROUPS;
     const int threads = quamba::token_threads(op->size.E);
-    return quamba::shared_memory_refusal(quamba::gated_bytes(op->size.E, op->n_groups, threads) + tables);
+    const int64_t bytes = quamba::gated_bytes(op->size.E, op->n_groups, threads);
+    return quamba::shared_memory_refusal(bytes + quamba::TABLE_BYTES);
 }
 
 extern "C" size_t quamba_GatedRMSNormHadamardQuantize_workspace(const QuambaGatedRMSNormHadamardQuantize *) {
@@ -47,7 +50,11 @@ extern "C" int quamba_GatedRMSNormHadamardQuantize_launch(const QuambaGatedRMSNo
         const int threads = whole_threads(int(E));
         const auto kernel =
             first_radix(hadamard_shape(int(E))) == 16 ? whole_kernel<16>(threads) : whole_kernel<8>(threads);
-        return launch_whole(kernel, *op, tokens, gated_bytes(E, op->n_groups, threads), gpu, stream);
+        const int64_t bytes = gated_bytes(E, op->n_groups, threads);
+        // the kernel below needs a little less: E 11520 fits into the 99 KB of sm_86 and sm_89 only there
+        if (bytes + TABLE_BYTES + SUM_BYTES <= gpu.shared_bytes) {
+            return launch_whole(kernel, *op, tokens, bytes, gpu, stream);
+        }
     }
     const int threads = token_threads(E);
     return launch_overlapped(gated_norm_hadamard_quantize, dim3(unsigned(tokens)), threads,

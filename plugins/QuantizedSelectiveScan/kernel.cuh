@@ -1,4 +1,5 @@
-// Mamba-1's scan as the recurrence of op.py, for any length but 1 (step.cuh): the state stays in registers.
+// Mamba-1's scan as the recurrence of op.py, for any length and N: the state stays in registers. One token has
+// step.cuh, prompts of N up to 16 prompt.cuh.
 //
 // LANES lanes of a warp own one channel e, lane l the entries n = l + LANES k. Tokens come in tiles: B, C,
 // step, step x, D x and silu(z) of the tile are found once a block. exp(step A) is needed for every entry:

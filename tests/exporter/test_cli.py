@@ -62,14 +62,23 @@ def command():
     with written_directory(Path(sys.argv[1]), "bundle"):
         print("begun", flush=True)
         time.sleep(60)
-cli.app = command
+def importing():
+    try:
+        command()
+    except BaseException as error:
+        raise ImportError("your installation is broken") from error
+cli.app = importing if sys.argv[2] == "importing" else command
 cli.main()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_to_end_leaves_nothing_half_done(tmp_path: Path, number: signal.Signals) -> None:
-    words = [sys.executable, "-c", HALF_DONE, str(tmp_path / "bundle")]
+@pytest.mark.parametrize(
+    ("number", "moment"), [(signal.SIGTERM, ""), (signal.SIGHUP, ""), (signal.SIGTERM, "importing")]
+)
+def test_a_signal_to_end_leaves_nothing_half_done(
+    tmp_path: Path, number: signal.Signals, moment: str
+) -> None:
+    words = [sys.executable, "-c", HALF_DONE, str(tmp_path / "bundle"), moment]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"

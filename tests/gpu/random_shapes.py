@@ -128,10 +128,13 @@ def _head(random: np.random.Generator, name: str) -> Case:
 
 
 def _selective(op: str, random: np.random.Generator, name: str) -> Case:
+    B = _pick(random, 1, 2)
+    prompts = (31, 32, 33, 100, 130, 160)  # whose kernel begins at 32 and holds 96 tokens
+    widest = 12 * 132 // B  # whose blocks of 12 channels fit an H200's 132 multiprocessors once
     sizes = {
-        "B": _pick(random, 1, 2),
-        "L": _pick(random, *LENGTHS),
-        "E": _pick(random, int(random.integers(1, 80)), 96),
+        "B": B,
+        "L": _pick(random, *LENGTHS, *prompts),
+        "E": _pick(random, *(int(n) for n in random.integers(1, 80, 2)), 96, widest, widest + 1),
         "N": _pick(random, 16, 16, 16, int(random.integers(1, 257)), 32, 64, 128),
     }
     if op == "DynamicStateSelectiveScan":

@@ -23,7 +23,7 @@ exec {python} -m quamba_export.exporter.cli "$@"
 """
 UNIT = "quamba-export.service"
 SIGNER = "signer.pem"  # of a release whose bundle is loaded only with this key's signature
-SELF_TEST_SECONDS, BUILD_SECONDS = 900.0, 3600.0
+SELF_TEST_SECONDS, BUILD_SECONDS, SYSTEMCTL_SECONDS = 900.0, 3600.0, 60.0
 
 
 def launcher() -> str:
@@ -194,7 +194,12 @@ def _systemctl(*words: str) -> str | None:
     if shutil.which("systemctl") is None:
         return "unit written, but this device has no systemctl"
     command = ["systemctl", "--user", *words]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SYSTEMCTL_SECONDS
+        )
+    except subprocess.TimeoutExpired:  # it goes on without us: systemd gives a service 90 s to stop
+        return f"unit written; `{' '.join(command)}` took more than {SYSTEMCTL_SECONDS:.0f} s"
     if done.returncode == 0:
         return None
     return f"unit written; `{' '.join(command)}` failed: {done.stderr.strip()[:300]}"

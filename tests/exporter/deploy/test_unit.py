@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from quamba_export.exporter.deploy.device import install
 from quamba_export.exporter.deploy.unit import unit_text
 
 
@@ -34,6 +35,18 @@ def test_the_unit_is_one(current: Path, tmp_path: Path) -> None:
     unit = tmp_path / "quamba-export.service"
     unit.write_text(unit_text(8000, str(current)))
     assert verified(unit) == ""
+
+
+def test_a_service_that_takes_its_time_fails_no_deployment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "systemctl").write_text("#!/bin/sh\nexec sleep 5\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(install, "SYSTEMCTL_SECONDS", 0.1)
+    assert "took more than" in install.write_unit("[Unit]\n")
+    assert "took more than" in str(install.restart_unit())
 
 
 @pytest.mark.parametrize(
