@@ -1,7 +1,7 @@
 """The device that PyTorch models run on: by name, checked, set up so that two runs give the same bits.
 
-Bits are those of one device. A GPU adds in another order than a CPU and has other exponentials, so what is
-computed there agrees with a CPU's to about 1e-5 of a value (docs/scales.md), and never in every bit.
+Bits are those of one device. A GPU adds in another order than a CPU and has other exponentials: what it finds
+is what a CPU finds but for last bits (tests/gpu/test_device.py has the bounds).
 """
 
 from __future__ import annotations
