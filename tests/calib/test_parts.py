@@ -51,7 +51,9 @@ def test_parts_are_rewritten_as_the_whole_model_is(kind: str, name: str) -> None
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("name", ["quamba", "quamba-1b"])  # percentiles of x; absolute maxima
+@pytest.mark.parametrize(
+    "name", ["quamba", "quamba-1b"]
+)  # x and the state by percentiles, the rest by maxima
 def test_layer_by_layer_finds_the_bits_of_the_whole_model(kind: str, name: str, tmp_path: Path) -> None:
     checkpoint = random_checkpoint(CONFIGS[kind])
     observers = load_recipe(name).observers_of(checkpoint.config)
