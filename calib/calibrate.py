@@ -24,7 +24,7 @@ from torch import Tensor
 from quamba_export.calib.calibration import Calibration, write_calibration
 from quamba_export.calib.checkpoints.checkpoint import Checkpoint
 from quamba_export.calib.data import Tokens, data_digest
-from quamba_export.calib.device import torch_device
+from quamba_export.calib.device import check_workers, torch_device
 from quamba_export.calib.mixed_data import Source, mixed_windows, shares
 from quamba_export.calib.model.basis import basis_samples, find_basis
 from quamba_export.calib.model.head_groups import ChannelPermutation, sort_and_cluster
@@ -40,7 +40,7 @@ from quamba_export.calib.rounding.sequential import SequentialRounding
 from quamba_export.calib.sites import GroupRanges, scale_shape
 from quamba_export.calib.studies.scale_error import ScaleError, error_report
 from quamba_export.calib.workers import Workers, one_thread
-from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.errors import QuambaError
 
 REORDER_SAMPLES = (
     128  # samples, the first, that the permutation is found on: any order is exact, so time decides
@@ -127,17 +127,6 @@ def calibrate(
             write_calibration(calibration, out_dir)
             file.remove()
     return calibration
-
-
-def check_workers(workers: int, device: torch.device) -> None:
-    """Refuse (exit 2) several processes for one GPU: they would hold the weights several times."""
-    if workers > 1 and device.type != "cpu":
-        raise QuambaError(
-            "a GPU is fed by one process",
-            found=f"--workers {workers} --device {device}",
-            allowed="--workers 1; under torchrun a rank for each GPU",
-            code=ExitCode.USAGE,
-        )
 
 
 def partial_directory(out_dir: str | Path) -> Path:

@@ -1,14 +1,16 @@
 """The device that PyTorch models run on: by name, checked, set up so that two runs give the same bits.
 
-Bits are those of one device. A GPU adds in another order than a CPU and has other exponentials, so what is
-computed there agrees with a CPU's to about 1e-5 of a value (docs/scales.md), and never in every bit.
+Bits are those of one device. A GPU adds in another order than a CPU and has other exponentials: what it finds
+is what a CPU finds but for last bits (tests/gpu/test_device.py has the bounds).
 """
 
 from __future__ import annotations
 
+import os
 import re
 
 import torch
+from torch.distributed import is_torchelastic_launched
 
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -16,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def torch_device(name: str) -> torch.device:
-    """`cpu`, `cuda` (the first GPU) or `cuda:N`.
+    """`cpu`, `cuda:N`, or `cuda`: the first GPU, under torchrun that of the rank's number on its host.
 
     fp32 products on a GPU are fp32 from here on, not TF32, and convolutions take the same way every time.
     Raises QuambaError (exit 2) for another name, and for a GPU that torch does not find.
@@ -26,7 +28,8 @@ def torch_device(name: str) -> torch.device:
     allowed = "cpu, cuda, cuda:N"
     if not re.fullmatch(r"cuda(:\d+)?", name):
         raise QuambaError("unknown --device", found=f"--device {name}", allowed=allowed, code=ExitCode.USAGE)
-    number, count = int(name.partition(":")[2] or 0), torch.cuda.device_count()
+    own = os.environ["LOCAL_RANK"] if is_torchelastic_launched() else "0"
+    number, count = int(name.partition(":")[2] or own), torch.cuda.device_count()
     if number >= count:
         raise QuambaError(
             f"torch {torch.__version__} finds no such GPU",
@@ -39,3 +42,14 @@ def torch_device(name: str) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     return torch.device("cuda", number)
+
+
+def check_workers(workers: int, device: torch.device) -> None:
+    """Refuse (exit 2) several processes for one GPU: they would hold the weights several times."""
+    if workers > 1 and device.type != "cpu":
+        raise QuambaError(
+            "a GPU is fed by one process",
+            found=f"--workers {workers} --device {device}",
+            allowed="--workers 1; under torchrun a rank for each GPU",
+            code=ExitCode.USAGE,
+        )

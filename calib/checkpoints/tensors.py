@@ -62,6 +62,7 @@ class StoredWeights(Mapping[str, Tensor]):
 
     def __init__(self, stored: Mapping[str, StoredTensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._stored, self._shapes = stored, shapes
+        self._finite: set[str] = set()  # names whose values were looked at
         self._files = {file: _stamp(file) for file in {item.file for item in stored.values()}}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -72,7 +73,11 @@ class StoredWeights(Mapping[str, Tensor]):
                 fix="run the command again when nobody writes to it",
                 code=ExitCode.INTEGRITY,
             )
-        return _checked(stored, self._shapes[name])
+        tensor = _widened(stored, self._shapes[name])
+        if name not in self._finite:
+            _check_finite(stored, tensor)
+            self._finite.add(name)
+        return tensor
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)
@@ -147,7 +152,7 @@ def _check_names(
         )
 
 
-def _checked(stored: StoredTensor, shape: tuple[int, ...]) -> Tensor:
+def _widened(stored: StoredTensor, shape: tuple[int, ...]) -> Tensor:
     """An fp32 copy of the tensor, in memory of its own."""
     where = f"{stored.file}: tensor '{stored.name}'"
     tensor = stored.tensor
@@ -163,16 +168,18 @@ def _checked(stored: StoredTensor, shape: tuple[int, ...]) -> Tensor:
             found=str(tensor.dtype).removeprefix("torch."),
             allowed="bfloat16, float16 or float32",
         )
-    tensor = tensor.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    return tensor.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+
+
+def _check_finite(stored: StoredTensor, tensor: Tensor) -> None:
     finite = torch.isfinite(tensor)
     if not finite.all():
         bad = tensor.numel() - int(finite.sum())
         raise QuambaError(
-            f"{where} holds NaN or Inf",
+            f"{stored.file}: tensor '{stored.name}' holds NaN or Inf",
             found=f"{bad} of {tensor.numel()} values, the first at {(~finite).nonzero()[0].tolist()}",
             allowed="finite numbers",
         )
-    return tensor
 
 
 def _count(names: Collection[str]) -> str:

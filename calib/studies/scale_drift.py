@@ -10,7 +10,8 @@ from pathlib import Path
 from quamba_export.calib.calibration import Calibration
 from quamba_export.calib.checkpoints.checkpoint import Checkpoint
 from quamba_export.calib.data import Tokens, calibration_windows
-from quamba_export.calib.model.parts import rewritten_parts
+from quamba_export.calib.device import check_workers, torch_device
+from quamba_export.calib.model.parts import ModelParts, rewritten_parts
 from quamba_export.calib.observation import Progress, Run, Stage
 from quamba_export.calib.progress_file import ProgressFile, Totals
 from quamba_export.calib.studies.scale_error import ScaleError, error_report
@@ -62,6 +63,7 @@ def scale_drift(
     samples: int = 32,
     length: int = 512,
     workers: int = 1,
+    device: str = "cpu",
     progress: Callable[[Progress], None] | None = None,
 ) -> list[TextDrift]:
     """Score the scales on the first `samples` windows of `length` tokens of every text.
@@ -69,6 +71,8 @@ def scale_drift(
     Raises QuambaError for a checkpoint that the calibration is not of (exit 4), for a calibration without
     statistics, and for text that is too short or cannot be read: before the model is run.
     """
+    place = torch_device(device)
+    check_workers(workers, place)
     if calibration.checkpoint_digest != checkpoint.digest:
         raise QuambaError(
             "the calibration is of another checkpoint",
@@ -87,21 +91,23 @@ def scale_drift(
         calibration_windows(text, tokenizer, eos, count=samples, size=length, flags=flags) for text in texts
     ]
     with tempfile.TemporaryDirectory(prefix="quamba-drift-") as folder, one_thread():
-        totals = observed(calibration, checkpoint, windows, Path(folder), workers, progress)
+        parts = rewritten_parts(
+            checkpoint, calibration.recipe, calibration.permutation, calibration.basis, place
+        )
+        totals = observed(calibration, parts, windows, Path(folder), workers, progress)
     return [text_drift(str(text), calibration, sums) for text, sums in zip(texts, totals, strict=True)]
 
 
 def observed(
     calibration: Calibration,
-    checkpoint: Checkpoint,
+    parts: ModelParts,
     windows: Sequence[Tokens],
     scratch: Path,
     workers: int,
     progress: Callable[[Progress], None] | None,
 ) -> list[Totals]:
     """The sums of ScaleError at every site, text by text."""
-    config, made = calibration.config, calibration
-    parts = rewritten_parts(checkpoint, made.recipe, made.permutation, made.basis)
+    config = calibration.config
     found = ((i, calibration.ranges(i)) for i in range(config.n_layer))
     ranges = {i: layer for i, layer in found if layer is not None}
     errors = {site: ScaleError(scale.flatten().numpy()) for site, scale in calibration.scales.items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quamba_export.exporter.console import emit, progress
-from quamba_export.exporter.options import Json
+from quamba_export.exporter.options import Device, Json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +25,7 @@ def scale_drift(
     seqlen: Annotated[int, typer.Option(min=1, help="Tokens a window.")] = 512,
     worst: Annotated[int, typer.Option(min=1, help="Layers and sites that are shown of each text.")] = 5,
     workers: Annotated[int, typer.Option(min=1, help="Processes; any number gives the same figures.")] = 1,
+    device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Score scales on other texts: how much they clip there, and in which layers most.
@@ -46,6 +47,7 @@ def scale_drift(
             samples=samples,
             length=seqlen,
             workers=workers,
+            device=device,
             progress=lambda stage: bar.show(stage.done, stage.total),
         )
     facts = {"calibration": str(calibration), "digest": made.digest, "calibrated_on": made.run.get("data")}

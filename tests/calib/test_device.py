@@ -15,7 +15,7 @@ from random_checkpoints import MAMBA1, MAMBA2_GROUPS, random_checkpoint
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from quamba_export.calib.device import torch_device
+from quamba_export.calib.device import check_workers, torch_device
 from quamba_export.calib.model.float_model import FloatMamba
 from quamba_export.calib.model.quantize_model import quantize_model
 from quamba_export.calib.model.scan_input import ScanInput, with_scan_input
@@ -39,6 +39,22 @@ def test_a_gpu_that_torch_does_not_find_is_refused() -> None:
         torch_device("cuda:99")
     assert "cpu" in caught.value.allowed
     assert caught.value.code == ExitCode.USAGE
+
+
+def test_a_rank_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert torch_device("cuda") == torch.device("cuda:0")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert torch_device("cuda") == torch.device("cuda:3")
+    assert torch_device("cuda:1") == torch.device("cuda:1")
+
+
+def test_one_process_feeds_a_gpu() -> None:
+    with pytest.raises(QuambaError, match="fed by one process") as caught:
+        check_workers(2, torch.device("cuda"))
+    assert caught.value.code == ExitCode.USAGE
+    check_workers(2, torch.device("cpu"))
 
 
 @pytest.fixture

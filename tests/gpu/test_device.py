@@ -1,7 +1,7 @@
 """`--device cuda`: what a GPU finds is what a CPU finds but for the last bits, and the same on every run.
 
-Bounds are of random models with trained magnitudes: scales within 1e-3 of each other, a rounding's lost
-energy within 2 %, a quantized model's nats a token within 1e-3.
+Bounds are of random models with trained magnitudes: scales within 1e-3 of each other (2e-2 where an
+observer searches a grid), a rounding's lost energy within 2 %, a quantized model's nats a token within 1e-3.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU: `make gpu-test` there", allow_module_level=True)
 
 CONFIGS = {"mamba1": MAMBA1, "mamba2": MAMBA2_GROUPS}
-CLOSE = {"rtol": 1e-3, "atol": 0.0}
+SEARCHED = ("mse", "entropy")  # limits of a grid: a last bit may choose the neighbour
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +61,11 @@ NAMES = sorted(recipes("mamba1"))
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_gpu_finds_the_scales_of_a_cpu(folder: Path, kind: str, name: str) -> None:
-    recipe = recipes(kind)[name]
+    recipe, close = recipes(kind)[name], 2e-2 if name in SEARCHED else 1e-3
     here, there = (calibrated(folder, kind, recipe, device) for device in ("cpu", "cuda"))
     assert there.run["device"] == "cuda"
     for site, scale in here.scales.items():
-        torch.testing.assert_close(there.scales[site], scale, **CLOSE)
+        torch.testing.assert_close(there.scales[site], scale, rtol=close, atol=0.0)
     for projection, lost in here.run.get("rounding_errors", {}).items():
         assert there.run["rounding_errors"][projection]["error"] == pytest.approx(lost["error"], rel=0.02)
     assert here.weights.keys() == there.weights.keys()
