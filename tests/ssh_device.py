@@ -150,6 +150,7 @@ class CutProxy:
 
     def __init__(self, port: int) -> None:
         self.server_port, self.left, self.passed = port, sys.maxsize, 0
+        self.linger = 0.0  # seconds that the server has, after the last byte, before it sees the end
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
 
@@ -178,6 +179,7 @@ class CutProxy:
                     self.passed += len(block)
                 target.sendall(block)
                 if self.left <= 0:
+                    time.sleep(self.linger)
                     break
         except OSError:
             pass
