@@ -216,10 +216,11 @@ def test_progress_in_another_unit_is_refused(run, tmp_path, monkeypatch):
     def earlier(*run):
         return {name: value for name, value in known(*run).items() if name != "unit of progress"}
 
-    with monkeypatch.context() as before, pytest.raises(StopHereError):
-        before.setattr(module, "_identity", earlier)
+    monkeypatch.setattr(module, "_identity", earlier)
+    with pytest.raises(StopHereError):
         run(MAMBA1, out_dir=tmp_path / "out", progress=stop_after(LAYER))
-    with pytest.raises(QuambaError, match="cannot resume.*has another unit of progress\n"):
+    monkeypatch.undo()
+    with pytest.raises(QuambaError, match=r"cannot resume.*has another unit of progress\n"):
         run(MAMBA1, out_dir=tmp_path / "out", resume=True)
 
 
