@@ -151,7 +151,7 @@ def _in_processes(work: Callable[[T], str], tasks: Sequence[T], workers: int) ->
     if workers == 1 or len(tasks) < 2:
         yield from (work(task) for task in tasks)
         return
-    context = multiprocessing.get_context("spawn")
+    context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
         pending = [pool.submit(work, task) for task in tasks]
         try:
@@ -160,6 +160,10 @@ def _in_processes(work: Callable[[T], str], tasks: Sequence[T], workers: int) ->
         except BrokenProcessPool as error:
             fix = "run the same command again, with fewer --workers if memory is short"
             raise QuambaError("a process of the sweep died", fix=fix, code=ExitCode.INCOMPLETE) from error
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):  # they would work to their end; a run goes on
+            for process in set(multiprocessing.active_children()).difference(others):
+                process.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 

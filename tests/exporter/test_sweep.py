@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,15 @@ def test_a_sweep_goes_on_and_shares_what_it_can(
     monkeypatch.setattr(engine, "_score", no_work)
     assert run_json(*command, *vary, "--mode", "both")["variants"] == first["variants"]
     run_json(*command, "--vary", "alpha=0.9", exit_code=70)  # no_work's AssertionError
+
+
+def test_a_signal_to_end_waits_for_no_process() -> None:
+    running = engine._in_processes(time.sleep, [0, 30], 2)
+    next(running)
+    start = time.monotonic()
+    with pytest.raises(SystemExit):  # as the command does at SIGTERM, which its processes are not sent
+        running.throw(SystemExit(143))
+    assert time.monotonic() - start < 15
 
 
 def test_ssm_input_has_every_mode_and_its_control_groups(flow: Flow, tmp_path: Path) -> None:
