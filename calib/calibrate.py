@@ -163,6 +163,7 @@ def _identity(checkpoint: Checkpoint, recipe: Recipe, tokens: Tokens, device: to
         "recipe": json.dumps(recipe.as_table(), sort_keys=True),
         "micro-batch": str(MICRO_BATCH),
         "version of torch": torch.__version__,
+        "unit of progress": "a sample through a layer",  # through the model, before there were layers
         **_device_record(device),
     }
 

@@ -117,7 +117,7 @@ class Run:
         """Totals of the stage over its samples, from the layer on where the progress file stands."""
         done = self.file.done.get(stage.name, 0)
         if done < stage.samples * self.layers and not self.workers.keeps_samples:
-            done = 0
+            done = self._forget(stage.name)
         totals = self.file.totals.setdefault(stage.name, {})
         stream = self.stream(parts.config.d_model)
         if not done:
@@ -132,8 +132,18 @@ class Run:
                 if done % stage.samples:
                     self.report(stage.name, done)
             stream[(i + 1) % 2].to_disk()
-            self.advance(stage.name, done)
+            if self.workers.keeps_samples or i == self.layers - 1:
+                self.advance(stage.name, done)
+            else:
+                self.report(stage.name, done)
         return totals
+
+    def _forget(self, stage: str) -> int:
+        """Begin `stage` anew, for whoever resumes this run as well: 0 samples are done."""
+        self._resumed -= self.file.done.pop(stage, 0)
+        self.file.totals[stage] = {}
+        self.file.save()
+        return 0
 
     def stream(self, width: int) -> tuple[SampleFile, SampleFile]:
         """The residual stream in front of layers of even number, and of odd number."""

@@ -271,12 +271,12 @@ struct Root {
     }
 };
 
-// n / divisor for 0 <= n < 65536 by a multiplication; the divisor is 2 to 65535.
+// n / divisor for 0 <= n < 65536 by a multiplication; the divisor is 1 to 65535.
 struct Divisor {
-    uint32_t inverse;
+    uint32_t inverse;  // 0 of 1
 
     QUAMBA_HOST_DEVICE explicit Divisor(int divisor) : inverse(0xffffffffu / uint32_t(divisor) + 1) {}
-    QUAMBA_HOST_DEVICE int divide(int n) const { return int(uint64_t(n) * inverse >> 32); }
+    QUAMBA_HOST_DEVICE int divide(int n) const { return inverse ? int(uint64_t(n) * inverse >> 32) : n; }
 };
 
 }  // namespace quamba

@@ -208,6 +208,22 @@ def test_resuming_another_run_is_refused_in_words(run, folder, interrupted, tmp_
     assert partial_directory(interrupted).is_dir()
 
 
+def test_progress_in_another_unit_is_refused(run, tmp_path, monkeypatch):
+    """Work that was counted in samples through the whole model would look like one layer's."""
+    module = sys.modules[calibrate.__module__]
+    known = module._identity
+
+    def earlier(*run):
+        return {name: value for name, value in known(*run).items() if name != "unit of progress"}
+
+    monkeypatch.setattr(module, "_identity", earlier)
+    with pytest.raises(StopHereError):
+        run(MAMBA1, out_dir=tmp_path / "out", progress=stop_after(LAYER))
+    monkeypatch.undo()
+    with pytest.raises(QuambaError, match=r"cannot resume.*has another unit of progress\n"):
+        run(MAMBA1, out_dir=tmp_path / "out", resume=True)
+
+
 def test_without_resume_a_run_starts_anew(run, interrupted):
     seen = []
     run(MAMBA1, weights=1, out_dir=interrupted, progress=seen.append)

@@ -99,6 +99,26 @@ def test_a_dead_rank_ends_the_run_in_words_and_it_resumes(alone, folder, tmp_pat
     assert files(out) == alone
 
 
+class StopHereError(Exception):
+    pass
+
+
+def stop_behind_a_layer(progress):
+    if progress.done >= SAMPLES // 2:
+        raise StopHereError
+
+
+def test_one_process_and_ranks_resume_each_other(alone, folder, tmp_path):
+    """A rank has the files of its own samples, between two layers as well."""
+    out = tmp_path / "calibration"
+    with pytest.raises(StopHereError):
+        calibrate_into(out, folder, progress=stop_behind_a_layer)
+    said = by_ranks(2, out, folder, dies_at=4, resume=True, progress=lambda progress: None)
+    assert said[0][0] == ExitCode.INCOMPLETE
+    calibrate_into(out, folder, resume=True)
+    assert files(out) == alone
+
+
 def test_weights_are_rounded_by_rank_0(folder, tmp_path):
     recipe = load_recipe("quamba2").rounded_by({"kind": "gptq"})
     calibrate_into(tmp_path / "alone", folder, recipe=recipe)

@@ -205,7 +205,7 @@ def test_a_row_of_integers_as_two_codes_each(kernels: ctypes.CDLL) -> None:
     assert np.array_equal(turned, words.T)
 
 
-@pytest.mark.parametrize("divisor", [2, 3, 4, 7, 60, 640, 1023, 1024, 16384, 65535])
+@pytest.mark.parametrize("divisor", [1, 2, 3, 4, 7, 60, 640, 1023, 1024, 16384, 65535])
 def test_division_by_a_multiplication(kernels: ctypes.CDLL, divisor: int) -> None:
     for n in (*range(0, 300), *(divisor * k + off for k in range(0, 65536 // divisor) for off in (-1, 0, 1))):
         if n >= 0:

@@ -69,6 +69,7 @@ def build_bundle(release: Path, target: str, target_file: str = "") -> None:
     if target_file:
         (release / "target.toml").write_text(target_file, encoding="utf-8")
         named = str(release / "target.toml")
+    remove(release / "bundle")  # of a damaged release: it may not say any more that it is one
     done = _run(release, [*module, "--target", named, "-o", str(release / "bundle")], BUILD_SECONDS)
     if done.returncode != 0:
         fix = "mend what it says; `quamba-export doctor --for gpu-build` there says what a build needs"

@@ -24,6 +24,7 @@ from typing import IO, Any
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 ID = re.compile(r"[0-9a-f]{16}")
+COPIED = ("site", "bundle", "export")  # by rsync, which puts right what is there; all else is made here
 MENDS = "deploy its bundle again: that repairs it"
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of <fcntl.h> and <linux/fs.h>
 
@@ -104,8 +105,8 @@ class Store:
             whole.rename(path)
         path.mkdir(exist_ok=True)
         for part in path.iterdir():
-            if part.is_symlink():  # rsync would write to where it leads
-                part.unlink()
+            if part.is_symlink() or part.name not in COPIED:  # rsync would write to where a link leads
+                remove(part)
         there = sum(file.lstat().st_size for file in path.rglob("*") if file.is_file())
         basis = str(self.release(current)) if current else None
         root = str(self.folder)

@@ -157,6 +157,16 @@ def test_damage_is_not_shared_with_the_next_release_and_not_gone_back_to(
     assert (deployed(running, bundles[0]).state, content(old)[1]) == ("deployed", set(os.listdir(old)))
 
 
+def test_what_the_device_built_is_built_again(device: SshDevice, bundles: Bundles) -> None:
+    export = bundles[0].with_name("export-float32")
+    release = device.store / "releases" / str(deployed(device, export, target="cpu").current)
+    deployed(device, bundles[1])
+    cut(release / "bundle/manifest.json")  # so that nothing says what the folder is
+    (release / "target.toml").touch()
+    assert deployed(device, export, target="cpu").state == "repaired"
+    assert deployed(device, export, target="cpu").state == "unchanged"
+
+
 def test_two_folders_change_places_on_any_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
