@@ -226,8 +226,11 @@ private:
     float h[N_LANE], scale[N_LANE];
 };
 
-// All threads of the block, each role at a place of its own.
-__device__ __forceinline__ void block_barrier() { asm volatile("bar.sync 0;" ::: "memory"); }
+// All THREADS of the block, each role at a place of its own: __syncthreads() would want one place for all.
+template <int THREADS>
+__device__ __forceinline__ void block_barrier() {
+    asm volatile("bar.sync 1, %0;" : : "n"(THREADS) : "memory");
+}
 
 // Grid: channels in blocks, B.
 template <class Stored, class Shape>
@@ -244,7 +247,7 @@ __global__ void __launch_bounds__(Shape::THREADS, Shape::BLOCKS)
         wait_for_inputs();
         PromptChain<Stored, Shape> chain(op, rows, b, e_0);
         for (int64_t turn = 0; turn < tiles + 2; turn++) {
-            block_barrier();
+            block_barrier<Shape::THREADS>();
             if (turn < 2) continue;
             const int64_t tile = turn - 2;
             float *y = op.y + (row + tile * Shape::TOKENS) * op.size.E;
@@ -260,7 +263,7 @@ __global__ void __launch_bounds__(Shape::THREADS, Shape::BLOCKS)
         }
         wait_for_inputs();
         for (int64_t turn = 0; turn < tiles + 2; turn++) {
-            block_barrier();
+            block_barrier<Shape::THREADS>();
             if (turn < tiles) helper.load(count(turn));
             if (turn >= 1 && turn <= tiles) {
                 helper.find_decays(shared.decay[(turn - 1) % 2], shared.tiles[(turn - 1) % 3]);

@@ -21,7 +21,7 @@
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __isGlobal(pointer) true
 #define __builtin_assume(fact)
-// asm volatile("bar.sync 0;" ::: "memory"), the only assembly that is reached below sm_90
+// asm volatile("bar.sync 1, ...), the only assembly that is reached below sm_90
 #define asm
 #define volatile(...) host_gpu::block.wait()
 
