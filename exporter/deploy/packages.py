@@ -17,6 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+from quamba_export.exporter.deploy.device.contents import tree_digest
 from quamba_export.exporter.deploy.preflight import Device
 from quamba_export.exporter.deploy.unused import UNUSED, drop_unused
 from quamba_export.exporter.kept_folder import kept_folder
@@ -44,15 +45,16 @@ def site_folder(
 
     packages: "ship" for all that the runtime needs, "device" for quamba-export only, where the device's
     Python has the rest. builds: whether a bundle is built there, too; signed: and signatures verified.
-    wheels: a folder of wheels to take
-    instead of an index. Raises QuambaError (exit 5) where pip finds no wheels for the device.
+    wheels: a folder of wheels to take instead of an index. Its name follows from its content: elsewhere pip
+    may find other packages. Raises QuambaError (exit 5) where pip finds no wheels for the device.
     """
     cache = cache_folder().parent / "device"
     wanted = requirements(backend, device, builds=builds, signed=signed) if packages == "ship" else []
     names = sorted(path.name for path in wheels.iterdir()) if wheels else []
     key = _digest(*wanted, str(UNUSED), *names, device.machine, device.python, device.glibc or "")
     needed = kept_folder(cache / f"packages-{key}", lambda new: _fetch(wanted, device, wheels, new))
-    site = cache / f"site-{_digest(key, *map(str, _own_files_with_digests()))}"
+    content = tree_digest(needed), _own_metadata(), *map(str, _own_files_with_digests())
+    site = cache / f"site-{_digest(*content)}"
     return kept_folder(site, lambda new: _join(needed, new))
 
 
@@ -97,6 +99,8 @@ def _fetch(wanted: Sequence[str], device: Device, wheels: Path | None, new: Path
     drop_unused(new, wanted)
     if (new / "bin").is_dir():  # scripts, of this machine's Python
         shutil.rmtree(new / "bin")
+    for record in new.glob("*.dist-info/RECORD"):  # pip's, of those scripts too: of each machine another
+        record.unlink()
 
 
 def _join(packages: Path, new: Path) -> None:
@@ -106,13 +110,17 @@ def _join(packages: Path, new: Path) -> None:
         path = new / target
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, path)
-    own = distribution("quamba-export")
-    information = new / f"quamba_export-{own.version}.dist-info"
+    information = new / f"quamba_export-{distribution('quamba-export').version}.dist-info"
     information.mkdir()
+    (information / "METADATA").write_text(_own_metadata(), encoding="utf-8")
+
+
+def _own_metadata() -> str:
+    own = distribution("quamba-export")
     metadata = own.read_text("METADATA") or own.read_text("PKG-INFO")  # of a checkout it is the latter
     if metadata is None:
         raise FileNotFoundError("the metadata of the installed quamba-export")
-    (information / "METADATA").write_text(metadata, encoding="utf-8")
+    return metadata
 
 
 def _own_files() -> Iterator[tuple[Path, str]]:

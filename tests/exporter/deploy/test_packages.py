@@ -14,6 +14,7 @@ import pytest
 from refusals import refused
 from ssh_device import ORIN
 
+from quamba_export.exporter.deploy import packages
 from quamba_export.exporter.deploy.packages import requirements, site_folder
 from quamba_export.exporter.deploy.unused import UNUSED
 from quamba_export.runtime.errors import ExitCode
@@ -78,10 +79,23 @@ def test_the_device_s_wheels_are_unpacked_beside_quamba_export(wheels: Path) -> 
     assert (site / "quamba_export/exporter/cli.py").is_file()
     assert "Name: quamba-export" in next(site.glob("quamba_export-*.dist-info/METADATA")).read_text()
     assert not list(site.rglob("__pycache__"))
+    assert not list(site.rglob("RECORD"))  # pip's, with digests of scripts that name this machine's Python
     assert os.stat(site_folder(CPU, "onnxruntime", "ship", wheels)).st_ino == os.stat(site).st_ino
     own = site_folder(CPU, "onnxruntime", "device")
     assert not (own / "numpy.py").exists()
     assert own.name != site.name
+
+
+def test_other_packages_are_another_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere, or later, pip finds other versions; under one name their release would look damaged."""
+    names = []
+    for cache, version in (("here", "1"), ("there", "1"), ("later", "2")):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
+        monkeypatch.setattr(
+            packages, "_fetch", lambda *asked, version=version: (asked[-1] / "numpy.py").write_text(version)
+        )
+        names.append(site_folder(CPU, "onnxruntime", "ship").name)
+    assert names[0] == names[1] != names[2]
 
 
 def test_what_nothing_here_imports_is_not_sent(wheels: Path) -> None:
