@@ -39,7 +39,7 @@ CalibrationPath = Annotated[
 QFormat = Annotated[
     str,
     typer.Option(
-        "--qformat", help="Widths of weights and activations: w8a8, w4a8, w4a16, w8a16, fp16, fp32."
+        "--qformat", help="Widths of weights and activations: w8a8, w4a8, w4a16, w4ax, w8a16, fp16, fp32."
     ),
 ]
 EmbeddingBits = Annotated[
@@ -47,14 +47,17 @@ EmbeddingBits = Annotated[
 ]
 LmHeadBits = Annotated[int | None, typer.Option(help="lm_head: 8 or 4, codes; 16, fp16. Default: as above.")]
 SsmStateDtype = Annotated[
-    Literal["float16", "float32", "int8", "int8-dynamic"],
+    Literal["float16", "float32", "int8", "int8-dynamic"] | None,
     typer.Option(
         "--ssm-state-dtype",
         help="How the scan state is stored between tokens. Default: float16, or float32 in fp32.",
     ),
 ]
 Output = Annotated[
-    Path, typer.Option("-o", "--out", help="The directory to write; it appears when it is whole.")
+    Path,
+    typer.Option(
+        "-o", "--out", help="The directory to write; it appears when it is whole, in place of an earlier one."
+    ),
 ]
 ProviderOption = Annotated[
     Literal["cpu", "cuda"] | None,

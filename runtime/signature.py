@@ -75,8 +75,7 @@ def no_key(path: Path, found: str) -> QuambaError:
         f"{path} is no key to verify with",
         found=found,
         allowed="PEM of a public key on P-256, P-384 or P-521, or of a certificate with one",
-        fix="openssl ecparam -name prime256v1 -genkey -noout -out key.pem; "
-        "openssl ec -in key.pem -pubout -out key.pub",
+        fix="the public key of a private one: openssl ec -in PRIVATE.pem -pubout -out PUBLIC.pem",
     )
 
 

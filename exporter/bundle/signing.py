@@ -43,15 +43,21 @@ def sign_folder(folder: Path, key: Path, certificate: Path | None, chain: list[P
             config.use_certificate_signer(
                 private_key=key, signing_certificate=certificate, certificate_chain=chain
             )
-    except (OSError, TypeError, ValueError) as error:  # TypeError: cryptography's, for an encrypted key
+    except (
+        OSError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:  # an encrypted key; a key without a curve
         raise QuambaError(
             f"{key} cannot sign",
             found=str(error),
             allowed="PEM of a private key on P-256, P-384 or P-521, not encrypted, and its own certificate",
-            fix="openssl ecparam -name prime256v1 -genkey -noout -out key.pem",
+            fix="openssl ecparam -name prime256v1 -genkey -noout -out new-key.pem",
         ) from error
     hashing = HashingConfig().use_file_serialization(hashing_algorithm="sha256", allow_symlinks=False)
-    config.set_hashing_config(hashing.set_ignored_paths(paths=[folder / SIGNATURE], ignore_git_paths=False))
+    ignored = [Path(SIGNATURE)]  # found in the folder
+    config.set_hashing_config(hashing.set_ignored_paths(paths=ignored, ignore_git_paths=False))
     with tempfile.TemporaryDirectory() as name:
         made = Path(name) / SIGNATURE
         config.sign(folder, made)

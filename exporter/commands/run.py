@@ -163,7 +163,7 @@ def check_mode(
     if len(uses) > 1 and (chat or prompts):
         found, allowed = " and ".join(uses), "one of them"
     elif (prompts is None) != (out is None):
-        found, allowed = "--out" if out else "--prompts", "--prompts FILE -o OUT.jsonl"
+        found, allowed = "-o alone" if out else "--prompts alone", "--prompts FILE -o OUT.jsonl"
     elif new < 1 and (chat or prompts):
         found, allowed = f"--max-new-tokens {new}", "1 or more, with --chat and --prompts"
     elif chat and as_json:

@@ -268,6 +268,21 @@ def test_a_file_that_is_no_key_is_named(keys: Keys, signed: Path, tmp_path: Path
     refused(signed, tmp_path / "nowhere.pem", "is no key to verify with", ExitCode.INVALID_INPUT)
 
 
+def test_a_folder_may_be_signed_again_by_a_relative_path(
+    keys: Keys, signed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(signed.parent)
+    for _ in range(2):
+        run_json("sign", signed.name, "--key", keys.p256)
+    open_bundle(signed, threads=1, require_signature=keys.p256_public)
+
+
 def test_a_key_that_cannot_sign_is_named(keys: Keys, signed: Path, tmp_path: Path) -> None:
+    rsa_key = rsa.generate_private_key(65537, 2048)
+    pem = rsa_key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (tmp_path / "rsa.pem").write_bytes(pem)
+    run_json("sign", signed, "--key", tmp_path / "rsa.pem", exit_code=3)
     run_json("sign", signed, "--key", tmp_path / "nowhere.pem", exit_code=3)
     run_json("sign", signed, "--key", keys.p256_public, exit_code=3)

@@ -59,6 +59,21 @@ def test_stopping_ends_the_work_and_speed_is_shown_meanwhile(tmp_path: Path) -> 
         assert page.value(TEXTS)[1][1] == shown
 
 
+def test_a_new_chat_takes_nothing_of_an_answer_that_was_still_coming(tmp_path: Path) -> None:
+    with serving() as served, chromium(tmp_path) as page:
+        served.engine.script = "abcdefghijklmnopqrstuvwxyza"
+        served.engine.pause = 0.01
+        page.open(f"http://127.0.0.1:{served.port}/")
+        page.wait_for("document.title === 'tiny'")
+        page.value("document.getElementById('tokens').value = 4000")
+        page.type("go\n")
+        page.wait_for("document.querySelectorAll('article')[1].textContent !== ''")
+        page.value("document.getElementById('anew').click()")
+        page.wait_for(IDLE)
+        assert page.value("messages.length") == 0
+        assert page.value(TEXTS) == []
+
+
 def test_a_token_is_asked_for_and_used(tmp_path: Path) -> None:
     with serving(token=TOKEN) as served, chromium(tmp_path) as page:
         page.open(f"http://127.0.0.1:{served.port}/")
