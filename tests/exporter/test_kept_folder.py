@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def ask(target: Path) -> list[str]:
 
 
 def test_of_several_processes_one_fills_and_all_see_the_whole(tmp_path: Path) -> None:
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # else a worker of the pool may outlive its end
     context = multiprocessing.get_context("fork")
     with context.Pool(4) as pool:
         seen = pool.map(ask, [tmp_path / "deep" / "kept"] * 4, chunksize=1)
