@@ -17,7 +17,7 @@ from quamba_export.runtime.serve.answering import Answering
 from quamba_export.runtime.serve.app import application
 from quamba_export.runtime.serve.settings import Settings
 
-LAST_WORDS_SECONDS = 2  # after the grace, for answers that say that the server ends
+LAST_WORDS_SECONDS = 5  # after the grace, for answers that say that the server ends
 IDLE_CONNECTIONS = 64  # beside those of requests in flight, which may be twice what batch and queue hold
 
 

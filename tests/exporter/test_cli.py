@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,9 @@ def test_a_signal_to_end_leaves_nothing_half_done(
     tmp_path: Path, number: signal.Signals, moment: str
 ) -> None:
     words = [sys.executable, "-c", HALF_DONE, str(tmp_path / "bundle"), moment]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    handled = partial(signal.signal, number, signal.SIG_DFL)  # nohup's tests ignore SIGHUP
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(words, **pipes, text=True, preexec_fn=handled) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         process.send_signal(number)
