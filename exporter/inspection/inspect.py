@@ -145,9 +145,6 @@ def inspect_graph(path: Path, manifest: Manifest, layer: int) -> GraphFacts:
 
 def manifest_facts(path: Path, manifest: Manifest) -> dict[str, Any]:
     """ManifestFacts' fields but the last."""
-    from quamba_export.calib.calibration_checks import config_from_json
-
-    config = config_from_json(dict(manifest.config), path / f"{manifest.kind}.json")
     states = {name: [s for s in manifest.states if f"_{name}_" in s.past] for name in ("conv", "ssm")}
     return {
         "kind": manifest.kind,
@@ -156,7 +153,7 @@ def manifest_facts(path: Path, manifest: Manifest) -> dict[str, Any]:
         "producer": manifest.producer,
         "target": manifest.target,
         "qformat": manifest.qformat,
-        "config": asdict(config),
+        "config": dict(manifest.config),
         "sources": dict(manifest.sources),
         "files": {name: entry.size for name, entry in manifest.files.items()},
         "state_bytes": {name: sum(state.nbytes for state in table) for name, table in states.items()},
