@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
-from browser import chromium
-from served import serving
+from browser import Page, chromium
+from served import Served, serving
 
 TOKEN = "0123456789abcdef"
 TEXTS = "[...document.querySelectorAll('article')].map((a) => [a.className, a.textContent])"
@@ -36,7 +38,9 @@ def test_a_chat_in_a_browser(tmp_path: Path) -> None:
         assert page.problems == []
 
 
-def test_stopping_ends_the_work_and_speed_is_shown_meanwhile(tmp_path: Path) -> None:
+@contextmanager
+def long_answer(tmp_path: Path) -> Iterator[tuple[Served, Page]]:
+    """A page that has asked for 4,000 tokens, 10 ms each."""
     with serving() as served, chromium(tmp_path) as page:
         served.engine.script = "abcdefghijklmnopqrstuvwxyza"
         served.engine.pause = 0.01
@@ -44,6 +48,11 @@ def test_stopping_ends_the_work_and_speed_is_shown_meanwhile(tmp_path: Path) -> 
         page.wait_for("document.title === 'tiny'")
         page.value("document.getElementById('tokens').value = 4000")
         page.type("go\n")
+        yield served, page
+
+
+def test_stopping_ends_the_work_and_speed_is_shown_meanwhile(tmp_path: Path) -> None:
+    with long_answer(tmp_path) as (served, page):
         page.wait_for(
             "/[1-9]\\d tokens · [\\d.]+ tokens.s/.test(document.getElementById('speed').textContent)"
         )
@@ -60,13 +69,7 @@ def test_stopping_ends_the_work_and_speed_is_shown_meanwhile(tmp_path: Path) -> 
 
 
 def test_a_new_chat_takes_nothing_of_an_answer_that_was_still_coming(tmp_path: Path) -> None:
-    with serving() as served, chromium(tmp_path) as page:
-        served.engine.script = "abcdefghijklmnopqrstuvwxyza"
-        served.engine.pause = 0.01
-        page.open(f"http://127.0.0.1:{served.port}/")
-        page.wait_for("document.title === 'tiny'")
-        page.value("document.getElementById('tokens').value = 4000")
-        page.type("go\n")
+    with long_answer(tmp_path) as (_, page):
         page.wait_for("document.querySelectorAll('article')[1].textContent !== ''")
         page.value("document.getElementById('anew').click()")
         page.wait_for(IDLE)
