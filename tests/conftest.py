@@ -12,15 +12,23 @@ import pytest
 # tiny tensors on shared cores: a second thread costs more than it gives
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+HANDLERS_AT_THE_START = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 SHARED_MODELS = ("mamba1-docs-18m", "mamba2-docs-19m", "mamba2-docs-21m-g8")
 
 
 @pytest.fixture(autouse=True)
-def signals_as_before() -> Iterator[None]:
-    """A command that is run in this process leaves its handlers; processes forked later would have them."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+def signals_as_at_the_start() -> Iterator[None]:
+    """A command that is run in this process leaves its handlers; processes forked later would have them.
+
+    Set before a test too: a fixture of its module may have run a command, and such fixtures come before this one.
+    """
+    set_handlers_of_the_start()
     yield
-    for number, handler in before.items():
+    set_handlers_of_the_start()
+
+
+def set_handlers_of_the_start() -> None:
+    for number, handler in HANDLERS_AT_THE_START.items():
         signal.signal(number, handler)
 
 

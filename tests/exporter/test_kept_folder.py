@@ -13,6 +13,12 @@ import pytest
 from quamba_export.exporter.kept_folder import kept_folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def handler_of_a_command() -> None:
+    """What a fixture of a module leaves that runs a command in this process."""
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+
+
 def fill_slowly(new: Path) -> None:
     (new / f"filled by {os.getpid()}").touch()
     time.sleep(0.2)
