@@ -20,7 +20,7 @@ SHARED_MODELS = ("mamba1-docs-18m", "mamba2-docs-19m", "mamba2-docs-21m-g8")
 def signals_as_at_the_start() -> Iterator[None]:
     """A command that is run in this process leaves its handlers; processes forked later would have them.
 
-    Set before a test too: a fixture of its module may have run a command, and such fixtures come before this one.
+    Set before a test too: a fixture of its module, which comes before this one, may have run a command.
     """
     set_handlers_of_the_start()
     yield
