@@ -52,6 +52,24 @@ def test_no_row_ever_loses_more(columns, grid, kind):
     assert grid.bits == 8 or torch.equal(found.scale.half().float(), found.scale)
 
 
+def test_scales_that_lose_more_once_they_are_fp16_are_not_taken():
+    """Near fp16's smallest number the best scales are not always those nearest to the solution."""
+    weight, hessian = problem(24, 160, seed=6)
+    hessian, grid = hessian + hessian.diagonal().mean(), WeightGrid(4, 32)
+    coarse = first_codes(weight, grid, hessian, "gptq")
+    weight, steps = weight * 2**-20, (coarse.scale * 2**4).round()  # of 2^-24
+    best = type(coarse)(coarse.codes, steps * 2**-24, 32)
+    for change in (2.0**-24, -(2.0**-24)):
+        for group in range(5):
+            moved = best.scale.clone()
+            moved[:, group] += change
+            tried = type(best)(best.codes, moved, 32)
+            better = row_losses(weight, tried, hessian) < row_losses(weight, best, hessian)
+            best = type(best)(best.codes, torch.where(better[:, None], moved, best.scale), 32)
+    fitted = descent.fit_scales(weight, best, hessian, grid, "w")
+    assert (row_losses(weight, fitted, hessian) <= row_losses(weight, best, hessian)).all()
+
+
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_no_single_code_can_be_bettered_at_the_end(grid):
     weight, hessian = problem(6, 96, seed=1)
