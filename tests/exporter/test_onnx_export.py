@@ -15,7 +15,7 @@ from quamba_export.calib.calibration_checks import config_from_json
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.model.float_model import FloatMamba
 from quamba_export.calib.model.quantize_model import quantize_model
-from quamba_export.calib.model.quantized_model import SsmStateDtype
+from quamba_export.calib.model.state_dtype import SsmStateDtype
 from quamba_export.exporter.graph.onnx_export import export_onnx, onnx_from_model
 from quamba_export.runtime.manifest import read_manifest
 from tests.exported_graph import CONFIGS, Graph, calibrated, quantized, tapped, tokens

@@ -12,7 +12,8 @@ import pytest
 from torch import Tensor
 
 from quamba_export.calib.model.quantize_model import quantize_model
-from quamba_export.calib.model.quantized_model import QuantizedModel, SsmStateDtype
+from quamba_export.calib.model.quantized_model import QuantizedModel
+from quamba_export.calib.model.state_dtype import SsmStateDtype
 from quamba_export.calib.model.scan_input import ScanInput, with_scan_input
 from tests.exported_graph import CONFIGS, Graph, calibrated, tapped, tokens
 
