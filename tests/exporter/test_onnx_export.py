@@ -38,7 +38,7 @@ def test_every_site_and_state_is_the_same_bit_for_bit(name: str, length: int, tm
             np.testing.assert_array_equal(found[site], tensor.numpy(), err_msg=site)
 
 
-@pytest.mark.parametrize("state_dtype", ["float32", "int8", "int8-dynamic"])
+@pytest.mark.parametrize("state_dtype", ["float32", "int8", "int8-dynamic", "int8-stochastic"])
 @pytest.mark.parametrize("name", ["mamba1", "mamba2 in groups"])
 def test_other_state_dtypes(name: str, state_dtype: SsmStateDtype, tmp_path: Path) -> None:
     model = quantized(CONFIGS[name], state_dtype)
