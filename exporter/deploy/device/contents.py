@@ -1,8 +1,9 @@
 """Whether a release on the device still is what was installed: every file, read and hashed again.
 
 A bundle is held against its own manifest, whose digest the release's record has; packages against the tree
-digest that the workstation has of the same folder. Modes are those that `set_modes` gave: nobody but the owner
-writes, and the launcher can be run. Python's __pycache__ is no content: it is deleted, and Python makes it anew.
+digest that the workstation has of the same folder. Modes are those that `set_modes` gave: nobody but the
+owner writes, and the launcher can be run. Python's __pycache__ is no content: it is deleted, and Python makes
+it anew.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def mode_of(path: Path, release: Path) -> int:
 
 
 def set_modes(release: Path) -> None:
-    """Give everything in a release, and itself, the mode that it is to have; a folder before what it holds."""
+    """Give a release and everything in it the mode that it is to have; a folder before what it holds."""
     for path in _entries(release):
         if not path.is_symlink():  # whose chmod would be another file's
             path.chmod(mode_of(path, release))
