@@ -14,7 +14,6 @@ from quamba_export.calib.calibration import read_calibration
 from quamba_export.calib.data import calibration_windows
 from quamba_export.calib.model.rewrites import rewrite
 from quamba_export.calib.observation import MICRO_BATCH
-from quamba_export.calib.progress_file import ProgressFile
 from quamba_export.calib.recipes.recipe import load_recipe
 from quamba_export.calib.sites import site_names
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -207,20 +206,6 @@ def test_resuming_another_run_is_refused_in_words(run, folder, interrupted, tmp_
     with pytest.raises(QuambaError, match=f"cannot resume.*has another {name}\n"):
         run(MAMBA1, out_dir=interrupted, resume=True, **changed)
     assert partial_directory(interrupted).is_dir()
-
-
-def test_progress_of_another_model_of_gpu_is_refused(tmp_path, monkeypatch):
-    """Bits are those of one device: half the totals of another one would be neither's."""
-    module = sys.modules[calibrate.__module__]
-    told = random_checkpoint(MAMBA1), load_recipe("quamba"), torch.zeros(SAMPLES, LENGTH).numpy()
-    for name in ("GPU A", "GPU B"):
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
-        identity = module._identity(*told, torch.device("cuda", 0))
-        if name == "GPU A":
-            ProgressFile.start(tmp_path, identity, resume=False).save()
-    with pytest.raises(QuambaError, match=r"cannot resume.*has another model of GPU\n"):
-        ProgressFile.start(tmp_path, identity, resume=True)
-    assert "model of GPU" not in module._identity(*told, torch.device("cpu"))
 
 
 def test_progress_in_another_unit_is_refused(run, tmp_path, monkeypatch):
