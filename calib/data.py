@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.errors import QuambaError, install_command
 
 Tokens = NDArray[np.int64]
 
@@ -150,7 +150,7 @@ def _dataset_documents(name: str) -> Iterator[str]:
     except ImportError as error:
         raise QuambaError(
             f"no text file {name}, and Hugging Face datasets cannot be read without the datasets package",
-            fix="pip install 'quamba-export[hub]', or give a .txt or .jsonl file",
+            fix=f"{install_command('hub')}, or give a .txt or .jsonl file",
         ) from error
     repository, *rest = name.split(":")
     config, split = (rest[0] if len(rest) == 2 else None), (rest[-1] if rest else "train")
