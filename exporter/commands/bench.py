@@ -10,6 +10,7 @@ import typer
 from quamba_export.exporter.console import emit
 from quamba_export.exporter.options import CalibrationPath, Json, ProviderOption
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.output_path import check_writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,6 +70,8 @@ def bench(
         comparison = compare_runs(*compare, share(allow))
         emit(comparison, as_json, lambda console: show_changes(comparison, console))
         return require_no_worse(comparison)
+    if to_markdown is not None:
+        check_writable(to_markdown)
     from quamba_export.exporter.speed.bench import bench_bundle
     from quamba_export.exporter.speed.bench_result import markdown
 

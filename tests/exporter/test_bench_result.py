@@ -71,6 +71,15 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found | {"markdown": (folder / "table.md").read_text()}
 
 
+def test_a_table_that_cannot_be_written_is_no_reason_to_measure_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "bench_bundle", lambda *words, **more: pytest.fail("measured"))
+    export = write_tiny_export(tmp_path / "export")
+    for table in (tmp_path / "no/table.md", export / "table.md"):
+        run_json("bench", export, *SIZE, "--markdown", table, exit_code=2)
+
+
 def test_a_run_keeps_samples_memory_and_no_energy_here(result: dict[str, Any]) -> None:
     (speed,) = result["speeds"]
     assert [len(speed[name]["samples"]) for name in ("ttft", "tpot", "ttlt")] == [2, 6, 2]
