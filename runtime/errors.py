@@ -7,13 +7,10 @@ It stands in runtime/, the stage with the fewest dependencies, so that the devic
 from __future__ import annotations
 
 import json
-import shlex
-import shutil
 import sys
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 
 class ExitCode(IntEnum):
@@ -76,6 +73,10 @@ def install_command(extra: str) -> str:
     editable as it is, with its constraints.txt, or the wheel's file, or a URL. The bare name stands where
     there is no record: it came from an index then.
     """
+    import shlex
+    import shutil
+    from urllib.parse import unquote, urlsplit
+
     beside = Path(sys.executable).with_name("pip")
     pip = "pip" if shutil.which("pip") == str(beside) else f"{shlex.quote(sys.executable)} -m pip"
     record = _origin()
