@@ -165,6 +165,7 @@ def _identity(checkpoint: Checkpoint, recipe: Recipe, tokens: Tokens, device: to
         "version of torch": torch.__version__,
         "unit of progress": "a sample through a layer",  # through the model, before there were layers
         **_device_record(device),
+        **({} if device.type == "cpu" else {"model of GPU": torch.cuda.get_device_name(device)}),
     }
 
 

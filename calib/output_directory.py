@@ -102,11 +102,20 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def check_replaceable(target: Path, kind: Artefact) -> None:
-    """Raise QuambaError (exit 2) unless `target` is free, an empty folder, or an earlier artefact of `kind`.
+    """Raise QuambaError (exit 2) unless `target` is free, an empty folder, or an earlier artefact of `kind`,
+    and in no bundle or export.
 
     What is replaced is deleted whole, so a file of the right name is not enough: it must say what it is. A
     mount point and the folder the command runs in cannot be renamed.
     """
+    for folder in target.resolve().parents:
+        if _is_earlier(folder, "bundle") or _is_earlier(folder, "export"):
+            raise QuambaError(
+                f"{target} would lie in a bundle or export, which is then refused for the folder too many",
+                found=str(folder),
+                allowed="a path in any other directory",
+                code=ExitCode.USAGE,
+            )
     if not target.exists():
         return
     resolved, found = target.resolve(), ""

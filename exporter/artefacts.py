@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from quamba_export.calib.model.state_dtype import STATE_DTYPES, SsmStateDtype
 from quamba_export.calib.output_directory import MANIFESTS, Artefact
+from quamba_export.exporter.console import say
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import entry_of, integrity_error
 from quamba_export.runtime.manifest import Manifest
@@ -22,9 +25,32 @@ def artefact_kind(path: Path) -> Kind:
     return next(found, "checkpoint")
 
 
+def tell_replaced(out: Path, kind: Artefact) -> None:
+    """Say on stderr that an earlier one is at `out`, and of when."""
+    manifest = out / MANIFESTS[kind]
+    if manifest.is_file():
+        made = datetime.fromtimestamp(manifest.stat().st_mtime).isoformat(" ", "minutes")
+        say(f"{out} is an earlier {kind}, of {made}: the new one takes its place once it is whole")
+
+
 def recorded_scan_input(path: Path) -> str:
     """What config.json says that the scan gets for x; int8 where it says nothing: an export of no study."""
     return str(_quantization(path).get("ssm_input", "int8"))
+
+
+def recorded_state_dtype(path: Path) -> SsmStateDtype:
+    """How config.json says that the scan state is stored. Raises QuambaError (exit 5) for a way not known."""
+    found = str(_quantization(path).get("ssm_state_dtype"))
+    for known in STATE_DTYPES:
+        if found == known:
+            return known
+    raise QuambaError(
+        f"{path / 'config.json'} stores the scan state in a way that this version has not",
+        found=found,
+        allowed=", ".join(STATE_DTYPES),
+        fix="update quamba-export, or run `quamba-export export` again",
+        code=ExitCode.INCOMPATIBLE,
+    )
 
 
 def recorded_smoothing(path: Path) -> bool:

@@ -19,8 +19,8 @@ from typing import IO, Any
 from quamba_export.runtime.bundle import Bundle
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.generate import Limits
+from quamba_export.runtime.output_path import check_outside
 from quamba_export.runtime.sampling import Sampling
-from quamba_export.runtime.saved_states import check_outside
 from quamba_export.runtime.serve.job import End, Event, Failed, Job
 from quamba_export.runtime.serve.scheduler import Scheduler
 from quamba_export.runtime.whole_file import whole_file

@@ -13,8 +13,11 @@ from pathlib import Path
 from quamba_export.runtime.engine import Engine
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest
-from quamba_export.runtime.saved_states import SavedStates, check_outside, feed, load_states, save_states
+from quamba_export.runtime.output_path import check_outside
+from quamba_export.runtime.saved_states import SavedStates, feed, load_states, save_states
 from quamba_export.runtime.saved_states_header import VERSION
+
+MENDS = "delete the file: it is computed anew"
 
 
 def file_of_prompt(library: Path, ids: Sequence[int], manifest: Manifest) -> Path:
@@ -35,13 +38,17 @@ def states_of_prompt(library: Path, ids: Sequence[int], engine: Engine, manifest
         saved = feed(engine, ids)
         save_states(file, saved, manifest)
         return saved
-    saved = load_states(file, engine, manifest)
+    try:
+        saved = load_states(file, engine, manifest)
+    except QuambaError as error:
+        error.fix = MENDS
+        raise
     if saved.history.tokens != tuple(ids):
         raise QuambaError(
             f"{file} holds the states of another prompt",
             found=f"{saved.tokens} tokens, then token {saved.next_token}",
             allowed=f"this prompt: {len(ids) - 1} tokens, then token {ids[-1]}",
-            fix="delete the file: it is computed anew",
+            fix=MENDS,
             code=ExitCode.INTEGRITY,
         )
     return saved

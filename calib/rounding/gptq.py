@@ -12,6 +12,7 @@ thread, so codes differ neither between runs nor between numbers of threads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -85,11 +86,16 @@ class Gptq(Rounding):
                 found=f"group_size {self.group_size}",
                 allowed=f"multiples of {GROUP}: the ops and their kernels read a scale for {GROUP} columns",
             )
-        if self.group_size != GROUP and 4 not in (self.bits, self.head_bits):
+        self.check_widths([self.bits])
+
+    def check_widths(self, bits: Sequence[int]) -> None:
+        """Refuse groups where neither a layer nor lm_head is rounded to 4 bits."""
+        if self.group_size != GROUP and 4 not in (*bits, self.head_bits):
             raise QuambaError(
                 "int8 weights have a scale a row, and no groups",
-                found=f"group_size {self.group_size} with {self.bits} bits",
-                allowed="a group_size with 4 bits",
+                found=f"group_size {self.group_size} with {', '.join(map(str, sorted(set(bits))))} bits",
+                allowed="a group_size where a layer or lm_head is rounded to 4 bits",
+                fix="leave group_size out",
             )
 
     def as_table(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -39,6 +40,9 @@ class Rounding(ABC):
         hessian: (K, K), sum of x x^T over inputs, times any number; given where uses_inputs.
         name:    the layer's, for errors.
         """
+
+    def check_widths(self, bits: Sequence[int]) -> None:  # noqa: B027 - most ways have nothing to say
+        """Raise QuambaError where layers of these bits have no use for an option."""
 
     def as_table(self) -> dict[str, Any]:
         return {"kind": self.kind, **asdict(self)}

@@ -7,18 +7,19 @@ of this machine, with the weights and the bundle's plugin library inside.
 
 from __future__ import annotations
 
-import shutil
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from quamba_export.exporter.artefacts import artefact_kind
+from quamba_export.exporter.artefacts import artefact_kind, copy_checked
 from quamba_export.exporter.bundle.triton_config import config_of
 from quamba_export.exporter.console import say
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.fields import MAX_TEXT
 from quamba_export.runtime.manifest import Manifest, read_manifest
+from quamba_export.runtime.output_path import check_outside
 
 MAX_PLAN_WEIGHTS = 2**31 - 2**24  # bytes: the graph goes to TensorRT as one protobuf message, below 2 GiB
 README = """# {name}: a model repository for Triton Inference Server
@@ -75,23 +76,25 @@ def write_repository(bundle: Path, export: Path, out: Path, name: str) -> Reposi
         version.mkdir(parents=True)
         (new / "plugins").mkdir()
         plugins = new / "plugins/libquamba_plugins.so"
-        shutil.copyfile(bundle / plugins.name, plugins)
+        copy_checked(bundle, manifest, plugins.parent, [plugins.name])  # what is loaded below
         say("plan: building one with weights and plugins inside")
         plan = built_plan(export, record, plugins)
         (version / "model.plan").write_bytes(plan)
         (version.parent / "config.pbtxt").write_text(config_of(name, manifest, record), encoding="utf-8")
         (new / "README.md").write_text(readme(name, manifest, record), encoding="utf-8")
         if "tokenizer.json" in manifest.files:
-            shutil.copyfile(bundle / "tokenizer.json", new / "tokenizer.json")
+            copy_checked(bundle, manifest, new, ["tokenizer.json"])
         new.rename(out)
     return Repository(str(out), name, record.tensorrt, record.sm, len(plan))
 
 
 def check_free(out: Path, name: str) -> None:
-    if out.exists() or not (name.isascii() and name.isidentifier()) or len(name) > MAX_TEXT:
+    check_outside(out)
+    taken = os.path.lexists(out)
+    if taken or not (name.isascii() and name.isidentifier()) or len(name) > MAX_TEXT:
         raise QuambaError(
             f"model {name!r} cannot be written to {out}",
-            found="a folder or file in the way" if out.exists() else ascii(name),
+            found="a folder or file in the way" if taken else ascii(name),
             allowed="a path that is free, and letters, digits and _",
             fix="choose another -o or --name",
             code=ExitCode.USAGE,

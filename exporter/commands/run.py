@@ -177,7 +177,7 @@ def check_state_flags(
     load_state: Path | None, save_state: Path | None, prefix_file: Path | None, prompt_library: Path | None
 ) -> None:
     """Refuse flags that do not go together and a file that cannot be written, before anything is run."""
-    from quamba_export.runtime.saved_states import check_writable
+    from quamba_export.runtime.output_path import check_writable
 
     if (prefix_file is None) != (prompt_library is None) or (prefix_file and load_state):
         given = {"--prefix-file": prefix_file, "--prompt-library": prompt_library, "--load-state": load_state}

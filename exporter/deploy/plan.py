@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from quamba_export.runtime.folder_check import SIGNATURE
 from quamba_export.runtime.manifest import Manifest, read_manifest
 from quamba_export.targets.target import custom_target, custom_text, load_target
 from quamba_export.targets.target_file import Target
+
+MISSING = "missing"  # in place of a digest, where there is no such file
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,13 @@ class Plan:
     @property
     def signed(self) -> bool:
         """Whether the device needs what verifies signatures."""
-        return bool(self.signer) or (self.source / SIGNATURE).is_file()
+        return bool(self.signer) or self.signature != MISSING
+
+    @cached_property
+    def signature(self) -> str:
+        """sha256 of the source's model.sig, read once."""
+        path = self.source / SIGNATURE
+        return _sha256(path.read_bytes() if path.is_file() else b"")
 
     @property
     def verified_by_runtime(self) -> bool:
@@ -65,28 +74,24 @@ class Plan:
         return {"export": self.manifest.export_digest}
 
     def small_files(self) -> dict[str, str]:
-        """sha256 of what a release has beside what its manifest lists, "missing" for what it has not."""
-        signature = self.source / SIGNATURE
-        signed = self.target is None and signature.is_file()
+        """sha256 of what a release has beside what its manifest lists, MISSING for what it has not."""
         signer = self.signer if self.verified_by_runtime else ""
         return {
-            "bundle/model.sig": _sha256(signature.read_bytes() if signed else b""),
+            "bundle/model.sig": self.signature if self.target is None else MISSING,
             "signer.pem": _sha256(signer.encode()),
             "target.toml": _sha256(self.target_file.encode()),
         }
 
     def release_id(self, site: Path) -> str:
         """The same source, signed by the same, with the same packages is the same release."""
-        signature = self.source / SIGNATURE
-        signed = _sha256(signature.read_bytes()) if signature.is_file() else ""
         target = self.target.name if self.target else ""
-        parts = (self.manifest.digest, signed, target, self.target_file, self.signer, site.name)
+        parts = (self.manifest.digest, self.signature, target, self.target_file, self.signer, site.name)
         return sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def _sha256(content: bytes) -> str:
     """As the device says it of a file; of nothing that there is none."""
-    return sha256(content).hexdigest() if content else "missing"
+    return sha256(content).hexdigest() if content else MISSING
 
 
 def plan_deployment(source: Path, choices: Choices) -> Plan:

@@ -31,7 +31,7 @@ for name, source in {sources!r}:
 sys.modules[{main!r}].main()
 """
 DEVICE = "quamba_export.exporter.deploy.device"
-MODULES = ("probe", "store", "contents", "install", "agent")  # each imports those before it only
+MODULES = ("probe", "contents", "store", "install", "agent")  # each imports those before it only
 SOCKET = "s"  # a path of it may have 108 bytes
 MAX_ANSWER = 1 << 20
 MAX_GREETING = 1 << 16  # what a login script may print before the agent's first line

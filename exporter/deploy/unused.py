@@ -6,10 +6,12 @@ ours, so what only these requirements lead to is taken out of it again, file by 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 # tokenizers asks the hub for names of tokenizers; onnxruntime up to 1.23 has tools with symbols and colours
 UNUSED = {"tokenizers": ("huggingface-hub",), "onnxruntime": ("sympy", "coloredlogs")}
@@ -17,7 +19,8 @@ UNUSED = {"tokenizers": ("huggingface-hub",), "onnxruntime": ("sympy", "coloredl
 
 def drop_unused(site: Path, wanted: Iterable[str]) -> list[str]:
     """Delete from `site` what the requirements `wanted` do not lead to; returns the names."""
-    there = {name_of(str(found.metadata["Name"])): found for found in distributions(path=[str(site)])}
+    found = distributions(path=[str(site)])
+    there: dict[str, Distribution] = {canonicalize_name(one.metadata["Name"]): one for one in found}
     kept: set[str] = set()
     waiting = [name_of(requirement) for requirement in wanted]
     while waiting:
@@ -40,7 +43,7 @@ def needs(found: Distribution) -> Iterator[str]:
 
 def name_of(requirement: str) -> str:
     """`huggingface-hub` of "huggingface_hub>=0.16"."""
-    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0]).lower()
+    return canonicalize_name(Requirement(requirement).name)
 
 
 def delete(found: Distribution, site: Path) -> None:

@@ -15,6 +15,7 @@ from quamba_export.exporter.inspection.model_columns import model_columns
 from quamba_export.exporter.report.charts import megabytes
 from quamba_export.exporter.report.data import CLOSE, Run
 from quamba_export.exporter.report.views import headline, pair_views, percent, view_of
+from quamba_export.runtime.output_path import check_outside
 
 if TYPE_CHECKING:
     from quamba_export.exporter.comparison.models import Comparison
@@ -35,7 +36,8 @@ def write_comparison_page(comparison: Comparison, out: Path) -> Path:
 
 
 def write_page(template: str, out: Path, **values: Any) -> Path:
-    """Render a template of this folder to `out`, in one step."""
+    """Render a template of this folder to `out`, in one step. Raises QuambaError (exit 2) in a bundle."""
+    check_outside(out)
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

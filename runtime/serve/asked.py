@@ -85,13 +85,12 @@ def parse_request(content: bytes, kind: Literal["completion", "chat"], max_token
     fields = RequestFields(Fields.from_json(content, "the request", "").values, "the request", "")
     chat = kind == "chat"
     prompts, messages = ((), parse_messages(fields)) if chat else (parse_prompts(fields), ())
-    options = RequestFields(fields.maybe("stream_options", (dict,), {}, "an object"), "stream_options", "")
     wanted = (
         "max_completion_tokens" if fields.values.get("max_completion_tokens") is not None else "max_tokens"
     )
     for key, values in NEUTRAL.items():
         value = fields.maybe(key, (bool, int, float, str, dict, list), values[0], "")
-        if value not in values:
+        if value not in values or isinstance(value, bool) != isinstance(values[0], bool):  # logprobs 0 asks
             raise fields.error(key, repr(value), f"{values[0]!r}: nothing else is implemented")
     for key in (*WITHOUT_EFFECT, "max_tokens", "max_completion_tokens"):
         fields.maybe(key, (str, dict, bool, int), None, "text, an object or a number")
@@ -104,11 +103,21 @@ def parse_request(content: bytes, kind: Literal["completion", "chat"], max_token
         stop=parse_stops(fields),
         sampling=parse_sampling(fields),
         stream=fields.flag("stream"),
-        include_usage=options.flag("include_usage"),
+        include_usage=parse_stream_options(fields),
         session=parse_session(fields, len(prompts), tokens=any(isinstance(p, list) for p in prompts)),
     )
     fields.end()
     return asked
+
+
+def parse_stream_options(fields: RequestFields) -> bool:
+    """Whether a stream ends with its usage. There is no padding against onlookers, `include_obfuscation`."""
+    options = RequestFields(fields.maybe("stream_options", (dict,), {}, "an object"), "stream_options", "")
+    if options.flag("include_obfuscation"):
+        raise options.error("include_obfuscation", "True", "false: nothing else is implemented")
+    usage = options.flag("include_usage")
+    options.end()
+    return usage
 
 
 def parse_sampling(fields: RequestFields) -> Sampling:
@@ -153,9 +162,11 @@ def parse_message(values: dict[str, Any], fields: Fields) -> Message:
     if role not in ROLES:
         raise fields.error("role", repr(role), ", ".join(ROLES))
     if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) else None for part in content]
+        parts = [
+            part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"
+        ]
         texts = [part for part in parts if isinstance(part, str)]
-        content = "".join(texts) if len(texts) == len(parts) else None
+        content = "".join(texts) if len(texts) == len(content) else None
     if not isinstance(content, str):
         raise fields.error("content", repr(values.get("content")), "text, or a list of parts of text")
     if odd := [key for key in values if key not in ("role", "content") and values[key] is not None]:

@@ -15,6 +15,7 @@ from quamba_export.runtime.chat_text import chat_text_of
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.serve.answering import Answering
 from quamba_export.runtime.serve.app import application
+from quamba_export.runtime.serve.connection import Connection
 from quamba_export.runtime.serve.settings import Settings
 
 LAST_WORDS_SECONDS = 5  # after the grace, for answers that say that the server ends
@@ -62,7 +63,7 @@ def server_of(answering: Answering, model: str) -> Server:
     config = uvicorn.Config(
         application(answering, model),
         loop="asyncio",
-        http="h11",
+        http=Connection,
         ws="none",
         log_level="warning",
         access_log=False,

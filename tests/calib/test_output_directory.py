@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from refusals import refused
@@ -130,6 +131,20 @@ def test_a_file_of_the_right_name_is_not_enough(tmp_path: Path, text: str) -> No
     with refused("in the way", "not an earlier bundle", code=ExitCode.USAGE):
         write(tmp_path)
     assert names(tmp_path) == ["letters.txt", "manifest.json"]
+
+
+@pytest.mark.parametrize("kind", ["bundle", "export"])
+def test_nothing_is_written_into_an_artefact(tmp_path: Path, kind: Literal["bundle", "export"]) -> None:
+    """It would be refused from then on, for a folder too many."""
+    with written_directory(tmp_path / "whole", kind) as folder:
+        (folder / {"bundle": "manifest.json", "export": "export.json"}[kind]).write_text(
+            json.dumps({"kind": kind})
+        )
+    before = names(tmp_path / "whole")
+    for inside in ("whole/new", "whole/a/b"):
+        with refused("would lie in a bundle or export", code=ExitCode.USAGE):
+            write(tmp_path / inside)
+    assert names(tmp_path / "whole") == before
 
 
 def test_a_symbolic_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:

@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from random_checkpoints import MAMBA1, random_checkpoint
 from refusals import refused
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from quamba_export.calib.calibrate import calibrate, partial_directory
-from quamba_export.calib.progress_file import locked
+from quamba_export.calib.progress_file import ProgressFile, locked
+from quamba_export.calib.recipes.recipe import load_recipe
 
 HELD = """
 import sys
@@ -52,3 +55,17 @@ def test_a_killed_process_holds_nothing(tmp_path: Path, end: signal.Signals) -> 
         process.wait()
     with locked(tmp_path / "work") as directory:
         assert directory.is_dir()
+
+
+def test_progress_of_another_model_of_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bits are those of one device: half the totals of another one would be neither's."""
+    module = sys.modules[calibrate.__module__]
+    told = random_checkpoint(MAMBA1), load_recipe("quamba"), np.zeros((4, 8), dtype=np.int64)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU A")
+    identity = module._identity(*told, torch.device("cuda", 0))
+    ProgressFile.start(tmp_path, identity, resume=False).save()
+    ProgressFile.start(tmp_path, identity, resume=True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU B")
+    with refused("cannot resume", "has another model of GPU", "GPU A"):
+        ProgressFile.start(tmp_path, module._identity(*told, torch.device("cuda", 0)), resume=True)
+    assert "model of GPU" not in module._identity(*told, torch.device("cpu"))

@@ -219,6 +219,16 @@ def test_gptq_rounds_to_the_blocks_widths():
         recipe.check_fits(dataclasses.replace(MAMBA1, d_model=24, d_inner=48, n_layer=3))
 
 
+def test_groups_that_no_layer_has_are_refused():
+    """The recipe's widths count, not `bits`, which they replace."""
+    table = {"name": "r", "qformat": "w8a8", "weights": {"kind": "gptq", "group_size": 256}}
+    with pytest.raises(QuambaError, match=r"(?s)a scale a row, and no groups.*group_size 256 with 8 bits"):
+        recipe_from_table(table).check_fits(MAMBA1)
+    recipe_from_table({**table, "qformat": "w4a8"}).check_fits(
+        dataclasses.replace(MAMBA1, d_model=64, d_inner=128)
+    )
+
+
 FIELDS = {  # of every recipe; a field beside them stands in the tables of those that use it
     *("name", "observers", "head_groups", "channel_groups", "rotate_residual", "rotate_out_proj", "reorder"),
     *("per_channel_weights", "weights"),

@@ -71,6 +71,15 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found | {"markdown": (folder / "table.md").read_text()}
 
 
+def test_a_table_that_cannot_be_written_is_no_reason_to_measure_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "bench_bundle", lambda *words, **more: pytest.fail("measured"))
+    export = write_tiny_export(tmp_path / "export")
+    for table in (tmp_path / "no/table.md", export / "table.md"):
+        run_json("bench", export, *SIZE, "--markdown", table, exit_code=2)
+
+
 def test_a_run_keeps_samples_memory_and_no_energy_here(result: dict[str, Any]) -> None:
     (speed,) = result["speeds"]
     assert [len(speed[name]["samples"]) for name in ("ttft", "tpot", "ttlt")] == [2, 6, 2]
@@ -169,12 +178,16 @@ def test_others_names_have_nothing_in_common(result: dict[str, Any], tmp_path: P
         compare_runs(old, write(tmp_path / "new.json", result, speeds=[]), 0.05)
 
 
-def test_what_is_asked_for_is_one_thing(result: dict[str, Any], tmp_path: Path) -> None:
+def test_what_is_asked_for_is_one_thing(
+    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write(tmp_path / "old.json", result)
     run_json("bench", exit_code=2)
     run_json("bench", tmp_path, "--compare", file, file, exit_code=2)
-    for allow in ("much", "-1%", "nan", ""):
+    for allow in ("much", "-1%", "nan", "", "1001%"):
         run_json("bench", "--compare", file, file, "--allow", allow, exit_code=2)
+    run_json("bench", "--compare", file, file, "--allow", "5", exit_code=2)  # 500 % would allow everything
+    assert "did you mean 5%?" in capsys.readouterr().err
 
 
 def test_a_table_has_a_row_for_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,10 +197,11 @@ def test_a_table_has_a_row_for_everyone(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(bench.time, "perf_counter", lambda: sleeper.now)
     speeds = benchmark([sleeper], Turns(8, 5, 3, rounds=1), energy=sleeper)
     floor = ByteFloor(10, 2, 0.5, 1000.0, 0.5)
-    made = Benchmark("b", "cpu", "gpu", 1, 5, 3, 1, speeds, [], "rails VDD_IN", None, 3 << 20, floor)
+    made = Benchmark("b", "cpu", "gpu", 1, 5, 3, 1, speeds, "them", [], "rails", None, 3 << 20, floor)
     text = markdown(made)
     assert "| sleeper | 8000.00 / 8000.00 / 8000.00 | 2000.00 / 3600.00 / 3960.00 |" in text
     assert "| 4.6667 |" in text
     assert "- byte floor of TPOT: 1000.000 ms at 0.5 GB/s, 50% of the measured median" in text
     assert "- GPU memory taken: 3 MiB" in text
-    assert asdict(made)["energy"] == "rails VDD_IN"
+    assert asdict(made)["energy"] == "rails"
+    assert "- left out: them" in text

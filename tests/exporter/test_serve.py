@@ -5,31 +5,23 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
+from serve_process import COMMAND, serve_process
 from tiny_recurrent import write_tiny_export
-
-COMMAND = [sys.executable, "-m", "quamba_export.exporter.cli", "serve"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_until_told_to_stop_and_ends_with_0(tmp_path: Path, number: signal.Signals) -> None:
     export = write_tiny_export(tmp_path / "tiny")
-    command = [*COMMAND, str(export), "--port", "0", "--threads", "1", "--grace", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        url = process.stderr.readline().split()[-1]
+    with serve_process(export, "--threads", "1", "--grace", "2", end=number) as (_, port):
         body = json.dumps({"model": "tiny", "prompt": "the", "max_tokens": 5}).encode()
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{url}/v1/completions", body, headers)
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", body, headers)
         with urllib.request.urlopen(request, timeout=20) as response:
             assert json.load(response)["usage"]["completion_tokens"] == 5
-        process.send_signal(number)
-        assert process.wait(10) == 0
-        assert process.stderr.read() == ""
 
 
 def test_off_loopback_it_does_not_start_without_a_token(tmp_path: Path) -> None:

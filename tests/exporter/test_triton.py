@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib.metadata import files
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from fake_cuda import FakeCuda
@@ -93,6 +94,21 @@ def test_a_repository_is_a_config_a_plan_and_the_plugins(
     assert "L up to 16" in text
 
 
+def test_plugins_that_change_behind_their_check_are_not_loaded(
+    flow: Flow, bundle: Path, tensorrt: FakeTensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_source = triton.check_source
+
+    def and_then(*checked: Any) -> None:
+        check_source(*checked)
+        (bundle / "libquamba_plugins.so").write_bytes(b"other code")
+
+    monkeypatch.setattr(triton, "check_source", and_then)
+    monkeypatch.setattr(tensorrt_library, "load_plugins", lambda library: pytest.fail("loaded"))
+    run_json("export-triton", bundle, "--export", flow.export, "-o", tmp_path / "repository", exit_code=4)
+    assert not (tmp_path / "repository").exists()
+
+
 def test_the_config_says_what_the_bundle_s_manifest_says(bundle: Path, schema: ModuleType) -> None:
     manifest = read_manifest(bundle)
     config = text_format.Parse(config_of("quamba", manifest, RECORD), schema.ModelConfig())
@@ -135,6 +151,9 @@ def test_what_cannot_become_a_repository_is_refused(
     for name in ("../quamba", "a b", ""):
         run_json("export-triton", bundle, "--export", flow.export, *out, "--name", name, exit_code=2)
     run_json("export-triton", flow.bundle, "--export", flow.export, *out, exit_code=5)  # has no engines
+    run_json("export-triton", bundle, "--export", flow.export, "-o", bundle / "repository", exit_code=2)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    run_json("export-triton", bundle, "--export", flow.export, "-o", tmp_path / "link", exit_code=2)
     tensorrt.__version__ = "10.7.0"
     run_json("export-triton", bundle, "--export", flow.export, *out, exit_code=5)
     manifest, source = read_manifest(bundle), read_manifest(flow.export)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serve_process import serve_process
 
 PROMPTS = ["In the beginning", "A city by the sea", "def main(", "The second law", "She said", "1, 2, 3,"]
 TOKENS = 48
@@ -27,15 +27,8 @@ def port() -> Iterator[int]:
     """A server over the bundle, ended by SIGTERM; it has to leave with 0."""
     if "QUAMBA_BUNDLE" not in os.environ:
         pytest.skip("no CUDA GPU with a bundle: QUAMBA_BUNDLE names none")
-    command = [sys.executable, "-m", "quamba_export.exporter.cli", "serve", os.environ["QUAMBA_BUNDLE"]]
-    flags = ["--port", "0", "--max-batch", "4"]
-    with subprocess.Popen([*command, *flags], stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        first = server.stderr.readline()
-        assert first.rsplit(":", 1)[-1].strip().isdigit(), first + server.stderr.read()
-        yield int(first.rsplit(":", 1)[1])
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(30) == 0
+    with serve_process(Path(os.environ["QUAMBA_BUNDLE"]), "--max-batch", "4") as (_, number):
+        yield number
 
 
 def answer(port: int, prompt: str, **fields: Any) -> http.client.HTTPResponse:

@@ -50,3 +50,21 @@ def test_an_error_leaves_the_older_one_alone(tmp_path: Path) -> None:
         file.writelines([b"half", "no bytes"])  # type: ignore[list-item]
     assert (tmp_path / "a").read_bytes() == b"first"
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+def test_two_writers_do_not_share_a_file(tmp_path: Path) -> None:
+    """As two containers do that write to one folder: in each the process has the same number."""
+    path = tmp_path / "a"
+    with whole_file(path) as one:
+        one.write(b"first, and the longer one")
+        one.flush()
+        write(path, b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first, and the longer one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_may_be_as_long_as_names_are(tmp_path: Path) -> None:
+    path = tmp_path / ("\N{GRINNING FACE}" * 63)  # 252 bytes
+    write(path, b"content")
+    assert list(tmp_path.iterdir()) == [path]

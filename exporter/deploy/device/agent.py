@@ -49,7 +49,7 @@ class Agent:
         For the arguments see contents.fault_of.
         """
         launcher = sha256(install.launcher().encode()).hexdigest()
-        files = {**files, "bin/quamba-export": launcher}
+        files = {**files, contents.LAUNCHER: launcher}
         damaged = contents.fault_of(self.store.release(name), wanted, site, files)
         return {**self.store.stage(name, damaged is not None), "damaged": damaged}
 

@@ -21,6 +21,7 @@ import shutil
 from pathlib import Path
 from typing import IO, Any
 
+from quamba_export.exporter.deploy.device.contents import set_modes
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 ID = re.compile(r"[0-9a-f]{16}")
@@ -104,6 +105,7 @@ class Store:
             remove(path)
             whole.rename(path)
         path.mkdir(exist_ok=True)
+        set_modes(path)  # rsync goes into no folder that may not be entered
         for part in path.iterdir():
             if part.is_symlink() or part.name not in COPIED:  # rsync would write to where a link leads
                 remove(part)
@@ -118,6 +120,7 @@ class Store:
         if (staged / "export").is_dir():  # the bundle has been built of it
             shutil.rmtree(staged / "export")
         (staged / "release.json").write_text(json.dumps(record, indent=2) + "\n")
+        set_modes(staged)
         os.sync()  # a power cut after the rename finds the content too
         if self.release(name).is_dir():
             exchange(staged, self.release(name))

@@ -56,6 +56,16 @@ def spoil_bytecode(path: Path) -> None:
     cut(next((path.parent / "__pycache__").glob("bundle.*.pyc")))
 
 
+def unlock(path: Path) -> None:
+    """Everybody may write to it."""
+    path.chmod(path.stat().st_mode | 0o022)
+
+
+def disarm(path: Path) -> None:
+    """Nobody can run it."""
+    path.chmod(0o644)
+
+
 DAMAGES: list[tuple[str, Callable[[Path], None]]] = [  # of the manifest's files first
     ("bundle/model.onnx.data", cut),
     ("bundle/model.onnx.data", flip),
@@ -68,6 +78,10 @@ DAMAGES: list[tuple[str, Callable[[Path], None]]] = [  # of the manifest's files
     (SOURCE, Path.unlink),
     (SOURCE, add),
     ("bin/quamba-export", cut),
+    ("bin/quamba-export", disarm),
+    ("bundle/model.onnx", unlock),
+    ("bundle", unlock),
+    (SOURCE, unlock),
     ("release.json", cut),
     ("release.json", Path.unlink),
     ("bundle", shutil.rmtree),

@@ -7,12 +7,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from served import MODEL, serving
 
 from quamba_export.runtime.engine import States
+from quamba_export.runtime.serve import connection
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -35,6 +37,25 @@ def test_a_client_that_leaves_takes_its_work_along(stream: bool) -> None:
         assert served.answering.scheduler.in_flight == 0
         served.engine.pause = 0.0
         assert served.complete("the")[0] == 200
+
+
+def test_connections_that_ask_nothing_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than may be open at once, some of them silent and some in the middle of a head."""
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.5)
+    with serving(max_batch=1, queue=0) as served, ExitStack() as opened:
+        used = served.connect()
+        used.request("GET", "/healthz")
+        assert used.getresponse().read()
+        assert used.sock is not None
+        address = ("127.0.0.1", served.port)
+        silent = [opened.enter_context(socket.create_connection(address)) for _ in range(70)]
+        for one in (*silent[::2], used.sock):
+            one.sendall(b"GET /healthz HT")
+        left = time.monotonic() + 5
+        for one in (*silent, used.sock):
+            one.settimeout(max(0.1, left - time.monotonic()))
+            assert one.recv(1) == b""
+        assert served.send("GET", "/healthz")[0] == 200
 
 
 def test_an_engine_that_fails_says_so_and_goes_on() -> None:

@@ -104,6 +104,10 @@ def test_several_prompts_are_several_choices(shared: Served) -> None:
         ({"max_tokens": 5000}, "an integer from 1 to 4096"),
         ({"stop": [""]}, "'stop' is not allowed"),
         ({"logprobs": 3}, "'logprobs' is not allowed"),
+        ({"logprobs": 0}, "'logprobs' is not allowed"),  # those of the chosen tokens
+        ({"n": True}, "'n' is not allowed"),
+        ({"stream": True, "stream_options": {"usage": True}}, "stream_options: 'usage' is not allowed"),
+        ({"stream_options": {"include_obfuscation": True}}, "'include_obfuscation' is not allowed"),
         ({"temprature": 1}, "'temprature' is not allowed"),
         ({"session": "s", "prompt": ["a", "b"]}, "a session is of one text"),
         ({"session": "x" * 200}, "'session' is not allowed"),
@@ -125,6 +129,7 @@ def test_what_is_not_allowed_is_named(shared: Served, change: dict[str, Any], sa
         [{"role": "tool", "content": "x"}],
         [{"role": "user"}],
         [{"role": "user", "content": [{"type": "image"}]}],
+        [{"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image_url", "text": "x"}]}],
     ],
 )
 def test_messages_that_are_no_text_are_refused(shared: Served, messages: list[Any]) -> None:
