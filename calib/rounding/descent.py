@@ -1,10 +1,10 @@
 """Codes and scales made better in turns, against the Hessian of a layer's inputs.
 
 With E = q s - w and H as in gptq.py, a row loses e H e^T. A sweep goes through the columns and gives each the
-code of the least loss while all others stay: cyclic coordinate descent (QuantEase, arXiv 2309.01885,
-algorithm 1). Behind it the scales of a row that lose least with these codes are G unknowns of linear
-equations; a row takes them where it loses less with what artefacts can hold of them. So no row ever loses
-more than it did, whatever gave the first codes. Everything is fp64.
+code of the least loss while all others stay: cyclic coordinate descent (QuantEase, arXiv 2309.01885). Behind
+it the scales of a row that lose least with these codes are G unknowns of linear equations; a row takes them
+where it loses less with what artefacts can hold of them. So no row ever loses more than it did, whatever gave
+the first codes. Everything is fp64.
 """
 
 from __future__ import annotations
