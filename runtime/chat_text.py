@@ -1,7 +1,7 @@
 """Messages of a chat as the text that a model continues: by the model's own template, or a plain one.
 
-The template is `chat_template.jinja`, or the `chat_template` of tokenizer_config.json; chat_template.py renders
-it. Models without one, which were trained on plain text, get lines that such text is full of.
+The template is `chat_template.jinja`, or the `chat_template` of tokenizer_config.json; chat_template.py
+renders it. Models without one, which were trained on plain text, get lines that such text is full of.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ def test_the_plain_format_is_a_script() -> None:
 TEMPLATES = {
     "ChatML": CHATML,
     "JSON": "{{ messages|tojson }}{{ messages[0]|tojson(indent=2) }}",
-    "loops": "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m }}{% break %}{% endfor %}",
+    "loops": "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}{{ m }}{% break %}"
+    "{% endfor %}",
     "training": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
     "tools": "{% if tools is not none %}[TOOLS]{{ tools }}{% endif %}{{ documents is none }}{{ bos_token }}",
 }
