@@ -200,7 +200,7 @@ def read_result(path: Path) -> dict[str, Any]:
             for value in (*figures(speed).values(), speed["name"] != "")
         ):
             raise ValueError("a time that is not above 0")
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
         raise QuambaError(
             f"{path} is no result of bench",
             found=f"{type(error).__name__}: {error}",

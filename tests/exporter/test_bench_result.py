@@ -151,6 +151,7 @@ WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
     "no speeds": lambda result: result.pop("speeds"),
     "no threads": lambda result: result.pop("threads"),
     "a negative time": lambda result: result["speeds"][0]["ttft"].update(p50=-1),
+    "a number too large": lambda result: result["speeds"][0]["ttft"].update(p50=10**400),
     "no number": lambda result: result["speeds"][0]["ttft"].update(p50=None),
     "of an older release": lambda result: result["speeds"][0].pop("ttlt"),
     "a list": lambda result: result.update(speeds=[[]]),
