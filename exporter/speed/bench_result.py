@@ -145,6 +145,7 @@ class Comparison:
     new: str
     allowed: float  # share by which a figure may be larger
     changes: list[Change]
+    left_out: list[str]  # figures that only one of the two runs has
 
     @property
     def worse(self) -> list[Change]:
@@ -178,7 +179,19 @@ def compare_runs(old: Path, new: Path, allowed: float) -> Comparison:
             after = figures(other).get(figure)
             if after is not None:
                 changes.append(Change(one["name"], figure, before, after, after > before * (1 + allowed)))
-    return Comparison(str(old), str(new), allowed, changes)
+    return Comparison(str(old), str(new), allowed, changes, only_in_one(first, second))
+
+
+def only_in_one(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The figures that cannot be compared, in words: a run that lost one is no faster for it."""
+    first, second = (
+        {f"{speed['name']} {figure}" for speed in run["speeds"] for figure in figures(speed)}
+        for run in (old, new)
+    )
+    return [
+        f"{figure}: only in the {'older' if figure in first else 'newer'} run"
+        for figure in sorted(first ^ second)
+    ]
 
 
 def figures(speed: Mapping[str, Any]) -> dict[str, float]:
