@@ -145,7 +145,7 @@ class Comparison:
     new: str
     allowed: float  # share by which a figure may be larger
     changes: list[Change]
-    left_out: list[str]  # figures that only one of the two runs has
+    not_compared: list[str]  # figures that only one of the two runs has
 
     @property
     def worse(self) -> list[Change]:

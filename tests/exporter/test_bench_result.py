@@ -146,7 +146,7 @@ def test_what_one_run_lacks_is_said(result: dict[str, Any], tmp_path: Path) -> N
     old = write(tmp_path / "old.json", result, speeds=[speed | {"joules_per_token": 1.0}, other])
     found = compare_runs(old, write(tmp_path / "new.json", result), 0.05)
     name = speed["name"]
-    assert found.left_out == [
+    assert found.not_compared == [
         f"{who}: only in the older run"
         for who in (
             f"{name} joules a token",
