@@ -1,5 +1,5 @@
 """Checkpoint + calibration -> QuantizedModel: every weight rounded to its codes, every scale put where an
-op reads it.
+op reads it. The float weights are read a layer at a time: beside the codes, memory holds no more of them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from torch import Tensor
 from quamba_export.calib.calibration import Calibration
 from quamba_export.calib.checkpoints.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.model.parts import rewritten_parts
 from quamba_export.calib.model.qformat import BlockWidths, QFormat, qformat_named
 from quamba_export.calib.model.quantized_model import QuantizedModel, SsmStateDtype
-from quamba_export.calib.model.rewrites import rewrite
 from quamba_export.calib.model.smoothing import check_smoothable
 from quamba_export.calib.model.tables import FLOATS, stored_table
 from quamba_export.calib.model.uncalibrated import calibration_for
@@ -61,14 +61,14 @@ def quantize_model(
             code=ExitCode.INTEGRITY,
         )
     _check_rounded(calibration, widths, blocks)
-    model = rewrite(checkpoint, calibration)
-    tensors = _ends(model.tensors, calibration, widths)
+    recipe = calibration.recipe
+    parts = rewritten_parts(checkpoint, recipe, calibration.permutation, calibration.basis)
+    tensors = _ends(parts.ends().tensors, calibration, widths)
     scales: dict[str, float] = {}
-    for i in range(checkpoint.config.n_layer):
-        layer = _Layer(i, checkpoint.config, model.tensors, calibration, blocks[i])
-        layer.quantize(tensors, scales)
+    for i, block in enumerate(blocks):
+        _Layer(i, checkpoint.config, parts.layer(i).tensors, calibration, block).quantize(tensors, scales)
     return QuantizedModel(
-        checkpoint.config, tensors, scales, widths, blocks, ssm_state_dtype, model.out_hadamard
+        checkpoint.config, tensors, scales, widths, blocks, ssm_state_dtype, recipe.rotate_out_proj
     )
 
 

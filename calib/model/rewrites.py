@@ -31,7 +31,9 @@ from quamba_export.calib.recipes.recipe import Recipe
 from quamba_export.plugins.common.hadamard import fold_hadamard, hadamard_factors
 
 EMBEDDING, HEAD, FINAL_NORM = "backbone.embedding.weight", "lm_head.weight", "backbone.norm_f.weight"
-PIECE = 8192  # rows of a weight that are in memory in fp64 at once
+PIECE = (
+    512  # rows of a weight that are in fp64 at once: more, and the kernel clears fresh pages for every copy
+)
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def rotate_out_proj(model: FloatMamba) -> RewriteReport:
     values = _values(model)
     for layer in layers_of(model).values():
         weight = f"{layer}.mixer.out_proj.weight"
-        model.tensors[weight] = fold_hadamard(model.tensors[weight]).float()
+        model.tensors[weight] = _folded(model.tensors[weight], fold_hadamard)
     model.out_hadamard = True
     return _rotation_report("rotate_out_proj", values, model.config.d_inner)
 
@@ -197,10 +199,10 @@ def _rotate_stream(model: FloatMamba, fold: Callable[[Tensor], Tensor]) -> None:
     ends = [EMBEDDING, HEAD] if EMBEDDING in tensors else []
     readers = [*ends, *(f"{layer}.mixer.in_proj.weight" for layer in layers_of(model).values())]
     for name in readers:  # rows live in the residual stream
-        tensors[name] = torch.cat([fold(rows).float() for rows in tensors[name].split(PIECE)])
+        tensors[name] = _folded(tensors[name], fold)
     for layer in layers_of(model).values():
         weight = f"{layer}.mixer.out_proj.weight"
-        tensors[weight] = fold(tensors[weight].T).T.float().contiguous()
+        tensors[weight] = _folded(tensors[weight].T, fold).T.contiguous()
         bias = f"{layer}.mixer.out_proj.bias"
         if bias in tensors:
             tensors[bias] = fold(tensors[bias]).float()
@@ -209,8 +211,16 @@ def _rotate_stream(model: FloatMamba, fold: Callable[[Tensor], Tensor]) -> None:
 def _fold(tensors: dict[str, Tensor], norm: str, *, into: str) -> None:
     """weight (out, D) := weight * norm (D,), norm := 1."""
     factors = tensors[norm].double()
-    tensors[into] = torch.cat([(rows.double() * factors).float() for rows in tensors[into].split(PIECE)])
+    tensors[into] = _folded(tensors[into], lambda rows: rows.double() * factors)
     tensors[norm] = torch.ones_like(tensors[norm])
+
+
+def _folded(weight: Tensor, fold: Callable[[Tensor], Tensor]) -> Tensor:
+    """fold(weight) in fp32, for weight (out, in) and a fold of its rows."""
+    folded = torch.empty(weight.shape, device=weight.device)
+    for rows, into in zip(weight.split(PIECE), folded.split(PIECE), strict=True):
+        into.copy_(fold(rows))
+    return folded
 
 
 def _rotation_report(name: str, values: int, width: int) -> RewriteReport:

@@ -8,7 +8,7 @@ plugin may strip it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from quamba_export.plugins.common.contract import OpSpec, Size
@@ -45,10 +46,17 @@ class Value:
 
 
 class OnnxBackend:
-    """Interpreter whose values are names of ONNX tensors; `model_proto` gives the finished model."""
+    """Interpreter whose values are names of ONNX tensors; `model_proto` gives the finished model.
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._tensors = tensors
+    initializer: how a weight and its name become a TensorProto; WeightFile puts them into a file.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        initializer: Callable[[NDArray[Any], str], onnx.TensorProto] = numpy_helper.from_array,
+    ) -> None:
+        self._tensors, self._initializer = tensors, initializer
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._functions: dict[str, tuple[OpSpec, str]] = {}
@@ -80,7 +88,7 @@ class OnnxBackend:
     def weight(self, name: str) -> Value:
         tensor = self._tensors[name]
         if name not in self._initializers:
-            self._initializers[name] = numpy_helper.from_array(tensor.contiguous().numpy(), name)
+            self._initializers[name] = self._initializer(tensor.contiguous().numpy(), name)
         return Value(name, dtype_name(tensor), tuple(tensor.shape))
 
     def embed(self, table: Value, input_ids: Value) -> Value:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import onnx
+from numpy.typing import NDArray
+from onnx.numpy_helper import from_array
 
 from quamba_export.calib.calibration import Calibration
 from quamba_export.calib.calibration_checks import config_to_json
@@ -18,6 +21,7 @@ from quamba_export.calib.model.network import forward
 from quamba_export.calib.model.quantized_model import QuantizedModel
 from quamba_export.calib.output_directory import written_directory
 from quamba_export.exporter.graph.onnx_backend import OnnxBackend, Value
+from quamba_export.exporter.graph.weight_file import WeightFile
 from quamba_export.runtime.manifest import files_of
 
 SCHEMA_VERSION = 1
@@ -33,15 +37,28 @@ def export_onnx(
     calibration: the one that `model` was made with, or None.
     """
     with written_directory(out_dir, "export") as work:
-        write_model(onnx_from_model(model), work)
+        write_model(model, work)
         _write_configs(model, checkpoint, work)
         _write_json(work / "export.json", _export_record(model, checkpoint, calibration, work))
     return out_dir
 
 
-def onnx_from_model(model: QuantizedModel) -> onnx.ModelProto:
-    """The graph: input_ids and num_logits and the past states in, logits and the present states out."""
-    net, config = OnnxBackend(model.tensors), model.config
+def write_model(model: QuantizedModel, directory: Path) -> None:
+    """model.onnx and model.onnx.data; memory holds no second copy of a weight."""
+    with (directory / DATA).open("wb") as data:
+        graph = onnx_from_model(model, WeightFile(data, DATA))
+    (directory / MODEL).write_bytes(graph.SerializeToString())
+    onnx.checker.check_model(str(directory / MODEL), full_check=True)
+
+
+def onnx_from_model(
+    model: QuantizedModel, initializer: Callable[[NDArray[Any], str], onnx.TensorProto] = from_array
+) -> onnx.ModelProto:
+    """The graph: input_ids and num_logits and the past states in, logits and the present states out.
+
+    initializer: where its weights go, as in OnnxBackend; by default they are in the graph.
+    """
+    net, config = OnnxBackend(model.tensors, initializer), model.config
     input_ids = Value("input_ids", "int64", ("batch", "length"))
     count = Value("num_logits_to_keep", "int64", ())
     layers = range(config.n_layer)
@@ -91,18 +108,6 @@ def state_table(model: QuantizedModel) -> list[dict[str, Any]]:
         for kind, dtypes, shape in kinds
         for i, dtype in enumerate(dtypes)
     ]
-
-
-def write_model(model: onnx.ModelProto, directory: Path) -> None:
-    onnx.save_model(
-        model,
-        str(directory / MODEL),
-        save_as_external_data=True,
-        all_tensors_to_one_file=True,
-        location=DATA,
-        size_threshold=1024,
-    )
-    onnx.checker.check_model(str(directory / MODEL), full_check=True)
 
 
 def _write_configs(model: QuantizedModel, checkpoint: Checkpoint, directory: Path) -> None:

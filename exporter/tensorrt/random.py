@@ -17,7 +17,7 @@ import typer
 
 from quamba_export.calib.model.quantized_model import QuantizedModel
 from quamba_export.exporter.cli import leave_with_code
-from quamba_export.exporter.graph.onnx_export import onnx_from_model, write_model
+from quamba_export.exporter.graph.onnx_export import write_model
 from quamba_export.exporter.speed.random_models import random_model
 from quamba_export.exporter.tensorrt.build import BuildOptions
 from quamba_export.exporter.tensorrt.check import CHUNK, PROMPT, STEPS, Report, built_engine, show_times
@@ -50,7 +50,7 @@ def measure(model: QuantizedModel, plugins: Path, compare_below: int, report: Re
     millions = sum(t.numel() for name, t in model.tensors.items() if name.startswith("layers.")) // 10**6
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_model(onnx_from_model(model), folder)
+        write_model(model, folder)
         engine = built_engine(folder, states, config.vocab_size, BuildOptions(plugins), 1)
         ids = np.random.default_rng(0).integers(0, config.vocab_size, (1, CHUNK))
         show_times(engine, ids[0])

@@ -21,7 +21,7 @@ import typer
 
 from quamba_export.calib.model.quantized_model import QuantizedModel
 from quamba_export.exporter.cli import leave_with_code
-from quamba_export.exporter.graph.onnx_export import onnx_from_model, state_table, write_model
+from quamba_export.exporter.graph.onnx_export import state_table, write_model
 from quamba_export.exporter.speed.gpu_speed import (
     BATCHES,
     MIB,
@@ -66,7 +66,7 @@ def measure(model: QuantizedModel, size: str, options: BuildOptions, contexts: l
     ttft, tpot, after, peak = dict[str, float](), dict[str, float](), dict[str, float](), dict[str, float]()
     states, cuda = states_of(model), Cuda()
     with tempfile.TemporaryDirectory() as export, tempfile.TemporaryDirectory() as folder:
-        write_model(onnx_from_model(model), Path(export))
+        write_model(model, Path(export))
         for batches in BATCHES[:1], BATCHES[1:]:
             profiles = profiles_for(max(batches), CHUNK // max(batches))
             record = engines_from_export(Path(export), Path(folder), profiles, options)

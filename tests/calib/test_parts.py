@@ -22,6 +22,7 @@ from quamba_export.calib.calibrate import calibrate
 from quamba_export.calib.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from quamba_export.calib.model.float_model import FloatMamba
 from quamba_export.calib.model.parts import ModelParts, rewritten_parts
+from quamba_export.calib.model.quantize_model import quantize_model
 from quamba_export.calib.model.rewrites import apply_rewrites
 from quamba_export.calib.observation import MICRO_BATCH, Run, Stage
 from quamba_export.calib.progress_file import ProgressFile
@@ -134,3 +135,17 @@ def test_memory_does_not_grow_with_the_layers(kind: str, rounding: str, folder: 
     layer = sum(tensor.numel() * 4 for tensor in ModelParts(checkpoint).layer(0).tensors.values())
     results = 6 * layer // 4 if rounding == "gptq" else 0  # codes and scales of six layers more
     assert added <= results + layer // 4, f"{added} bytes more for six layers of {layer}"
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_quantizing_holds_the_codes_and_one_layer(kind: str, folder: Path, tmp_path: Path) -> None:
+    most, stored = {}, {}
+    for layers in (2, 8):
+        checkpoint = deep_checkpoint(tmp_path, kind, layers, folder)
+        with most_bytes() as counted:
+            model = quantize_model(checkpoint, None, "w8a16")
+        most[layers] = counted.most
+        stored[layers] = sum(tensor.nbytes for tensor in model.tensors.values())
+    layer = sum(tensor.numel() * 4 for tensor in ModelParts(checkpoint).layer(0).tensors.values())
+    added = most[8] - most[2] - (stored[8] - stored[2])
+    assert added <= layer // 4, f"{added} bytes more than six layers' codes, of {layer} a layer in fp32"

@@ -243,10 +243,10 @@ def test_the_weights_lie_aligned_in_one_file_in_the_dtype_of_their_input(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tensorrt_weights, "LARGE_BYTES", 1)
-    exported = onnx_from_model(quantized(MAMBA1))
+    write_model(quantized(MAMBA1), tmp_path)
+    exported = onnx.load(tmp_path / "model.onnx")
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in exported.graph.initializer}
     graph = tensorrt_graph(exported, weights_as_inputs=True)
-    write_model(exported, tmp_path)
     table = tensorrt_weights.weight_table(graph, exported)
     tensorrt_weights.write_weights(table, exported, tmp_path, tmp_path / "weights.bin")
     content = (tmp_path / "weights.bin").read_bytes()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quamba_export.calib.calibration_checks import config_to_json
-from quamba_export.exporter.graph.onnx_export import onnx_from_model, write_model
+from quamba_export.exporter.graph.onnx_export import write_model
 from quamba_export.exporter.speed.random_models import random_model
 from quamba_export.exporter.tensorrt.build import BuildOptions, engines_from_export, profiles_for
 from quamba_export.exporter.tensorrt.engine_gate import check_engine
@@ -43,7 +43,7 @@ def build(
     """A model of exporter/speed/random_models.py, cut to two layers, and its engines."""
     folder.mkdir()
     model = random_model(name, n_layer=2, qformat=qformat)
-    write_model(onnx_from_model(model), folder)
+    write_model(model, folder)
     manifest = Manifest(
         kind="export",
         producer="test",
