@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from quamba_export.calib.hub_text import dataset_documents, is_hub_name, nearest_file
 from quamba_export.runtime.errors import QuambaError
 
 Tokens = NDArray[np.int64]
@@ -35,14 +36,15 @@ def read_documents(source: str | Path) -> Iterator[str]:
     path = Path(source)
     if path.is_file():
         documents = _jsonl_documents(path) if path.suffix == ".jsonl" else _text_documents(path)
-    elif path.exists() or path.suffix in (".txt", ".jsonl"):
+    elif path.exists() or path.suffix in (".txt", ".jsonl") or not is_hub_name(str(source)):
         raise QuambaError(
             f"no text at {path}",
             found="a directory" if path.is_dir() else "no such file",
             allowed="a .txt or .jsonl file, or the name of a Hugging Face dataset",
+            fix=nearest_file(path),
         )
     else:
-        documents = _dataset_documents(str(source))
+        documents = dataset_documents(str(source))
     return (document for document in documents if document.strip())
 
 
@@ -98,14 +100,19 @@ def calibration_windows(
             f"too little text in {source}",
             found=f"{stream.size} tokens",
             allowed=f"at least {needed} tokens ({count} samples of {size})",
-            fix=f"give a longer text, or {flags[0]} {stream.size // size}"
-            if stream.size >= size
-            else f"give a longer text, or a smaller {flags[1]}",
+            fix=_fewer_or_shorter(stream.size, count, size, flags),
         )
     every = windows(stream, size)
     if seed is None:
         return every[:count]
     return every[np.random.default_rng(seed).permutation(len(every))[:count]]
+
+
+def _fewer_or_shorter(tokens: int, count: int, size: int, flags: tuple[str, str]) -> str:
+    """What of a text of so many tokens can be taken, by the flag that asks for no more."""
+    if tokens >= size:
+        return f"give a longer text, or {flags[0]} {tokens // size}"
+    return f"give a longer text, or {flags[1]} {tokens // count}" if tokens >= count else "give a longer text"
 
 
 def data_digest(tokens: Tokens) -> str:
@@ -142,34 +149,6 @@ def _jsonl_documents(path: Path) -> Iterator[str]:
                     allowed='an object with a string under "text"',
                 )
             yield text
-
-
-def _dataset_documents(name: str) -> Iterator[str]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise QuambaError(
-            f"no text file {name}, and Hugging Face datasets cannot be read without the datasets package",
-            fix="pip install 'quamba-export[hub]', or give a .txt or .jsonl file",
-        ) from error
-    repository, *rest = name.split(":")
-    config, split = (rest[0] if len(rest) == 2 else None), (rest[-1] if rest else "train")
-    try:
-        dataset = load_dataset(repository, config, split=split)
-    except Exception as error:  # the package raises its own, its dependencies' and the network's errors
-        raise QuambaError(
-            f"no text file and no Hugging Face dataset {name}",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            allowed="a .txt or .jsonl file, or a dataset as NAME, NAME:SPLIT or NAME:CONFIG:SPLIT",
-        ) from error
-    if "text" not in dataset.column_names:
-        raise QuambaError(
-            f"dataset {name} has no column of text",
-            found=", ".join(dataset.column_names),
-            allowed='a column "text"',
-        )
-    for record in dataset:
-        yield record["text"]
 
 
 def _load_tokenizer(path: Path) -> Tokenizer:

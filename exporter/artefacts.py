@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from quamba_export.calib.output_directory import MANIFESTS, Artefact
+from quamba_export.exporter.console import say
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import entry_of, integrity_error
 from quamba_export.runtime.manifest import Manifest
@@ -20,6 +22,14 @@ def artefact_kind(path: Path) -> Kind:
     """Which of the four folders `path` is, by its manifest; anything else may be a checkpoint or a hub id."""
     found = (kind for kind, manifest in MANIFESTS.items() if (path / manifest).is_file())
     return next(found, "checkpoint")
+
+
+def tell_replaced(out: Path, kind: Artefact) -> None:
+    """Say on stderr that an earlier one is at `out`, and of when."""
+    manifest = out / MANIFESTS[kind]
+    if manifest.is_file():
+        made = datetime.fromtimestamp(manifest.stat().st_mtime).isoformat(" ", "minutes")
+        say(f"{out} is an earlier {kind}, of {made}: the new one takes its place once it is whole")
 
 
 def recorded_scan_input(path: Path) -> str:

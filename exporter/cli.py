@@ -36,7 +36,7 @@ from quamba_export.exporter.commands.state_drift import state_drift
 from quamba_export.exporter.commands.sweep import sweep
 from quamba_export.exporter.commands.targets import targets
 from quamba_export.exporter.commands.verify import verify
-from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError, install_command
 
 EXTRA_OF_MODULE = {
     "torch": "calibrate",
@@ -164,7 +164,7 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
     if isinstance(error, QuambaError):
         return str(error), error.code
     if isinstance(error, ModuleNotFoundError) and (extra := extra_with(error.name or "")):
-        return f'{error}\n  fix: pip install "quamba-export[{extra}]"', ExitCode.USAGE
+        return f"{error}\n  fix: {install_command(extra)}", ExitCode.USAGE
     if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY_TEXTS):
         fix = "shorten --window or the samples, or free some memory"
         return f"out of memory\n  found: {error}\n  fix: {fix}", ExitCode.OUT_OF_SPACE

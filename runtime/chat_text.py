@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError, install_command
 from quamba_export.runtime.held_files import Locate
 from quamba_export.runtime.manifest import Manifest
 
@@ -68,7 +68,7 @@ class TemplateChat:
             raise QuambaError(
                 "this model's chat template needs Jinja",
                 found=str(error),
-                fix='pip install "quamba-export[serve]"',
+                fix=install_command("serve"),
                 code=ExitCode.USAGE,
             ) from error
         self._template = Template(template.source, template.special_tokens)

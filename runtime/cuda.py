@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError, install_command
 
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 MEMINFO = Path("/proc/meminfo")
@@ -167,7 +167,7 @@ def runtime_api() -> Any:
             "a TensorRT bundle needs cuda-bindings",
             found=str(error),
             allowed="cuda-bindings 12.6 or later",
-            fix="pip install 'quamba-export[runtime-gpu]'",
+            fix=install_command("runtime-gpu"),
             code=ExitCode.INCOMPATIBLE,
         ) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError, install_command
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DESCRIPTION = [
@@ -41,7 +41,7 @@ def _snapshot(hub_id: str, patterns: list[str]) -> Path:
     except ImportError as error:
         raise QuambaError(
             f"{hub_id} is a hub id, and huggingface_hub is not installed",
-            fix="pip install 'quamba-export[hub]', or give a directory",
+            fix=f"{install_command('hub')}, or give a directory",
         ) from error
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))

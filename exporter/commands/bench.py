@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
     from quamba_export.exporter.speed.bench_result import Benchmark, Comparison
 
+HEADS = (
+    "p50",
+    "p90",
+    "p99",
+    "tokens/s",
+    "J/token",
+)  # a row for each time: seven columns are for 80 of a terminal
+
 
 def bench(
     path: Annotated[Path | None, typer.Argument(help="A bundle/ or export/ directory.")] = None,
@@ -90,9 +98,14 @@ def share(text: str) -> float:
         value = float(number) / (100 if number != text.strip() else 1)
     except ValueError:
         value = -1.0
-    if not 0 <= value <= 10:
+    share_of_itself = number == text.strip()
+    if not 0 <= value <= (1 if share_of_itself else 10):
         raise QuambaError(
-            "--allow is a share", found=text, allowed="5%, or 0.05; up to 1000%", code=ExitCode.USAGE
+            "--allow is a share",
+            found=text,
+            allowed="5%, up to 1000%, or 0.05, up to 1",
+            fix=f"did you mean {number}%?" if share_of_itself and 1 < value <= 1000 else "",
+            code=ExitCode.USAGE,
         )
     return value
 
@@ -112,29 +125,29 @@ def show_changes(comparison: Comparison, console: Console) -> None:
         )
         table.add_row(*row, style=style)
     console.print(table)
-    for figure in comparison.left_out:
+    for figure in comparison.not_compared:
         console.print(f"not compared: {figure}")
 
 
 def show(result: Benchmark, console: Console) -> None:
     from rich.table import Table
 
-    from quamba_export.exporter.speed.bench_result import facts, percentiles
+    from quamba_export.exporter.speed.bench_result import TIMES, facts
 
-    columns = (
-        "TTFT ms p50 / p90 / p99",
-        "TPOT ms",
-        "TTLT ms",
-        "prefill tokens/s",
-        "decode tokens/s",
-        "J/token",
-    )
-    table = Table("", *columns)
+    table = Table("", "ms", *HEADS, box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
     for speed in result.speeds:
         joules = "-" if speed.joules_per_token is None else f"{speed.joules_per_token:.3f}"
-        times = map(percentiles, (speed.ttft, speed.tpot, speed.ttlt))
-        rates = f"{speed.prefill_tokens_per_second:.0f}", f"{speed.decode_tokens_per_second:.1f}"
-        table.add_row(speed.name, *times, *rates, joules)
+        rates = {
+            "ttft": (f"{speed.prefill_tokens_per_second:.0f}", ""),
+            "tpot": (f"{speed.decode_tokens_per_second:.1f}", joules),
+        }
+        for name in TIMES:
+            times = getattr(speed, name)
+            percentiles = (f"{value:.2f}" for value in (times.p50, times.p90, times.p99))
+            first = speed.name if name == TIMES[0] else ""
+            table.add_row(first, name.upper(), *percentiles, *rates.get(name, ()))
     console.print(table)
     for line in facts(result):
         console.print(line, highlight=False, markup=False)

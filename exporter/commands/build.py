@@ -51,6 +51,7 @@ def build(
 
     Example: quamba-export build export/ --target cpu -o bundle/
     """
+    from quamba_export.exporter.artefacts import tell_replaced
     from quamba_export.exporter.bundle.build import EngineChoices, build_bundle, build_portable
 
     choices = EngineChoices(
@@ -68,6 +69,7 @@ def build(
             allowed="--target NAME, or --portable alone",
             code=ExitCode.USAGE,
         )
+    tell_replaced(out, "export" if portable else "bundle")
     result = build_bundle(export, target, out, choices) if target else build_portable(export, out)
     emit(result, as_json, lambda console: show(result, console))
 

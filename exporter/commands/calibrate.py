@@ -95,6 +95,7 @@ def calibrate(
     from quamba_export.calib.device import torch_device
     from quamba_export.calib.ranks import rank
     from quamba_export.calib.recipes.recipe import default_recipe, load_recipe
+    from quamba_export.exporter.artefacts import tell_replaced
 
     torch_device(device)
     if group_heads and recipe not in (None, "quamba2"):
@@ -107,6 +108,8 @@ def calibrate(
     with progress(f"calibrate {checkpoint}", unit="samples") as bar, resumable():
         source = load_checkpoint(checkpoint)
         chosen = load_recipe(recipe) if recipe else default_recipe(source.config)
+        if rank() == 0:
+            tell_replaced(out, "calibration")
         warnings = check_data(chosen, source.config, calib_size, calib_seqlen, refuse=recipe is not None)
         result = calibrate(
             source,

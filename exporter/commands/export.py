@@ -58,6 +58,7 @@ def export(
     from quamba_export.calib.model.qformat import qformat_named
     from quamba_export.calib.model.quantize_model import quantize_model
     from quamba_export.calib.model.scan_input import ScanInput, with_scan_input
+    from quamba_export.exporter.artefacts import tell_replaced
     from quamba_export.exporter.graph.onnx_export import export_onnx
     from quamba_export.exporter.inspection.inspect import inspect_manifest
 
@@ -65,6 +66,7 @@ def export(
     study = chosen_scan_input(ssm_input, scale_factor, *aliases) or ScanInput()
     widths = qformat_named(qformat, embedding_bits=embedding_bits, head_bits=lm_head_bits)
     source = load_checkpoint(checkpoint)
+    tell_replaced(out, "export")
     scales = read_calibration(calibration) if calibration else None
     state = ssm_state_dtype or widths.ssm_state_dtype
     model = quantize_model(source, scales, qformat=widths.name, ssm_state_dtype=state)

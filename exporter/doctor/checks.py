@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.errors import QuambaError, install_command
 
 State = Literal["ok", "missing", "wrong"]
 Use = Literal["cpu", "gpu-run", "gpu-build", "calibrate"]
@@ -125,7 +125,7 @@ def check_package(package: Package) -> Check:
     def line(state: State, found: str, fix: str) -> Check:
         return Check(package.name, state, found, package.needed_for, package.purpose, fix)
 
-    fix = f'pip install "quamba-export[{package.extra}]"' if package.extra else f"pip install {package.name}"
+    fix = install_command(package.extra) if package.extra else f"pip install {package.name}"
     if not installed:
         return line("missing", "not installed", fix)
     found = ", ".join(f"{name} {number}" for name, number in installed.items())
@@ -149,7 +149,7 @@ def check_int8_products() -> Check:
 
         products = probe_int8_products()
     except ImportError as error:
-        fix = 'pip install "quamba-export[runtime]"'
+        fix = install_command("runtime")
         return Check(name, "missing", f"not probed: {error}", ("cpu",), purpose, fix)
     found = products.warning or f"exact ({products.cpu})"
     if products.exact_as_engine:

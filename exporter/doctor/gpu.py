@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from quamba_export.exporter.doctor.checks import BUILD, Check, Use, numbers
-from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError, install_command
 from quamba_export.runtime.manifest import read_manifest
 from quamba_export.runtime.tensorrt_library import (
     INSTALL,
@@ -37,7 +37,7 @@ def check_gpu() -> Check:
     except QuambaError as error:
         return Check("GPU", "missing", f"{error.message}: {error.found}", GPU, purpose, error.fix)
     except ImportError as error:  # numpy's: without it there are no cuda-bindings here either
-        return Check("GPU", "missing", str(error), GPU, purpose, 'pip install "quamba-export[runtime-gpu]"')
+        return Check("GPU", "missing", str(error), GPU, purpose, install_command("runtime-gpu"))
     except (OSError, RuntimeError) as error:  # cuda-bindings', where libcuda is not
         fix = "install NVIDIA's driver: nvidia-smi must name the GPU"
         return Check("GPU", "missing", str(error), GPU, purpose, fix)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quamba_export.exporter.evaluation.language_models import LanguageModel
-from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError, install_command
 
 QUAMBA_TASKS = ("lambada_openai", "hellaswag", "piqa", "arc_easy", "arc_challenge", "winogrande")
 
@@ -91,7 +91,7 @@ def task_manager(tasks: Tasks) -> Any:
         raise QuambaError(
             "--tasks needs lm-eval",
             found=str(error),
-            fix='pip install "quamba-export[tasks]"',
+            fix=install_command("tasks"),
             code=ExitCode.USAGE,
         ) from error
     if tasks.path is not None and not tasks.path.is_dir():

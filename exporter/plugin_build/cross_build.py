@@ -30,7 +30,7 @@ from quamba_export.exporter.plugin_build.library import (
     tool_version,
 )
 from quamba_export.exporter.plugin_build.sources import PluginSources
-from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError, install_command
 
 JETPACKS = {6: "12.6", 7: "13"}  # the CUDA of each
 CLANGS = ("clang++-19", "clang++-20", "clang++-21", "clang++")  # the first one is the one tried
@@ -165,7 +165,7 @@ def _release(nvcc: Path) -> str:
             "this nvcc cannot compile for JetPack 7",
             found=said.strip(),
             allowed="CUDA 13",
-            fix="name another one in CUDACXX, or pip install 'quamba-export[cuda]'",
+            fix=f"name another one in CUDACXX, or {install_command('cuda')}",
             code=ExitCode.INCOMPATIBLE,
         )
     return found[1]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from quamba_export.exporter.kept_folder import kept_folder
 from quamba_export.exporter.plugin_build.sources import HEADER, PluginSources, own_sources
-from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError, install_command
 
 NAME = "libquamba_plugins.so"
 ARCHITECTURES = (80, 86, 87, 89, 90)  # of the GPU; newer ones take the PTX of the last
@@ -103,7 +103,7 @@ def find_nvcc() -> Path:
     for candidate in (*([Path(on_path)] if on_path else []), Path("/usr/local/cuda/bin/nvcc"), *wheels):
         if candidate.exists():
             return candidate
-    raise missing_tool("nvcc", "none in $CUDACXX, PATH, /usr/local/cuda", "pip install 'quamba-export[cuda]'")
+    raise missing_tool("nvcc", "none in $CUDACXX, PATH, /usr/local/cuda", install_command("cuda"))
 
 
 def tool_version(program: Path) -> str:

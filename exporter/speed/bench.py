@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quamba_export.exporter.artefacts import engine_name
-from quamba_export.exporter.console import Advance, progress
+from quamba_export.exporter.console import Advance, progress, say
 from quamba_export.exporter.speed.bench_result import Benchmark, ByteFloor, Speed, spread
 from quamba_export.exporter.speed.power import Energy, find_energy
 from quamba_export.runtime.bundle import open_bundle
@@ -70,12 +70,16 @@ def bench_bundle(
     gpu = Cuda() if manifest.backend == "tensorrt" else None
     free = gpu.memory()[0] if gpu else 0
     contestants: list[Contestant] = [BundleContestant(path, threads, provider)]
+    left_out = ""
     if against is not None:
         from quamba_export.exporter.speed.bench_models import torch_contestants
 
         if manifest.sources["calibration"] is not None:
             calibration = calibration or path.parent / "calibration"
-        contestants += torch_contestants(against, calibration, manifest.qformat, threads)
+        others, left_out = torch_contestants(against, calibration, manifest.qformat, threads)
+        contestants += others
+        if left_out:
+            say(f"left out: {left_out}")
     energy = find_energy(gpu=gpu is not None or in_cuda)
     turns = Turns(manifest.vocab_size, prompt_tokens, new_tokens, rounds)
     with progress(f"bench {path}", len(contestants) * (rounds + 1), "turns") as bar:
@@ -89,6 +93,7 @@ def bench_bundle(
         new_tokens=new_tokens,
         rounds=rounds,
         speeds=speeds,
+        left_out=left_out,
         placements=placed,
         energy=energy.source if energy else "",
         host_peak_bytes=None if against else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -18,8 +18,13 @@ from quamba_export.calib.model.quantize_model import quantize_model
 from quamba_export.exporter.speed.bench import Contestant, Ids
 
 
-def torch_contestants(against: str, calibration: Path | None, qformat: str, threads: int) -> list[Contestant]:
-    """The quantized reference and the float model in PyTorch; transformers' model where it is installed."""
+def torch_contestants(
+    against: str, calibration: Path | None, qformat: str, threads: int
+) -> tuple[list[Contestant], str]:
+    """The quantized reference and the float model in PyTorch, and transformers' model where it is installed.
+
+    Beside them who is left out and why, "" for nobody.
+    """
     torch.set_num_threads(threads)
     checkpoint = load_checkpoint(against)
     scales = read_calibration(calibration) if calibration else None
@@ -29,9 +34,9 @@ def torch_contestants(against: str, calibration: Path | None, qformat: str, thre
         TorchContestant("PyTorch reference", partial(reference.run, num_logits=1)),
         TorchContestant("PyTorch float", FloatMamba.from_checkpoint(checkpoint)),
     ]
-    if importlib.util.find_spec("transformers"):
-        contestants.append(TransformersContestant(transformers_model(checkpoint)))
-    return contestants
+    if importlib.util.find_spec("transformers") is None:
+        return contestants, "transformers, which is not installed: pip install transformers"
+    return [*contestants, TransformersContestant(transformers_model(checkpoint))], ""
 
 
 class TorchContestant:

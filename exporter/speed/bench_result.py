@@ -72,6 +72,7 @@ class Benchmark:
     new_tokens: int
     rounds: int
     speeds: list[Speed]
+    left_out: str  # who did not take part and why, "" for nobody
     placements: list[Placement]  # with provider cuda: where the nodes of a decode step ran
     energy: str  # what measured it, "" for nothing
     host_peak_bytes: int | None  # of this process; None where other models are in it
@@ -109,6 +110,8 @@ def facts(result: Benchmark) -> list[str]:
         f"`{result.path}`, prompt {result.prompt_tokens}, {result.new_tokens} new tokens, batch 1, "
         f"{result.rounds} rounds, on {where}"
     ]
+    if result.left_out:
+        lines.append(f"left out: {result.left_out}")
     if result.host_peak_bytes is not None:
         lines.append(f"peak memory of the process: {result.host_peak_bytes / 2**20:.0f} MiB")
     if result.device_bytes is not None:
@@ -145,7 +148,7 @@ class Comparison:
     new: str
     allowed: float  # share by which a figure may be larger
     changes: list[Change]
-    left_out: list[str]  # figures that only one of the two runs has
+    not_compared: list[str]  # figures that only one of the two runs has
 
     @property
     def worse(self) -> list[Change]:
@@ -216,7 +219,7 @@ def read_result(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
         raise QuambaError(
             f"{path} is no result of bench",
-            found=f"{type(error).__name__}: {error}",
+            found=(isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}",
             allowed="what `quamba-export bench --json` of this release prints",
             fix="quamba-export bench bundle/ --json > result.json",
         ) from error

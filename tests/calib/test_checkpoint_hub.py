@@ -14,7 +14,7 @@ from refusals import refused
 
 from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 from quamba_export.calib.checkpoints.hub import is_hub_id
-from quamba_export.runtime.errors import ExitCode
+from quamba_export.runtime.errors import ExitCode, install_command
 
 
 @pytest.mark.parametrize("source", ["state-spaces/mamba-130m", "a/b", "mistralai/Mamba-Codestral-7B-v0.1"])
@@ -94,5 +94,5 @@ def test_an_unreachable_hub(error: Exception, monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with refused("huggingface_hub is not installed", "pip install 'quamba-export[hub]'"):
+    with refused("huggingface_hub is not installed", install_command("hub")):
         load_checkpoint("owner/name")

@@ -2,6 +2,7 @@ import json
 import sys
 import types
 
+import huggingface_hub
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -75,8 +76,10 @@ def test_missing_file_and_directory_are_refused(tmp_path):
         read_documents(tmp_path)
 
 
-def fake_datasets(monkeypatch, load):
+def fake_datasets(monkeypatch, load, info=lambda self, name, timeout: None):
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load))
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
 
 
 class Rows(list):
@@ -113,9 +116,39 @@ def test_unknown_dataset_and_dataset_without_text_are_refused(monkeypatch):
         list(read_documents("o/n"))
 
 
+@pytest.mark.parametrize(("reached", "offline"), [(False, True), (True, False)])
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch, reached, offline):
+    asked = []
+
+    def info(self, name, timeout):
+        asked.append(name)
+        if not reached:
+            raise OSError("Name or service not known")
+        raise huggingface_hub.errors.RepositoryNotFoundError("no such dataset", response=None)
+
+    def load(*_, **__):
+        assert huggingface_hub.constants.HF_HUB_OFFLINE is offline  # else it would ask five times more
+        raise FileNotFoundError("not in the cache")
+
+    fake_datasets(monkeypatch, load, info)
+    with pytest.raises(QuambaError, match="no Hugging Face dataset typo:test"):
+        list(read_documents("typo:test"))
+    assert asked == ["typo"]
+
+
+def test_a_path_is_never_asked_of_the_hub_and_its_neighbour_is_named(tmp_path, monkeypatch):
+    fake_datasets(monkeypatch, None, None)
+    write(tmp_path, "validation.txt", "a")
+    for name in ("validation", "validaton.txt", "./validation", "a/b/validation"):
+        near = "" if name.startswith("a/") else f"did you mean {tmp_path / 'validation.txt'}?"
+        with pytest.raises(QuambaError, match="no such file") as caught:
+            read_documents(f"{tmp_path}/{name}")
+        assert caught.value.fix == near
+
+
 def test_missing_datasets_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(QuambaError, match=r"quamba-export\[hub\]"):
+    with pytest.raises(QuambaError, match=r"\[hub\]'"):
         list(read_documents("o/n"))
 
 
@@ -165,8 +198,8 @@ def test_calibration_windows_are_the_first_ones_or_a_draw(tmp_path, tokenizer_pa
 @pytest.mark.parametrize(
     ("text", "found", "fix"),
     [
-        ("", 0, "smaller --calib-seqlen"),
-        ("a b c", 4, "smaller --calib-seqlen"),
+        ("", 0, "fix: give a longer text"),
+        ("a b c", 4, "fix: give a longer text, or --calib-seqlen 1"),
         ("a " * 9, 10, "--calib-size 2"),
     ],
 )

@@ -146,7 +146,7 @@ def test_what_one_run_lacks_is_said(result: dict[str, Any], tmp_path: Path) -> N
     old = write(tmp_path / "old.json", result, speeds=[speed | {"joules_per_token": 1.0}, other])
     found = compare_runs(old, write(tmp_path / "new.json", result), 0.05)
     name = speed["name"]
-    assert found.left_out == [
+    assert found.not_compared == [
         f"{who}: only in the older run"
         for who in (
             f"{name} joules a token",
@@ -198,12 +198,16 @@ def test_others_names_have_nothing_in_common(result: dict[str, Any], tmp_path: P
         compare_runs(old, write(tmp_path / "new.json", result, speeds=[]), 0.05)
 
 
-def test_what_is_asked_for_is_one_thing(result: dict[str, Any], tmp_path: Path) -> None:
+def test_what_is_asked_for_is_one_thing(
+    result: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = write(tmp_path / "old.json", result)
     run_json("bench", exit_code=2)
     run_json("bench", tmp_path, "--compare", file, file, exit_code=2)
-    for allow in ("much", "-1%", "nan", ""):
+    for allow in ("much", "-1%", "nan", "", "1001%"):
         run_json("bench", "--compare", file, file, "--allow", allow, exit_code=2)
+    run_json("bench", "--compare", file, file, "--allow", "5", exit_code=2)  # 500 % would allow everything
+    assert "did you mean 5%?" in capsys.readouterr().err
 
 
 def test_a_table_has_a_row_for_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,10 +217,11 @@ def test_a_table_has_a_row_for_everyone(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(bench.time, "perf_counter", lambda: sleeper.now)
     speeds = benchmark([sleeper], Turns(8, 5, 3, rounds=1), energy=sleeper)
     floor = ByteFloor(10, 2, 0.5, 1000.0, 0.5)
-    made = Benchmark("b", "cpu", "gpu", 1, 5, 3, 1, speeds, [], "rails VDD_IN", None, 3 << 20, floor)
+    made = Benchmark("b", "cpu", "gpu", 1, 5, 3, 1, speeds, "them", [], "rails", None, 3 << 20, floor)
     text = markdown(made)
     assert "| sleeper | 8000.00 / 8000.00 / 8000.00 | 2000.00 / 3600.00 / 3960.00 |" in text
     assert "| 4.6667 |" in text
     assert "- byte floor of TPOT: 1000.000 ms at 0.5 GB/s, 50% of the measured median" in text
     assert "- GPU memory taken: 3 MiB" in text
-    assert asdict(made)["energy"] == "rails VDD_IN"
+    assert asdict(made)["energy"] == "rails"
+    assert "- left out: them" in text

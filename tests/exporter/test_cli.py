@@ -152,12 +152,12 @@ ERRORS = [
     (
         ModuleNotFoundError("No module named 'torch'", name="torch"),
         ExitCode.USAGE,
-        "quamba-export[calibrate]",
+        "[calibrate]",
     ),
     (
         ModuleNotFoundError("No module named 'jinja2.ext'", name="jinja2.ext"),
         ExitCode.USAGE,
-        "quamba-export[compare]",
+        "[compare]",
     ),
     (ModuleNotFoundError("No module named 'surprise'", name="surprise"), ExitCode.BUG, "bug"),
     (MemoryError("1 TiB"), ExitCode.OUT_OF_SPACE, "out of memory"),
@@ -203,7 +203,7 @@ def test_the_extra_named_is_the_command_s(
     """Else a second one would be missing after the first was installed."""
     monkeypatch.setattr(sys, "argv", ["quamba-export", command, "x"])
     message, _ = cli.explain(ModuleNotFoundError(f"No module named '{module}'", name=module))
-    assert f"quamba-export[{extra}]" in message
+    assert f"[{extra}]" in message
 
 
 MODULES = {

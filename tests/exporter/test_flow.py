@@ -86,6 +86,20 @@ def test_compare_refuses_a_calibration_of_another_run(flow: Flow, tmp_path: Path
     assert run_json("compare", flow.export, *flags, exit_code=4) == {}
 
 
+def test_what_is_replaced_is_told(flow: Flow, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    size = ("--calib-size", 2, "--calib-seqlen", 16)
+    for kind, *command in (
+        ("calibration", "calibrate", flow.checkpoint, "--data", flow.text, *size),
+        ("export", "export", flow.checkpoint, "--qformat", "fp16"),
+        ("bundle", "build", flow.export, "--target", "cpu"),
+    ):
+        told = f"{tmp_path / kind} is an earlier {kind}, of 20"
+        run_json(*command, "-o", tmp_path / kind)
+        assert told not in capsys.readouterr().err
+        run_json(*command, "-o", tmp_path / kind)
+        assert told in capsys.readouterr().err
+
+
 def test_inspect_tells_what_each_folder_holds(flow: Flow) -> None:
     folders = {
         "checkpoint": flow.checkpoint,

@@ -14,7 +14,7 @@ from tiny_flow import Flow, run_json
 
 from quamba_export.exporter.evaluation.language_models import open_language_model
 from quamba_export.exporter.evaluation.task_scores import QUAMBA_TASKS, chosen_tasks
-from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.errors import QuambaError, install_command
 
 WITHOUT = "no lm-eval: pip install '.[tasks]' (760 MB with what it needs)"
 TASK = """
@@ -76,7 +76,7 @@ def test_without_lm_eval_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     run_json("eval", flow.checkpoint, "--tasks", "quamba", exit_code=2)
-    assert "quamba-export[tasks]" in capsys.readouterr().err
+    assert install_command("tasks") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,6 @@ def test_a_sweep_needs_lm_eval_for_tasks_only(
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     texts = ("--data", flow.text, "--score", flow.text, "-o", tmp_path, "--vary", "alpha=0.9")
     run_json("sweep", flow.checkpoint, *texts, "--tasks", "piqa", exit_code=2)
-    assert "quamba-export[tasks]" in capsys.readouterr().err
+    assert install_command("tasks") in capsys.readouterr().err
     run_json("sweep", flow.checkpoint, *texts, "--task-limit", 3, exit_code=2)
     assert "--task-limit goes with --tasks" in capsys.readouterr().err

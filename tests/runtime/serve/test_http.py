@@ -15,6 +15,7 @@ from served import MODEL, Served, serving
 
 from quamba_export.runtime.generate import Limits
 from quamba_export.runtime.sampling import Sampling
+from quamba_export.runtime.serve.replies import event
 from quamba_export.runtime.serve.server import model_name
 
 TOKEN = "0123456789abcdef"
@@ -234,3 +235,10 @@ def test_a_model_has_a_name_that_a_request_can_say(tmp_path: Path) -> None:
         ("a \N{GREEK SMALL LETTER PI}".encode(), "a \u03c0"),
     ):
         assert model_name(tmp_path / os.fsdecode(name)) == said
+
+
+def test_an_event_is_one_line_for_every_client() -> None:
+    """httpx's iter_lines ends a line wherever str.splitlines does."""
+    said = {"text": "".join(map(chr, range(0x3000)))}
+    data, *rest = event(said).decode().splitlines()
+    assert (json.loads(data.removeprefix("data: ")), rest) == (said, [""])
