@@ -1,6 +1,6 @@
 """Messages of a chat as the text that a model continues: by the model's own template, or a plain one.
 
-The template is `chat_template.jinja`, or the `chat_template` of tokenizer_config.json; chat_template.py
+The template is `chat_template.jinja`, or the `chat_template` of tokenizer_config.json; serve/chat_template.py
 renders it. Models without one, which were trained on plain text, get lines that such text is full of.
 """
 
@@ -63,7 +63,7 @@ class TemplateChat:
     def __init__(self, template: ChatTemplate) -> None:
         """Raises QuambaError for what is no Jinja, and (exit 2) where Jinja is not installed."""
         try:
-            from quamba_export.runtime.chat_template import Template
+            from quamba_export.runtime.serve.chat_template import Template
         except ModuleNotFoundError as error:
             raise QuambaError(
                 "this model's chat template needs Jinja",
