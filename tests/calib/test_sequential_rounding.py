@@ -89,7 +89,7 @@ def files(directory):
 
 def test_any_number_of_workers_gives_the_same_bytes(run, tmp_path):
     for workers in (1, 3):
-        run(MAMBA2, workers=workers, out_dir=tmp_path / str(workers))
+        run(MAMBA2, {"descent_sweeps": 2}, workers=workers, out_dir=tmp_path / str(workers))
     assert files(tmp_path / "1") == files(tmp_path / "3")
     assert "weights.safetensors" in files(tmp_path / "1")
 
@@ -111,13 +111,13 @@ def stop_after(layers):
 @pytest.mark.parametrize("layers", [1, 2])
 def test_resuming_after_any_layer_gives_the_same_bytes(run, tmp_path, layers):
     with pytest.raises(StopHereError):
-        run(MAMBA1, out_dir=tmp_path / "stopped", progress=stop_after(layers))
+        run(MAMBA1, {"descent_sweeps": 2}, out_dir=tmp_path / "stopped", progress=stop_after(layers))
     unfinished = partial_directory(tmp_path / "stopped")
     for name in ("out_proj_in.bin", f"residual{(layers + 1) % 2}.bin"):  # what the next layer writes anew
         (unfinished / name).write_bytes(b"\xff" * (unfinished / name).stat().st_size)
     again = []
-    run(MAMBA1, out_dir=tmp_path / "stopped", resume=True, progress=again.append)
-    run(MAMBA1, out_dir=tmp_path / "whole")
+    run(MAMBA1, {"descent_sweeps": 2}, out_dir=tmp_path / "stopped", resume=True, progress=again.append)
+    run(MAMBA1, {"descent_sweeps": 2}, out_dir=tmp_path / "whole")
     assert len(again) == 2 - layers
     assert files(tmp_path / "stopped") == files(tmp_path / "whole")
 
