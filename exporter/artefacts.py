@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from quamba_export.calib.model.state_dtype import STATE_DTYPES, SsmStateDtype
 from quamba_export.calib.output_directory import MANIFESTS, Artefact, kind_of
 from quamba_export.exporter.console import say
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -34,6 +35,21 @@ def tell_replaced(out: Path, kind: Artefact) -> None:
 def recorded_scan_input(path: Path) -> str:
     """What config.json says that the scan gets for x; int8 where it says nothing: an export of no study."""
     return str(_quantization(path).get("ssm_input", "int8"))
+
+
+def recorded_state_dtype(path: Path) -> SsmStateDtype:
+    """How config.json says that the scan state is stored. Raises QuambaError (exit 5) for a way not known."""
+    found = str(_quantization(path).get("ssm_state_dtype"))
+    for known in STATE_DTYPES:
+        if found == known:
+            return known
+    raise QuambaError(
+        f"{path / 'config.json'} stores the scan state in a way that this version has not",
+        found=found,
+        allowed=", ".join(STATE_DTYPES),
+        fix="update quamba-export, or run `quamba-export export` again",
+        code=ExitCode.INCOMPATIBLE,
+    )
 
 
 def recorded_smoothing(path: Path) -> bool:

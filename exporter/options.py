@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from quamba_export.calib.model import state_dtype
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ EmbeddingBits = Annotated[
 ]
 LmHeadBits = Annotated[int | None, typer.Option(help="lm_head: 8 or 4, codes; 16, fp16. Default: as above.")]
 SsmStateDtype = Annotated[
-    Literal["float16", "float32", "int8", "int8-dynamic"] | None,
+    state_dtype.SsmStateDtype | None,
     typer.Option(
         "--ssm-state-dtype",
         help="How the scan state is stored between tokens. Default: float16, or float32 in fp32.",

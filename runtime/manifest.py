@@ -98,13 +98,6 @@ class Manifest:
         return self.portable or (self.digest if self.prepared is None else self.prepared.export)
 
     @property
-    def ssm_state_dtype(self) -> str:
-        """How the scan state is stored: a dtype, or int8-dynamic where every row of it has a scale."""
-        if any(state.past.startswith(ROW_SCALES) for state in self.states):
-            return "int8-dynamic"
-        return next(state.dtype for state in self.states if state.past.startswith("past_ssm_states."))
-
-    @property
     def vocab_size(self) -> int:
         """V: rows of the embedding, padding included."""
         return cast(int, self.config["vocab_size"])

@@ -66,8 +66,8 @@ def quantized_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
 
 
 def dynamic_state_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
-    y, state = quantized_selective_scan({**i, "state": rows(i)}, {**a, "state_scale": 1.0})
-    return [y, *state]
+    y, state = quantized_selective_scan({**i, "state": rows(i, a)}, {**a, "state_scale": 1.0})
+    return [y, *state[:2]]
 
 
 def dynamic_state_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
@@ -78,8 +78,8 @@ def dynamic_state_ssd_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:
         "C": dequantize(in_blocks(i["C"], size), i["C_scale"][:, None] / f32(size)),
         "dt": dequantize(i["dt"], a["dt_scale"]),
     }
-    y, state = ssd_scan({**i, **widened, "state": rows(i)}, a, 1.0)
-    return [y, *state]
+    y, state = ssd_scan({**i, **widened, "state": rows(i, a)}, a, 1.0)
+    return [y, *state[:2]]
 
 
 def in_blocks(codes: Array, size: int) -> Array:
@@ -89,8 +89,8 @@ def in_blocks(codes: Array, size: int) -> Array:
     return (codes.reshape(*codes.shape[:-1], -1, size).astype(np.int64) @ signs).reshape(codes.shape)
 
 
-def rows(i: Mapping[str, Array]) -> Any:
-    return Rows(i["state"], i["row_scale"])
+def rows(i: Mapping[str, Array], a: Attrs) -> Any:
+    return Rows(i["state"], i["row_scale"], int(a["stochastic"]))
 
 
 def float_input_selective_scan(i: Mapping[str, Array], a: Attrs) -> list[Array]:

@@ -77,10 +77,13 @@ def tree(x: Array) -> Array:
 
 
 class Rows(NamedTuple):
-    """int8 codes (..., N) and a scale (...) found when they were written."""
+    """int8 codes (..., N) and a scale (...) found when they were written, rounded to the nearest or up by
+    chance.
+    """
 
     codes: Array
     scale: Array
+    stochastic: int = 0
 
 
 def recurrence(
@@ -98,8 +101,19 @@ def recurrence(
 def narrowed(h: Array, like: Array | Rows, scale: Array | float) -> Array | Rows:
     if isinstance(like, Rows):
         peak = np.maximum(np.abs(h).max(-1, keepdims=True), f32(2.0**-100))
-        return Rows(np.rint(h * (f32(127) / peak)).astype(np.int8), (peak / f32(127))[..., 0])
+        steps = h * (f32(127) / peak)
+        codes = by_chance(steps) if like.stochastic else np.rint(steps)
+        return Rows(codes.astype(np.int8), (peak / f32(127))[..., 0], like.stochastic)
     return quantize(h, scale) if like.dtype == np.int8 else h.astype(like.dtype)
+
+
+def by_chance(steps: Array) -> Array:
+    """The code below, or the one above where the bits below a 512th of a step, as a share of it, and the
+    fraction make a whole.
+    """
+    exact = steps.astype(np.float64)
+    chance = exact * 512 - np.floor(exact * 512)
+    return np.floor((exact + chance).astype(f32))
 
 
 def widened(state: Array | Rows, scale: Array | float) -> NDArray[np.float32]:

@@ -83,7 +83,7 @@ def mamba1_block(
         D_scale=model.scale(f"{site}.D"),
         z_scale=model.scale(f"{site}.z"),
         dt_bias_scale=model.scale(f"{site}.dt_bias"),
-        **({} if model.dynamic_state else {"state_scale": model.state_scale(site)}),
+        **(model.row_rounding if model.dynamic_state else {"state_scale": model.state_scale(site)}),
     )
     net.tap(f"{site}.ssm_state", held[0])
     (rotated,) = net.op(
@@ -127,6 +127,7 @@ def mamba2_block(
         dt_scale=model.scale(f"{site}.dt"),
         dt_min=config.time_step_limit[0],
         dt_max=min(config.time_step_limit[1], model.FLOAT_MAX),
+        **(model.row_rounding if model.dynamic_state else {}),
     )
     net.tap(f"{site}.ssm_state", held[0])
     (rotated,) = net.op(

@@ -14,8 +14,9 @@ from quamba_export.calib.checkpoints.checkpoint import Checkpoint
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.model.parts import rewritten_parts
 from quamba_export.calib.model.qformat import BlockWidths, QFormat, qformat_named
-from quamba_export.calib.model.quantized_model import QuantizedModel, SsmStateDtype
+from quamba_export.calib.model.quantized_model import QuantizedModel
 from quamba_export.calib.model.smoothing import check_smoothable
+from quamba_export.calib.model.state_dtype import SsmStateDtype
 from quamba_export.calib.model.tables import FLOATS, stored_table
 from quamba_export.calib.model.uncalibrated import calibration_for
 from quamba_export.calib.recipes.recipe import Recipe

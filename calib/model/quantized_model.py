@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.model.network import forward
 from quamba_export.calib.model.qformat import BlockWidths, QFormat
 from quamba_export.calib.model.scan_input import ScanInput
+from quamba_export.calib.model.state_dtype import SsmStateDtype, has_row_scales, stored_as
 from quamba_export.calib.model.states import States
 from quamba_export.calib.model.torch_backend import TorchBackend
 from quamba_export.runtime.errors import QuambaError
 
-SsmStateDtype = Literal["float16", "float32", "int8", "int8-dynamic"]
 Tap = Callable[[str, Tensor], None]
 
 
@@ -70,7 +70,12 @@ class QuantizedModel:
     @property
     def dynamic_state(self) -> bool:
         """Whether the rows of the scan state are scaled as they are written."""
-        return self.ssm_state_dtype == "int8-dynamic"
+        return has_row_scales(self.ssm_state_dtype)
+
+    @property
+    def row_rounding(self) -> dict[str, int]:
+        """The attribute of a scan op whose rows are scaled as they are written."""
+        return {"stochastic": int(self.ssm_state_dtype == "int8-stochastic")}
 
     @property
     def smoothed(self) -> bool:
@@ -121,7 +126,7 @@ class QuantizedModel:
         states = States.zeros(
             self.config,
             batch,
-            ssm_dtype=getattr(torch, self.ssm_state_dtype.removesuffix("-dynamic")),
+            ssm_dtype=getattr(torch, stored_as(self.ssm_state_dtype)),
             dynamic=self.dynamic_state,
             device=self.device,
         )

@@ -140,7 +140,7 @@ def with_scan_input(
     if model.dynamic_state:
         raise QuambaError(
             "a study of the scan's input has no dynamic int8 state",
-            found=f"--ssm-input {mode.mode} --ssm-state-dtype int8-dynamic",
+            found=f"--ssm-input {mode.mode} --ssm-state-dtype {model.ssm_state_dtype}",
             allowed="float16, float32, int8",
             code=ExitCode.USAGE,
         )

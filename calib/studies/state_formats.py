@@ -15,6 +15,7 @@ from torch import Tensor
 from quamba_export.calib.model.quantized_model import QuantizedModel
 from quamba_export.plugins.common.quantization import SMALLEST_SCALE, dequantize, quantize
 from quamba_export.plugins.common.rotation import rotated, rotation_size
+from quamba_export.plugins.common.scan_state import up_by_chance
 
 # (h fp32, the layer, tokens before it) -> what is read of it at the next token, fp32
 Held = Callable[[Tensor, int, int], Tensor]
@@ -63,12 +64,6 @@ class Dynamic:
         scale = row_scale(blocks)
         codes = up_by_chance(blocks / scale) if self.stochastic else torch.round(blocks / scale)
         return (codes.clamp(-127, 127) * scale).reshape(h.shape) * shape
-
-
-def up_by_chance(x: Tensor) -> Tensor:
-    """Codes rounded up as often as their fraction says; chance is the bits of x below 2^-9: no counter."""
-    finer = x * 512
-    return torch.floor(x + (finer - torch.floor(finer)))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from quamba_export.calib.model import state_dtype
 from quamba_export.exporter.console import emit, progress
 from quamba_export.exporter.options import (
     CalibrationPath,
@@ -63,7 +64,7 @@ def evaluate(
         str | None, typer.Option(help="As in export: the quantized reference of a checkpoint.")
     ] = None,
     ssm_state_dtype: Annotated[
-        Literal["float16", "float32", "int8", "int8-dynamic"] | None,
+        state_dtype.SsmStateDtype | None,
         typer.Option(help="As in export, as --qformat."),
     ] = None,
     ssm_input: SsmInput = None,

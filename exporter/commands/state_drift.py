@@ -13,7 +13,7 @@ from quamba_export.exporter.options import Data, Device, Json
 if TYPE_CHECKING:
     from rich.console import Console
 
-BUILT = "fp16;static;row;rotated row"
+BUILT = "fp16;static;row;row, stochastic;rotated row;rotated row, stochastic"
 
 
 def state_drift(
@@ -26,7 +26,7 @@ def state_drift(
     formats: Annotated[
         str,
         typer.Option(
-            help="Formats of calib/studies/state_formats.py, by semicolons; those it has not are left out."
+            help="Formats of calib/studies/state_formats.py, by semicolons; of the default ones those it has."
         ),
     ] = BUILT,
     plot: Annotated[Path | None, typer.Option(help="Write the curves as an SVG file.")] = None,

@@ -19,11 +19,10 @@ from quamba_export.calib.model.quantize_model import quantize_model
 from quamba_export.calib.model.quantized_model import QuantizedModel
 from quamba_export.calib.model.rewrites import rewrite
 from quamba_export.calib.model.uncalibrated import calibration_for
-from quamba_export.exporter.artefacts import require_graph
+from quamba_export.exporter.artefacts import recorded_state_dtype, require_graph
 from quamba_export.exporter.comparison.compare import DEFAULT_MIN_SNR_DB, PairComparison, compare_runners
 from quamba_export.exporter.comparison.runners import EngineRunner, FloatRunner, OnnxRunner, ReferenceRunner
 from quamba_export.exporter.console import progress
-from quamba_export.exporter.graph.onnx_session import ssm_state_dtype
 from quamba_export.runtime.bundle import open_model
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest, read_manifest
@@ -66,7 +65,7 @@ def compare_models(
     checkpoint = load_checkpoint(against)
     check_same("checkpoint", against, checkpoint.digest, manifest.sources["checkpoint"])
     calibration_path, calibration = calibration_of(path, manifest, calibration_path)
-    reference = quantize_model(checkpoint, calibration, manifest.qformat, ssm_state_dtype(manifest))
+    reference = quantize_model(checkpoint, calibration, manifest.qformat, recorded_state_dtype(path))
     stream = token_stream(data, path / "tokenizer.json", manifest.eos_token_id, limit=max_tokens)
     batches = [row[None] for row in windows(stream, window)]  # (1, L) each: every site of one is in memory
     if not batches:

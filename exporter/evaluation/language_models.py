@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quamba_export.exporter.artefacts import artefact_kind, engine_name, recorded_scan_input
+from quamba_export.calib.model.state_dtype import SsmStateDtype
+from quamba_export.exporter.artefacts import (
+    artefact_kind,
+    engine_name,
+    recorded_scan_input,
+    recorded_state_dtype,
+)
 from quamba_export.runtime.engine import Engine
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.ort_session import Provider
@@ -26,7 +32,6 @@ if TYPE_CHECKING:
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
 Forward = Callable[[Ids, Any], tuple[Logits, Any]]
-SsmStateDtype = Literal["float16", "float32", "int8", "int8-dynamic"]
 ModelKind = Literal["checkpoint", "reference", "export", "bundle"]
 
 
@@ -161,7 +166,6 @@ def open_reference(
 
 def open_graph(path: Path, kind: ModelKind, provider: Provider | None = None) -> LanguageModel:
     """An export/ or bundle/ on the engine that a device runs it with."""
-    from quamba_export.exporter.graph.onnx_session import ssm_state_dtype
     from quamba_export.runtime.bundle import open_model
 
     manifest, engine = open_model(path, provider=provider)
@@ -169,7 +173,7 @@ def open_graph(path: Path, kind: ModelKind, provider: Provider | None = None) ->
         path=str(path),
         kind=kind,
         qformat=manifest.qformat,
-        ssm_state_dtype=ssm_state_dtype(manifest),
+        ssm_state_dtype=recorded_state_dtype(path),
         vocab_size=manifest.vocab_size,
         eos_token_id=manifest.eos_token_id,
         tokenizer_path=require_tokenizer(path / "tokenizer.json", str(path)),

@@ -85,7 +85,7 @@ def onnx_from_model(
 def scan_state(model: QuantizedModel) -> list[tuple[str, str, tuple[int, ...]]]:
     """The tensors of a layer's scan state: kind, dtype, shape without the batch."""
     shape = model.config.ssm_state_shape
-    if model.ssm_state_dtype == "int8-dynamic":
+    if model.dynamic_state:
         return [("ssm_states", "int8", shape), ("ssm_scales", "float32", shape[:-1])]
     return [("ssm_states", model.ssm_state_dtype, shape)]
 

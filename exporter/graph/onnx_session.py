@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from quamba_export.runtime.manifest import Manifest, StateTensor
+from quamba_export.runtime.manifest import StateTensor
 from quamba_export.runtime.ort_session import session_options
 from quamba_export.runtime.vnni_probe import probe_int8_products
 
-SsmStateDtype = Literal["float16", "float32", "int8", "int8-dynamic"]
 States = dict[str, NDArray[Any]]
 
 
@@ -24,11 +23,6 @@ def open_session(model: bytes | Path, data_folder: Path) -> onnxruntime.Inferenc
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(data_folder))
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
-def ssm_state_dtype(manifest: Manifest) -> SsmStateDtype:
-    """How the graph stores the scan state."""
-    return cast(SsmStateDtype, manifest.ssm_state_dtype)
 
 
 def zero_states(table: Sequence[StateTensor], batch: int) -> States:

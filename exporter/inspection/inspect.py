@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quamba_export.exporter.artefacts import artefact_kind
+from quamba_export.exporter.artefacts import artefact_kind, recorded_state_dtype
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import Manifest, read_manifest
@@ -159,7 +159,7 @@ def manifest_facts(path: Path, manifest: Manifest) -> dict[str, Any]:
         "state_bytes": {name: sum(state.nbytes for state in table) for name, table in states.items()},
         "state_dtypes": {
             "conv": ", ".join(sorted({state.dtype for state in states["conv"]})),
-            "ssm": manifest.ssm_state_dtype,
+            "ssm": recorded_state_dtype(path),
         },
     }
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.model.qformat import BlockWidths, qformat_named
-from quamba_export.calib.model.quantized_model import QuantizedModel, SsmStateDtype
+from quamba_export.calib.model.quantized_model import QuantizedModel
+from quamba_export.calib.model.state_dtype import SsmStateDtype
 from quamba_export.exporter.model_sizes import CONFIGS
 from quamba_export.plugins.common.int4 import group_sizes
 from quamba_export.runtime.errors import ExitCode, QuambaError

@@ -8,12 +8,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from dataclasses import field as with_default
-from typing import Any, get_args
+from typing import Any
 
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.enough_data import check_enough
 from quamba_export.calib.model.qformat import qformat_named
-from quamba_export.calib.model.quantized_model import SsmStateDtype
 from quamba_export.calib.model.scan_input import (
     MODES,
     SCALED,
@@ -24,6 +23,7 @@ from quamba_export.calib.model.scan_input import (
     scan_input_named,
 )
 from quamba_export.calib.model.smoothing import check_smoothable
+from quamba_export.calib.model.state_dtype import STATE_DTYPES, SsmStateDtype
 from quamba_export.calib.observers.kinds import OBSERVERS
 from quamba_export.calib.observers.observer import refuse_unknown
 from quamba_export.calib.recipes.recipe import Recipe, default_recipe, load_recipe, recipe_from_table
@@ -32,7 +32,6 @@ from quamba_export.calib.sites import SITES
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 MOST_VARIANTS = 1000
-STATE_DTYPES: tuple[SsmStateDtype, ...] = get_args(SsmStateDtype)
 _FLAGS = ("klt", "rotate_residual", "rotate_out_proj", "reorder", "per_channel_weights")
 _COUNTS = ("head_groups", "channel_groups")
 _NUMBERS = ("smoothing",)

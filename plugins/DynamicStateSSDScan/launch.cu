@@ -31,6 +31,8 @@ extern "C" int quamba_DynamicStateSSDScan_launch(const QuambaDynamicStateSSDScan
     quamba::Gpu gpu = {};
     const cudaError_t error = quamba::current_gpu(gpu);
     if (error != cudaSuccess) return error;
-    return quamba::launch_tokens<quamba::RowCode>(quamba::static_call(*op), {op->row_scale, op->row_scale_out},
-                                                  static_cast<quamba::SSDStep *>(workspace), 0, gpu, stream);
+    const auto launch =
+        op->stochastic ? quamba::launch_tokens<quamba::ChanceCode> : quamba::launch_tokens<quamba::RowCode>;
+    return launch(quamba::static_call(*op), {op->row_scale, op->row_scale_out},
+                  static_cast<quamba::SSDStep *>(workspace), 0, gpu, stream);
 }

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 
 from torch import Tensor as T
 
-from quamba_export.plugins.common.contract import OpSpec, Size, Tensor
+from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
 from quamba_export.plugins.common.onnx_text import FLOAT
 from quamba_export.plugins.common.quantization import dequantize
 from quamba_export.plugins.common.rotation import rotated, rotated_lines, rotation_size
-from quamba_export.plugins.common.scan_state import ROWS, RowScaled
+from quamba_export.plugins.common.scan_state import row_scaled, rows_kind
 from quamba_export.plugins.QuantizedSSDScan.op import SPEC as STATIC
 from quamba_export.plugins.QuantizedSSDScan.op import ssd_scan
 from quamba_export.plugins.QuantizedSSDScan.token_onnx import ssd_scan_lines
@@ -30,7 +30,7 @@ SPEC = OpSpec(
         Tensor("state_out", "int8", "B H P N", aliases="state"),
         Tensor("row_scale_out", "float32", "B H P", aliases="row_scale"),
     ),
-    attrs=STATIC.attrs,
+    attrs=(*STATIC.attrs, Attr("stochastic", "int", "flag")),
     multiples=STATIC.multiples,
 )
 
@@ -53,11 +53,13 @@ def reference(
     dt_scale: float,
     dt_min: float,
     dt_max: float,
+    stochastic: int,
 ) -> tuple[T, T, T]:
     """h = exp(dt A) h + dt x (R B)^T;  y = h (R C) / size + D x, with the rotation R of blocks of `size`.
 
-    state and row_scale hold R h. fp32 throughout, R of codes is exact. Source: Mamba-2 (arXiv 2405.21060),
-    section 3; the rotation is this project's.
+    state and row_scale hold R h, in codes to the nearest or, where `stochastic` is 1, up by chance. fp32
+    throughout, R of codes is exact. Source: Mamba-2 (arXiv 2405.21060), section 3; the rotation is this
+    project's.
     """
     share = 1.0 / rotation_size(state.shape[-1])
     unread = state.new_ones(state.shape[1:])
@@ -70,7 +72,7 @@ def reference(
         D,
         dt_bias,
         unread,
-        RowScaled(state, row_scale),
+        row_scaled(state, row_scale, stochastic),
         (dt_min, dt_max),
     )
     return y, *held
@@ -94,5 +96,5 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
         C_shared = Mul (C_scale, share)
         C_column = Unsqueeze (C_shared, scale_axis)
         C_f = Mul (C_rotated, C_column)
-        {ssd_scan_lines(sizes, ROWS)}
+        {ssd_scan_lines(sizes, rows_kind(attrs["stochastic"]))}
     """

@@ -29,6 +29,7 @@ extern "C" size_t quamba_DynamicStateSelectiveScan_workspace(const QuambaDynamic
 
 extern "C" int quamba_DynamicStateSelectiveScan_launch(const QuambaDynamicStateSelectiveScan *op, void *,
                                                        cudaStream_t stream) {
-    return quamba::launch_state<quamba::RowCode>(quamba::static_call(*op), {op->row_scale, op->row_scale_out},
-                                                 stream);
+    const auto launch =
+        op->stochastic ? quamba::launch_state<quamba::ChanceCode> : quamba::launch_state<quamba::RowCode>;
+    return launch(quamba::static_call(*op), {op->row_scale, op->row_scale_out}, stream);
 }

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor as T
 
-from quamba_export.plugins.common.contract import OpSpec, Size, Tensor
-from quamba_export.plugins.common.scan_state import ROWS, RowScaled
+from quamba_export.plugins.common.contract import Attr, OpSpec, Size, Tensor
+from quamba_export.plugins.common.scan_state import row_scaled, rows_kind
 from quamba_export.plugins.QuantizedSelectiveScan import op as static
 
 STATIC = static.SPEC
@@ -23,7 +23,10 @@ SPEC = OpSpec(
         Tensor("state_out", "int8", "B E N", aliases="state"),
         Tensor("row_scale_out", "float32", "B E", aliases="row_scale"),
     ),
-    attrs=tuple(attr for attr in STATIC.attrs if attr.name != "state_scale"),
+    attrs=(
+        *(attr for attr in STATIC.attrs if attr.name != "state_scale"),
+        Attr("stochastic", "int", "flag"),
+    ),
 )
 
 
@@ -47,8 +50,11 @@ def reference(
     D_scale: float,
     z_scale: float,
     dt_bias_scale: float,
+    stochastic: int,
 ) -> tuple[T, T, T]:
-    """QuantizedSelectiveScan from h = state * row_scale on; a channel of the next one gets its peak / 127."""
+    """QuantizedSelectiveScan from h = state * row_scale on; a channel of the next one gets its peak / 127
+    and codes to the nearest or, where `stochastic` is 1, up by chance.
+    """
     y, held = static.reference(
         x,
         dt,
@@ -58,7 +64,7 @@ def reference(
         D,
         z,
         dt_bias,
-        RowScaled(state, row_scale),
+        row_scaled(state, row_scale, stochastic),
         x_scale=x_scale,
         dt_scale=dt_scale,
         A_log_scale=A_log_scale,
@@ -74,4 +80,5 @@ def reference(
 
 def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mapping[str, float | int]) -> str:
     """The reference in standard ops: a Scan over the length. N is fixed in the body."""
-    return static.onnx_body(sizes, {**dtypes, "state": ROWS}, attrs)
+    scales = {name: value for name, value in attrs.items() if name != "stochastic"}
+    return static.onnx_body(sizes, {**dtypes, "state": rows_kind(attrs["stochastic"])}, scales)

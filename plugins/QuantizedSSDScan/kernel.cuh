@@ -52,7 +52,7 @@ struct alignas(COUNT < 4 ? 4 * COUNT : 16) Entries {
 template <class Stored, int N_LANE, int ROWS, int TILE>
 struct SSDScan {
     static constexpr int BLOCK_ROWS = SSD_WARPS * ROWS, WIDTH = 32 * N_LANE;
-    static constexpr bool ROW_SCALES = std::is_same_v<Stored, RowCode>;
+    static constexpr bool ROW_SCALES = HAS_ROW_SCALES<Stored>;
 
     // A tile as it comes from memory; two of them, so that one is filled while the other is worked on.
     struct Codes {

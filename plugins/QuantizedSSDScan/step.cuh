@@ -29,7 +29,7 @@ struct Entry {
 };
 
 // The states of a warp as they are stored; for int8 with the reciprocals of their scales, made before the wait.
-template <class Stored, int ROWS, int N_LANE>
+template <class Stored, int ROWS, int N_LANE, bool = HAS_ROW_SCALES<Stored>>
 struct StoredStates {
     static constexpr bool SCALED = false;  // by scales that are found here
     Entry<Stored, N_LANE> held[ROWS];
@@ -70,15 +70,15 @@ struct StoredStates {
 };
 
 // Those of rows with scales of their own, which every lane finds in `largest_of_lanes`.
-template <int ROWS, int N_LANE>
-struct StoredStates<RowCode, ROWS, N_LANE> {
+template <class Stored, int ROWS, int N_LANE>
+struct StoredStates<Stored, ROWS, N_LANE, true> {
     static constexpr bool SCALED = true;
-    Entry<RowCode, N_LANE> held[ROWS];
+    Entry<Stored, N_LANE> held[ROWS];
     float scale[ROWS];
     static constexpr bool plain = true;
 
     __device__ __forceinline__ float load(int r, int k) const {
-        return State<RowCode>::load(held[r].at[k], scale[r]);
+        return State<Stored>::load(held[r].at[k], scale[r]);
     }
 
     template <bool>
@@ -88,7 +88,9 @@ struct StoredStates<RowCode, ROWS, N_LANE> {
             const RowScale row = found_row_scale<32>(next[r]);
             scale[r] = row.scale;
 #pragma unroll
-            for (int k = 0; k < N_LANE; k++) held[r].at[k] = {static_cast<int8_t>(row.steps(next[r][k]))};
+            for (int k = 0; k < N_LANE; k++) {
+                held[r].at[k] = {static_cast<int8_t>(row.steps<Stored>(next[r][k]))};
+            }
         }
     }
 };

@@ -9,16 +9,16 @@ from quamba_export.plugins.common.onnx_text import exp_lines, softplus_lines
 from quamba_export.plugins.common.recurrence import tree_sum_lines
 from quamba_export.plugins.common.scan_state import (
     CARRIED,
-    ROWS,
     begin_lines,
     end_lines,
+    has_row_scales,
     loaded_lines,
     stored_lines,
 )
 
 
 def ssd_scan_lines(sizes: Mapping[str, Size], kind: str) -> str:
-    """ssd_scan of x_f, dt_f, A_log, B_f, C_f, D, dt_bias and `state` of `kind`: its dtype or ROWS.
+    """ssd_scan of x_f, dt_f, A_log, B_f, C_f, D, dt_bias and `state` of `kind`: its dtype or rows.
 
     h_scales (H, P, N) is read for an int8 state only.
     """
@@ -32,7 +32,7 @@ def ssd_scan_lines(sizes: Mapping[str, Size], kind: str) -> str:
 def start_lines(sizes: Mapping[str, Size], kind: str) -> str:
     """The shapes, step and decay_f (B, L, H), and the state as h_0 (B, G, H/G, P, N)."""
     groups, heads, channels, n_state = (int(sizes[letter]) for letter in "GHPN")
-    per_group, held = heads // groups, n_state + (kind == ROWS)  # numbers a loop carries of a row
+    per_group, held = heads // groups, n_state + has_row_scales(kind)  # numbers a loop carries of a row
     shapes = {  # 0 keeps batch and length
         "heads_shape": [0, 0, groups, per_group, 1, 1],
         "channels_shape": [0, 0, groups, per_group, channels, 1],

@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuanti
     const bool owned = e_0 + channel < op.size.E;
 
     const LaneDecay decayed;
-    constexpr bool ROW_SCALES = std::is_same_v<Stored, RowCode>;
+    constexpr bool ROW_SCALES = HAS_ROW_SCALES<Stored>;
     float A[N_LANE], h[N_LANE], scale[N_LANE];
     const Stored *stored = static_cast<const Stored *>(op.state);
 #pragma unroll

@@ -121,7 +121,7 @@ def onnx_body(sizes: Mapping[str, Size], dtypes: Mapping[str, str], attrs: Mappi
 
 
 def selective_scan_lines(kind: str, n_state: int) -> str:
-    """selective_scan of x_f, dt_f, A_log_f, ... and `state` of `kind`, its dtype or ROWS (scan_state.py).
+    """selective_scan of x_f, dt_f, A_log_f, ... and `state` of `kind`: its dtype or rows (scan_state.py).
 
     state_scale is read for int8 only.
     """

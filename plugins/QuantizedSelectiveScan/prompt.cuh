@@ -153,7 +153,7 @@ template <class Stored, class Shape>
 class PromptChain {
 public:
     static constexpr int LANES = Shape::LANES, N_LANE = Shape::N_LANE, TOKENS = Shape::TOKENS;
-    static constexpr bool ROW_SCALES = std::is_same_v<Stored, RowCode>;
+    static constexpr bool ROW_SCALES = HAS_ROW_SCALES<Stored>;
 
     __device__ PromptChain(const QuambaQuantizedSelectiveScan &op, const RowScales &rows, int64_t b, int64_t e_0)
         : lane(threadIdx.x % LANES), channel(min(int(threadIdx.x) / LANES, Shape::CHANNELS - 1)),

@@ -15,7 +15,7 @@ constexpr int SELECTIVE_STEP_THREADS = 256;
 template <class Stored, int LANES, int N_LANE>
 __global__ void __launch_bounds__(SELECTIVE_STEP_THREADS)
     selective_one_token(QuambaQuantizedSelectiveScan op, RowScales rows) {
-    constexpr bool ROW_SCALES = std::is_same_v<Stored, RowCode>;
+    constexpr bool ROW_SCALES = HAS_ROW_SCALES<Stored>;
     __shared__ float gates[256];  // by the code of z
     let_next_kernel_begin();
     const int lane = threadIdx.x % LANES, N = int(op.size.N), E = int(op.size.E);
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(SELECTIVE_STEP_THREADS)
     for (int k = 0; k < N_LANE; k++) {
         if (channel >= E || lane + LANES * k >= N) continue;
         if constexpr (ROW_SCALES) {
-            out[LANES * k] = {static_cast<int8_t>(row.steps(next[k]))};
+            out[LANES * k] = {static_cast<int8_t>(row.steps<Stored>(next[k]))};
         } else {
             out[LANES * k] = State<Stored>::store(next[k], state_scale);
         }

@@ -1,5 +1,5 @@
 """How a scan's state is held between two tokens: as floats, as int8 codes on calibrated scales, or as int8
-codes with a scale a row that is found whenever the row is written.
+codes with a scale a row that is found whenever the row is written, to the nearest code or up by chance.
 
 A row is the last axis, d_state: one head and channel of Mamba-2, one channel of Mamba-1.
 """
@@ -14,9 +14,16 @@ from torch import Tensor as T
 from quamba_export.plugins.common.onnx_text import FLOAT, FLOAT16, INT8, quantize_lines
 from quamba_export.plugins.common.quantization import INT8_MAX, dequantize, quantize
 
-ROWS = "rows"  # stands for RowScaled where the other states have a dtype
-CARRIED = {"float16": "float16", "float32": "float", "int8": "int8", ROWS: "float"}  # ONNX type in a loop
+ROWS, CHANCE_ROWS = "rows", "chance rows"  # RowScaled and ByChance where the other states have a dtype
+CARRIED = {  # ONNX type in a loop
+    "float16": "float16",
+    "float32": "float",
+    "int8": "int8",
+    ROWS: "float",
+    CHANCE_ROWS: "float",
+}
 SMALLEST_PEAK = 2.0**-100  # of a row: nothing overflows or is subnormal above it
+FINE_STEPS = 512  # a code's step in parts that decide nothing but chance: 127 has 8 bits below them in fp32
 
 
 class RowScaled(NamedTuple):
@@ -27,10 +34,37 @@ class RowScaled(NamedTuple):
 
     def unflatten(self, dim: int, sizes: tuple[int, int]) -> RowScaled:
         """torch's, on an axis before the last."""
-        return RowScaled(self.codes.unflatten(dim, sizes), self.scale.unflatten(dim, sizes))
+        return type(self)(self.codes.unflatten(dim, sizes), self.scale.unflatten(dim, sizes))
 
     def flatten(self, first: int, last: int) -> RowScaled:
-        return RowScaled(self.codes.flatten(first, last), self.scale.flatten(first, last))
+        return type(self)(self.codes.flatten(first, last), self.scale.flatten(first, last))
+
+
+class ByChance(RowScaled):
+    """One whose codes are rounded up as often as their fractions say (up_by_chance)."""
+
+
+def row_scaled(codes: T, scale: T, stochastic: int) -> RowScaled:
+    """What the inputs `state` and `row_scale` of an op stand for, by its attribute `stochastic`, 0 or 1."""
+    return ByChance(codes, scale) if stochastic else RowScaled(codes, scale)
+
+
+def rows_kind(stochastic: float | int) -> str:
+    """The same in ONNX text."""
+    return CHANCE_ROWS if stochastic else ROWS
+
+
+def up_by_chance(steps: T) -> T:
+    """Whole numbers, one beside each of `steps` (fp32, up to 127 in magnitude), the upper one as often as the
+    fraction says.
+
+    Chance is the number's own bits below a 512th, as a share of it: no counter and no seed, the same again in
+    every run, and a number of codes on the scale they came from stays that code. The sum is exact from 1 on.
+    Source: stochastic rounding (Gupta et al., arXiv 1502.02551, section 3); where chance comes from is this
+    project's.
+    """
+    fine = steps * FINE_STEPS
+    return torch.floor(steps + (fine - torch.floor(fine)))
 
 
 State = TypeVar("State", T, RowScaled)
@@ -49,18 +83,20 @@ def stored(h: T, like: State, scale: T | float) -> State:
     A row's scale is its peak / 127, and a code is h * (127 / peak): one division a row, and none clips.
     """
     if isinstance(like, RowScaled):
+        rounded = up_by_chance if isinstance(like, ByChance) else torch.round
         peak = h.abs().amax(-1, keepdim=True).clamp(min=SMALLEST_PEAK)
         limit = torch.full_like(peak, INT8_MAX)
-        return RowScaled(torch.round(h * (limit / peak)).to(torch.int8), (peak / limit).squeeze(-1))
+        return type(like)(rounded(h * (limit / peak)).to(torch.int8), (peak / limit).squeeze(-1))
     return quantize(h, scale) if like.dtype == torch.int8 else h.to(like.dtype)
 
 
 def begin_lines(source: str, target: str, kind: str) -> str:
-    """`target`, what a loop carries, of the op's input `source`, and of `row_scale` where kind is ROWS.
+    """`target`, what a loop carries, of the op's input `source`, and of `row_scale` where it has one.
 
-    kind: the state's dtype or ROWS, whose codes and scale are carried side by side, N + 1 numbers a row.
+    kind: the state's dtype, or ROWS or CHANCE_ROWS, whose codes and scale are carried side by side, N + 1
+    numbers a row.
     """
-    if kind == ROWS:
+    if has_row_scales(kind):
         return f"""
             {source}_row_axis = Constant <value_ints = [-1]> ()
             {source}_wide = Cast <to = {FLOAT}> ({source})
@@ -71,8 +107,8 @@ def begin_lines(source: str, target: str, kind: str) -> str:
 
 
 def end_lines(source: str, target: str, kind: str, n_state: int) -> str:
-    """The op's output `target`, and `row_scale_out` where kind is ROWS, of what a loop carried."""
-    if kind == ROWS:
+    """The op's output `target`, and `row_scale_out` where it has one, of what a loop carried."""
+    if has_row_scales(kind):
         return f"""
             {_split_lines(source, n_state)}
             {target} = Cast <to = {INT8}> ({source}_codes)
@@ -84,7 +120,7 @@ def end_lines(source: str, target: str, kind: str, n_state: int) -> str:
 
 def loaded_lines(source: str, target: str, kind: str, scale: str, n_state: int) -> str:
     """`target` = the values, in fp32, of what a loop carries; codes of an int8 state stand on `scale`."""
-    if kind == ROWS:
+    if has_row_scales(kind):
         return f"""
             {_split_lines(source, n_state)}
             {target} = Mul ({source}_codes, {source}_scale)
@@ -99,7 +135,7 @@ def loaded_lines(source: str, target: str, kind: str, scale: str, n_state: int) 
 
 def stored_lines(source: str, target: str, kind: str, scale: str) -> str:
     """`target` = the fp32 `source` rounded to what a loop carries; an int8 state on `scale`."""
-    if kind == ROWS:
+    if has_row_scales(kind):
         return f"""
             {target}_axis = Constant <value_ints = [-1]> ()
             {target}_smallest = Constant <value_float = {SMALLEST_PEAK!r}> ()
@@ -109,13 +145,30 @@ def stored_lines(source: str, target: str, kind: str, scale: str) -> str:
             {target}_peak = Max ({target}_largest, {target}_smallest)
             {target}_inverse = Div ({target}_limit, {target}_peak)
             {target}_steps = Mul ({source}, {target}_inverse)
-            {target}_codes = Round ({target}_steps)
+            {_rounded_lines(f"{target}_steps", f"{target}_codes", kind)}
             {target}_scale = Div ({target}_peak, {target}_limit)
             {target} = Concat <axis = -1> ({target}_codes, {target}_scale)
         """
     if kind == "int8":
         return quantize_lines(source, target, scale)
     return f"{target} = Cast <to = {FLOAT16 if kind == 'float16' else FLOAT}> ({source})"
+
+
+def has_row_scales(kind: str) -> bool:
+    return kind in (ROWS, CHANCE_ROWS)
+
+
+def _rounded_lines(source: str, target: str, kind: str) -> str:
+    if kind == ROWS:
+        return f"{target} = Round ({source})"
+    return f"""
+        {target}_fine_steps = Constant <value_float = {float(FINE_STEPS)}> ()
+        {target}_fine = Mul ({source}, {target}_fine_steps)
+        {target}_whole = Floor ({target}_fine)
+        {target}_chance = Sub ({target}_fine, {target}_whole)
+        {target}_raised = Add ({source}, {target}_chance)
+        {target} = Floor ({target}_raised)
+    """
 
 
 def _split_lines(source: str, n_state: int) -> str:

@@ -36,16 +36,26 @@ struct State<int8_t> {
     static QUAMBA_HOST_DEVICE int8_t store(float h, float scale) { return quantized(h, scale); }
 };
 
-// A code of a state whose rows have scales of their own.
+// A code of a state whose rows have scales of their own; the second is rounded up by chance.
 struct RowCode {
     int8_t code;
 };
+struct ChanceCode : RowCode {};
+
+template <class Stored>
+constexpr bool HAS_ROW_SCALES = std::is_base_of_v<RowCode, Stored>;
 
 // Where those scales are, one a row of the state; null for other states.
 struct RowScales {
     const float *in;
     float *out;
 };
+
+// Whole numbers as up_by_chance of scan_state.py gives them; `steps` is at most 127 or rounded to it.
+QUAMBA_HOST_DEVICE float up_by_chance(float steps) {
+    const float fine = steps * 512.0f;
+    return floorf(steps + (fine - floorf(fine)));
+}
 
 // Of a row whose largest absolute value is `peak`.
 struct RowScale {
@@ -55,7 +65,10 @@ struct RowScale {
         const float limit = fmaxf(peak, 0x1p-100f);
         return {limit / 127.0f, 127.0f / limit};
     }
-    QUAMBA_HOST_DEVICE float steps(float h) const { return rintf(h * inverse); }
+    template <class Stored>
+    QUAMBA_HOST_DEVICE float steps(float h) const {
+        return std::is_same_v<Stored, ChanceCode> ? up_by_chance(h * inverse) : rintf(h * inverse);
+    }
 };
 
 // `scale` is the row's; what is stored has been rounded to a value of the row before.
@@ -65,6 +78,11 @@ struct State<RowCode> {
     static QUAMBA_HOST_DEVICE RowCode store(float h, float scale) {
         return {static_cast<int8_t>(rintf(h / scale))};
     }
+};
+
+template <>
+struct State<ChanceCode> : State<RowCode> {
+    static QUAMBA_HOST_DEVICE ChanceCode store(float h, float scale) { return {State<RowCode>::store(h, scale)}; }
 };
 
 #ifdef __CUDACC__
@@ -101,10 +119,10 @@ struct State<__half> {
 // is found here where it has one.
 template <class Stored, int LANES = 32, int COUNT>
 __device__ __forceinline__ void round_states(float (&h)[COUNT], float (&scale)[COUNT]) {
-    if constexpr (std::is_same_v<Stored, RowCode>) {
+    if constexpr (HAS_ROW_SCALES<Stored>) {
         const RowScale row = found_row_scale<LANES>(h);
 #pragma unroll
-        for (int k = 0; k < COUNT; k++) h[k] = row.steps(h[k]) * row.scale, scale[k] = row.scale;
+        for (int k = 0; k < COUNT; k++) h[k] = row.steps<Stored>(h[k]) * row.scale, scale[k] = row.scale;
     } else if constexpr (sizeof(Stored) == 2 && COUNT % 2 == 0) {  // __half: one conversion for two
 #pragma unroll
         for (int k = 0; k < COUNT; k += 2) {

@@ -15,7 +15,7 @@ from quamba_export.calib.calibration_checks import config_from_json
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.model.float_model import FloatMamba
 from quamba_export.calib.model.quantize_model import quantize_model
-from quamba_export.calib.model.quantized_model import SsmStateDtype
+from quamba_export.calib.model.state_dtype import SsmStateDtype
 from quamba_export.exporter.graph.onnx_export import export_onnx, onnx_from_model
 from quamba_export.runtime.manifest import read_manifest
 from tests.exported_graph import CONFIGS, Graph, calibrated, quantized, tapped, tokens
@@ -38,7 +38,7 @@ def test_every_site_and_state_is_the_same_bit_for_bit(name: str, length: int, tm
             np.testing.assert_array_equal(found[site], tensor.numpy(), err_msg=site)
 
 
-@pytest.mark.parametrize("state_dtype", ["float32", "int8", "int8-dynamic"])
+@pytest.mark.parametrize("state_dtype", ["float32", "int8", "int8-dynamic", "int8-stochastic"])
 @pytest.mark.parametrize("name", ["mamba1", "mamba2 in groups"])
 def test_other_state_dtypes(name: str, state_dtype: SsmStateDtype, tmp_path: Path) -> None:
     model = quantized(CONFIGS[name], state_dtype)

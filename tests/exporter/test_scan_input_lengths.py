@@ -12,8 +12,9 @@ import pytest
 from torch import Tensor
 
 from quamba_export.calib.model.quantize_model import quantize_model
-from quamba_export.calib.model.quantized_model import QuantizedModel, SsmStateDtype
+from quamba_export.calib.model.quantized_model import QuantizedModel
 from quamba_export.calib.model.scan_input import ScanInput, with_scan_input
+from quamba_export.calib.model.state_dtype import SsmStateDtype
 from tests.exported_graph import CONFIGS, Graph, calibrated, tapped, tokens
 
 SAME_AS_INT8 = [ScanInput("simulated-int8"), ScanInput("dual-scale", 1.0), ScanInput("uniform-scale", 1.0)]

@@ -138,7 +138,7 @@ def _selective(op: str, random: np.random.Generator, name: str) -> Case:
         "N": _pick(random, 16, 16, 16, int(random.integers(1, 257)), 32, 64, 128),
     }
     if op == "DynamicStateSelectiveScan":
-        return draw(op, name, sizes)
+        return draw(op, name, sizes, attrs={"stochastic": _pick(random, 0, 1)})
     return draw(op, name, sizes, state_dtype=str(random.choice(STATE_DTYPES)))
 
 
@@ -155,7 +155,8 @@ def _ssd(op: str, random: np.random.Generator, name: str) -> Case:
         "S": _pick(random, 1, 16),
     }
     dtype, strided = str(random.choice(STATE_DTYPES)), bool(random.integers(2))
-    return draw(op, name, sizes, state_dtype=dtype, strided=strided)
+    attrs = {"stochastic": _pick(random, 0, 1)} if op == "DynamicStateSSDScan" else None
+    return draw(op, name, sizes, state_dtype=dtype, strided=strided, attrs=attrs)
 
 
 def _tokens(random: np.random.Generator) -> dict[str, int]:

@@ -40,6 +40,7 @@ ATTRS: dict[str, float | int] = {
     "C_scale": 0.0191,
     "D_scale": 0.0113,
     "state_scale": 0.0371,
+    "stochastic": 0,
     "out_scale": 0.0261,
 }
 

@@ -8,6 +8,11 @@ from op_cases.drawing import STEP, Case, draw, letters
 
 SELECTIVE, SSD = "QuantizedSelectiveScan", "QuantizedSSDScan"
 DYNAMIC_SELECTIVE, DYNAMIC_SSD = "DynamicStateSelectiveScan", "DynamicStateSSDScan"
+CHANCE = {"stochastic": 1}
+CHANCE_SHAPES = {  # every kernel, whole words and not
+    DYNAMIC_SELECTIVE: ("one_of_everything", "decode", "L_65", "N_256"),
+    DYNAMIC_SSD: ("one_of_everything", "decode_N_128", "decode_N_256", "decode_odd_sizes", "L_65", "G_8"),
+}
 STATE_DTYPES = ("float16", "float32", "int8")
 SELECTIVE_SHAPES = {
     "one_of_everything": letters(B=1, L=1, E=1, N=1),
@@ -87,6 +92,12 @@ def _dynamic(op: str, shapes: dict[str, dict[str, int]], extremes: str) -> list[
         draw(op, "nothing_but_state", sizes, x=0, attrs={"dt_scale": 1e-3}),
         draw(op, "tiny_rows", sizes, x=0, row_scale=1e-37),
         draw(op, "one_peak", sizes, B=np.eye(1, sizes["N"], 3, dtype=np.int8)[0]),
+        *(draw(op, f"chance_{name}", shapes[name], attrs=CHANCE) for name in CHANCE_SHAPES[op]),
+        draw(op, "chance_saturated", sizes, saturated=True, attrs=CHANCE),
+        draw(op, "chance_strided", sizes, strided=True, attrs=CHANCE),
+        draw(op, "chance_nothing", sizes, x=0, state=0, row_scale=0.0, attrs=CHANCE),
+        draw(op, "chance_kept_codes", sizes, x=0, attrs={"dt_scale": 1e-3, **CHANCE}),
+        draw(op, "chance_tiny_rows", sizes, x=0, row_scale=1e-37, attrs=CHANCE),
     ]
 
 

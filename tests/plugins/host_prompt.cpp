@@ -36,6 +36,14 @@ bool wide_prompt(const QuambaQuantizedSelectiveScan *op, bool backwards) {
     return run<float, PromptShape<12, 32, 8, 1>>(*op, {}, backwards);
 }
 
+bool prompt_of_rows(const QuambaQuantizedSelectiveScan *op, float *row_scale, bool backwards) {
+    return run<RowCode, PromptShape<8, 32, 8, 3>>(*op, {row_scale, row_scale}, backwards);
+}
+
+bool prompt_by_chance(const QuambaQuantizedSelectiveScan *op, float *row_scale, bool backwards) {
+    return run<ChanceCode, PromptShape<8, 32, 8, 3>>(*op, {row_scale, row_scale}, backwards);
+}
+
 bool prompt(const QuambaQuantizedSelectiveScan *op, bool backwards) {
     return run<float, PromptShape<8, 32, 8, 3>>(*op, {}, backwards);
 }

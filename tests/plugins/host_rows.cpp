@@ -39,6 +39,21 @@ void rotate_as_a_warp(float *entries, int N) {
     }
 }
 
+template <class Stored>
+void step(int8_t *codes, float *scale, float decay, float input, const float *B, const float *C, int N,
+          float *next, float *read) {
+    float peak = 0.0f;
+    for (int n = 0; n < N; n++) {
+        const Stored code{{codes[n]}};
+        next[n] = next_state(State<Stored>::load(code, *scale), decay, input, B[n]);
+        read[n] = next[n] * C[n];
+        peak = fmaxf(peak, fabsf(next[n]));
+    }
+    const RowScale row = RowScale::of(peak);
+    for (int n = 0; n < N; n++) codes[n] = static_cast<int8_t>(row.steps<Stored>(next[n]));
+    *scale = row.scale;
+}
+
 }  // namespace
 
 extern "C" {
@@ -49,15 +64,16 @@ void rotate_columns(float *entries, int N) { rotate_as_a_warp<false>(entries, N)
 // A row behind one token: codes and scale in place, and h C.
 void step_row(int8_t *codes, float *scale, float decay, float input, const float *B, const float *C, int N,
               float *next, float *read) {
-    float peak = 0.0f;
-    for (int n = 0; n < N; n++) {
-        next[n] = next_state(State<RowCode>::load({codes[n]}, *scale), decay, input, B[n]);
-        read[n] = next[n] * C[n];
-        peak = fmaxf(peak, fabsf(next[n]));
-    }
-    const RowScale row = RowScale::of(peak);
-    for (int n = 0; n < N; n++) codes[n] = static_cast<int8_t>(row.steps(next[n]));
-    *scale = row.scale;
+    step<RowCode>(codes, scale, decay, input, B, C, N, next, read);
+}
+
+void step_row_by_chance(int8_t *codes, float *scale, float decay, float input, const float *B, const float *C,
+                        int N, float *next, float *read) {
+    step<ChanceCode>(codes, scale, decay, input, B, C, N, next, read);
+}
+
+void raise_by_chance(float *steps, int count) {
+    for (int i = 0; i < count; i++) steps[i] = up_by_chance(steps[i]);
 }
 
 // How many codes come back from the registers of a kernel as another code, over all codes and `count` scales.
@@ -65,7 +81,7 @@ int lost_codes(const float *scales, int count) {
     int lost = 0;
     for (int i = 0; i < count; i++) {
         for (int code = -127; code <= 127; code++) {
-            lost += State<RowCode>::store(static_cast<float>(code) * scales[i], scales[i]).code != code;
+            lost += State<ChanceCode>::store(static_cast<float>(code) * scales[i], scales[i]).code != code;
         }
     }
     return lost;

@@ -211,6 +211,8 @@ ATTRS = [
     (SSD, "dt_min", 0.0),
     (SSD, "dt_max", FLOAT32_MAX),
     (SELECTIVE, "state_scale", 1.0),
+    ("DynamicStateSSDScan", "stochastic", 0),
+    ("DynamicStateSelectiveScan", "stochastic", 0),
 ]
 
 

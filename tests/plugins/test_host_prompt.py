@@ -9,12 +9,13 @@ import ctypes
 
 import numpy as np
 import pytest
-from host_math import SOURCES, host_math
+from host_math import SOURCES, host_math, pointer
 from op_cases import Case
 from op_cases.drawing import draw
 from op_implementations import run_reference
 
 from quamba_export.plugins.common.c_header import header, strided
+from quamba_export.plugins.common.registry import get_op
 from tests.gpu.kernel_library import struct_type
 
 SIZES = [
@@ -33,22 +34,28 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 def run(kernel: ctypes._NamedFuncPointer, case: Case, backwards: bool) -> list[np.ndarray]:
-    """y and the state behind the prompt. Raises AssertionError where threads wait for ever."""
-    call, sizes = struct_type(case.spec)(), case.inputs["x"].shape + case.inputs["B"].shape[-1:]
+    """y and the state behind the prompt, with its row scales where it has some. Raises AssertionError where
+    threads wait for ever.
+    """
+    call = struct_type(get_op("QuantizedSelectiveScan").spec)()  # which a dynamic state's launcher fills, too
+    sizes = case.inputs["x"].shape + case.inputs["B"].shape[-1:]
     inputs = {name: values.copy() for name, values in case.inputs.items()}
     y = np.full(case.inputs["x"].shape, np.nan, np.float32)
     for letter, size in zip(("B", "L", "E", "N"), sizes, strict=True):
         setattr(call.size, letter, size)
+    rows = [inputs.pop("row_scale")] if "row_scale" in inputs else []
     for name, value in case.attrs.items():
-        setattr(call, name, value)
+        if name != "stochastic":
+            setattr(call, name, value)
     for name, values in {**inputs, "y": y, "state_out": inputs["state"]}.items():
         setattr(call, name, values.ctypes.data)
     for tensor in case.spec.inputs:
         if strided(tensor):
             setattr(call, f"{tensor.name}_stride", inputs[tensor.name].shape[2])
     kernel.restype = ctypes.c_bool
-    assert kernel(ctypes.byref(call), ctypes.c_bool(backwards)), "a barrier that not every thread reaches"
-    return [y, inputs["state"]]
+    arguments = (ctypes.byref(call), *map(pointer, rows), ctypes.c_bool(backwards))
+    assert kernel(*arguments), "a barrier that not every thread reaches"
+    return [y, inputs["state"], *rows]
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -57,5 +64,17 @@ def test_a_prompt_whose_warps_take_turns(kernels: ctypes.CDLL, name: str, backwa
     for sizes in SIZES:
         case = draw("QuantizedSelectiveScan", f"turns_{sizes['L']}", sizes)
         found = run(getattr(kernels, name), case, backwards)
+        for expected, actual in zip(run_reference(case), found, strict=True):
+            assert np.array_equal(expected, actual), sizes
+
+
+@pytest.mark.parametrize(("name", "stochastic"), [("prompt_of_rows", 0), ("prompt_by_chance", 1)])
+def test_a_prompt_whose_state_is_scaled_as_it_is_written(
+    kernels: ctypes.CDLL, name: str, stochastic: int
+) -> None:
+    for sizes in SIZES:
+        attrs = {"stochastic": stochastic}
+        case = draw("DynamicStateSelectiveScan", f"rows_{sizes['L']}", sizes, attrs=attrs)
+        found = run(getattr(kernels, name), case, backwards=False)
         for expected, actual in zip(run_reference(case), found, strict=True):
             assert np.array_equal(expected, actual), sizes

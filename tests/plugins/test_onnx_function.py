@@ -159,6 +159,18 @@ FAULTS = [
     ),
     ("DynamicStateSSDScan", "L_65", "Div (held_next_limit, held_next_peak)", "Identity (held_next_limit)"),
     (
+        "DynamicStateSSDScan",
+        "chance_L_65",
+        "Floor (held_next_codes_raised)",
+        "Round (held_next_codes_raised)",
+    ),
+    (
+        "DynamicStateSelectiveScan",
+        "chance_L_65",
+        "Add (held_next_steps, held_next_codes_chance)",
+        "Identity (held_next_steps)",
+    ),
+    (
         "DynamicStateSelectiveScan",
         "nothing",
         "Max (held_next_largest, held_next_smallest)",

@@ -21,6 +21,8 @@ STATEFUL = [
     case_named("QuantizedSelectiveScan", "L_65_int8"),
     case_named("DynamicStateSSDScan", "L_65"),
     case_named("DynamicStateSelectiveScan", "L_65"),
+    case_named("DynamicStateSSDScan", "chance_L_65"),
+    case_named("DynamicStateSelectiveScan", "chance_L_65"),
     case_named("HalfCausalConv1d", "L_65"),
     case_named("HalfSelectiveScan", "L_65_float16"),
     case_named("HalfSSDScan", "L_65_float16"),
