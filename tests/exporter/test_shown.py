@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from quamba_export.exporter import cli
 from quamba_export.exporter.doctor import doctor
 from quamba_export.exporter.doctor.checks import Check
-from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError
 
 FIX = "pip install -e '/home/somebody/with/a/long/path/to/quamba-export[runtime-gpu]' -c constraints.txt"
 
@@ -83,3 +83,20 @@ def test_deploy_and_targets_name_what_was_typed(flow: Flow) -> None:
     assert f"the bundle {flow.bundle}" in rollback
     assert "fix: quamba-export deploy --rollback a@b" in rollback
     assert "fix: quamba-export targets show orin" in refusal("targets", "orin")
+
+
+def test_a_flag_s_unknown_value_is_usage(flow: Flow) -> None:
+    """Exit 2, as README has it, however deep the value is looked up; 3 is for what a file says."""
+    text = ("--data", flow.text, "-o", flow.text.with_name("never"))
+    wrong = (
+        ("calibrate", "--recipe", "quamba3", "unknown recipe (a file must end in .toml): quamba3"),
+        ("calibrate", "--rounding", "gtpq", "unknown --rounding: gtpq\n  allowed: gptq, nearest"),
+        ("accuracy", "--only", "fp61", "unknown row of the table: fp61"),
+    )
+    for command, flag, value, message in wrong:
+        score = ("--score", flow.text) if command == "accuracy" else ()
+        done = CliRunner().invoke(
+            cli.app, [*map(str, (command, flow.checkpoint, *text, *score, flag, value))]
+        )
+        assert isinstance(done.exception, QuambaError), done.output
+        assert (done.exception.code, str(done.exception)[: len(message)]) == (ExitCode.USAGE, message)
