@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from quamba_export.targets.target_file import Target
 
 
-PLAIN: dict[str, bool] = {"highlight": False, "soft_wrap": True}
-
-
 def targets(
     action: Annotated[str, typer.Argument(metavar="list|show", help="All of them, or one.")] = "list",
     name: Annotated[
@@ -81,7 +78,9 @@ def show_one(target: Target, floors: list[PredictedFloor], formula: str, console
             console.print(key, "=", *(value if isinstance(value, tuple) else [value]), highlight=False)
     for release in target.software:
         versions = f"TensorRT {release.tensorrt}, CUDA {release.cuda}, Python {release.python}"
-        console.print(f"software: {release.name}: {versions}, driver {release.driver}", **PLAIN)
+        console.print(
+            f"software: {release.name}: {versions}, driver {release.driver}", highlight=False, soft_wrap=True
+        )
     if not floors:
         return
     table = Table(
@@ -93,4 +92,4 @@ def show_one(target: Target, floors: list[PredictedFloor], formula: str, console
         table.add_row(floor.size, *sizes, *times, "" if floor.fits else "does not fit")
     console.print("\nTPOT floors, predicted and not measured\n", highlight=False)
     console.print(table, highlight=False)
-    console.print(f"\n{formula}", markup=False, **PLAIN)
+    console.print(f"\n{formula}", markup=False, highlight=False, soft_wrap=True)
