@@ -1,13 +1,11 @@
 """Messages of a chat as the text that a model continues: by the model's own template, or a plain one.
 
-The template is `chat_template.jinja`, or the `chat_template` of tokenizer_config.json: Jinja as transformers
-renders it, in Jinja's sandbox. Models without one, which were trained on plain text, get lines that such text
-is full of.
+The template is `chat_template.jinja`, or the `chat_template` of tokenizer_config.json; serve/chat_template.py
+renders it. Models without one, which were trained on plain text, get lines that such text is full of.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,8 +63,7 @@ class TemplateChat:
     def __init__(self, template: ChatTemplate) -> None:
         """Raises QuambaError for what is no Jinja, and (exit 2) where Jinja is not installed."""
         try:
-            from jinja2 import TemplateError
-            from jinja2.sandbox import ImmutableSandboxedEnvironment
+            from quamba_export.runtime.serve.chat_template import Template
         except ModuleNotFoundError as error:
             raise QuambaError(
                 "this model's chat template needs Jinja",
@@ -74,35 +71,11 @@ class TemplateChat:
                 fix=install_command("serve"),
                 code=ExitCode.USAGE,
             ) from error
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals |= {"raise_exception": refuse, "strftime_now": now}
-        self._special, self._error = dict(template.special_tokens), TemplateError
-        try:
-            self._template = environment.from_string(template.source)
-        except TemplateError as error:
-            raise QuambaError("the chat template is no Jinja", found=str(error)) from error
+        self._template = Template(template.source, template.special_tokens)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """Raises QuambaError where the template refuses the messages."""
-        as_objects: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
-        try:
-            return self._template.render(messages=as_objects, add_generation_prompt=True, **self._special)
-        except (self._error, Refusal) as error:
-            raise QuambaError("the model's chat template refuses these messages", found=str(error)) from error
-
-
-class Refusal(Exception):
-    """What a template raised itself."""
-
-
-def refuse(message: str) -> None:
-    """`raise_exception` of templates."""
-    raise Refusal(message)
-
-
-def now(form: str) -> str:
-    """`strftime_now` of templates."""
-    return datetime.datetime.now(datetime.timezone.utc).strftime(form)
+        """Raises QuambaError where the template refuses the messages, or fails."""
+        return self._template.render([{"role": m.role, "content": m.content} for m in messages])
 
 
 def chat_text_of(template: ChatTemplate | None) -> ChatText:

@@ -33,7 +33,10 @@ from quamba_export.runtime.folder_check import (
 Locate = Callable[
     [str], Path
 ]  # where a file of a bundle or export is read from: HeldFiles.location, or joinpath
-SEALED = ("tokenizer.json", "decode.engine", "prefill.engine", "libquamba_plugins.so")
+SEALED = (
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+    *("decode.engine", "prefill.engine", "libquamba_plugins.so"),
+)
 BESIDE_OTHERS = "model.onnx"  # reached through the directory, where ONNX Runtime looks for its weights
 OPENS_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 OPENS_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # no link, no wait for a FIFO

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from quamba_export.calib.rounding.descent import descend
 from quamba_export.calib.rounding.hessian import require_finite
 from quamba_export.calib.rounding.way import Rounding
 from quamba_export.calib.rounding.weight_grid import BITS, RoundedWeight, WeightGrid, each_column
@@ -41,9 +42,10 @@ class Gptq(Rounding):
         columns, and a larger group's is repeated. int8 has a scale a row.
     clip:      scales of the least squared error, a column's counted by its diagonal, instead of those of the
         largest value.
+    descent_sweeps: rounds of calib/rounding/descent.py behind GPTQ's codes; 0 for none.
 
     Raises QuambaError for other bits, a damping that is negative or not finite, a group that the ops have no
-    scales for, and one at 8 bits.
+    scales for, one at 8 bits, and a negative number of sweeps.
     """
 
     kind: ClassVar[str] = "gptq"
@@ -55,6 +57,7 @@ class Gptq(Rounding):
     clip: bool = True
     group_size: int = field(default=GROUP, metadata={"schema": {"minimum": GROUP, "multipleOf": GROUP}})
     head_bits: int = field(default=16, metadata={"schema": {"enum": [4, 8, 16]}})
+    descent_sweeps: int = field(default=0, metadata={"schema": {"minimum": 0}})
 
     def __post_init__(self) -> None:
         for name, bits, allowed in (("bits", self.bits, BITS), ("head_bits", self.head_bits, (*BITS, 16))):
@@ -68,7 +71,12 @@ class Gptq(Rounding):
             raise QuambaError(
                 "damping must not be negative", found=str(self.damping), allowed="0 or more, say 0.01"
             )
-
+        if self.descent_sweeps < 0:
+            raise QuambaError(
+                "there is no negative number of sweeps",
+                found=f"descent_sweeps {self.descent_sweeps}",
+                allowed="0 or more, say 4",
+            )
         self._check_group()
 
     def _check_group(self) -> None:
@@ -91,8 +99,8 @@ class Gptq(Rounding):
             )
 
     def as_table(self) -> dict[str, Any]:
-        """Without head_bits and group_size where they change nothing: as before there were any."""
-        unchanged = {"head_bits": 16, "group_size": GROUP}
+        """Without the options that are younger than the first calibrations where they change nothing."""
+        unchanged = {"head_bits": 16, "group_size": GROUP, "descent_sweeps": 0}
         return {k: v for k, v in super().as_table().items() if unchanged.get(k) != v}
 
     def round(
@@ -120,7 +128,8 @@ class Gptq(Rounding):
             by_column = each_column(scale.double(), group, len(order)).T[order]  # (K, M)
             codes = torch.empty(weight.T.shape, dtype=torch.int8, device=exact.device)
             codes[order] = _round_columns(exact.T[order], by_column, factor, grid)
-        return RoundedWeight(codes.T.contiguous(), scale, group)
+            found = RoundedWeight(codes.T.contiguous(), scale, group)
+            return descend(exact, found, damped, grid, name, self.descent_sweeps)
 
 
 def _round_columns(columns: Tensor, scale: Tensor, factor: Tensor, grid: WeightGrid) -> Tensor:

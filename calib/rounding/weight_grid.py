@@ -80,17 +80,17 @@ class WeightGrid:
         are all 0. Raises QuambaError, with the weight's name, where a scale is beyond fp16.
         """
         group = self.columns_a_group(weight.shape[1])
-        groups = _in_groups(weight.float(), group)  # (M, G, g)
+        groups = in_groups(weight.float(), group)  # (M, G, g)
         largest = groups.abs().amax(2) / self.high  # (M, G)
         if self.one_scale:
             largest = largest.max().expand_as(largest)
-        scale = self._stored(largest, name)
+        scale = self.stored_scale(largest, name)
         if not clip:
             return scale
-        counts = None if importance is None else _in_groups(importance.float()[None], group)  # (1, G, g)
+        counts = None if importance is None else in_groups(importance.float()[None], group)  # (1, G, g)
         least = torch.full_like(largest, torch.inf)
         for ratio in _CLIP_RATIOS if self.bits == 8 else (*_CLIP_RATIOS, *(-r for r in _CLIP_RATIOS)):
-            candidate = self._stored(largest * ratio, name)
+            candidate = self.stored_scale(largest * ratio, name)
             error = self._squared_error(groups, candidate, counts)
             scale = torch.where(error < least, candidate, scale)
             least = torch.minimum(error, least)
@@ -106,7 +106,7 @@ class WeightGrid:
         """Codes of `values`, in their dtype; `scale` broadcasts against them."""
         return torch.clamp(torch.round(values / scale), self.low, self.high)
 
-    def _stored(self, scale: Tensor, name: str) -> Tensor:
+    def stored_scale(self, scale: Tensor, name: str) -> Tensor:
         """The nearest number that artefacts can hold, and none that is 0; 1 for 0, and at 8 bits for what is
         below SMALLEST_SCALE.
         """
@@ -134,6 +134,6 @@ def each_column(scale: Tensor, group: int, columns: int) -> Tensor:
     return scale.repeat_interleave(group, dim=1)[:, :columns]
 
 
-def _in_groups(values: Tensor, group: int) -> Tensor:
+def in_groups(values: Tensor, group: int) -> Tensor:
     """(M, K) -> (M, G, g), zeros behind the last column."""
     return torch.unflatten(F.pad(values, (0, -values.shape[1] % group)), 1, (-1, group))

@@ -125,6 +125,8 @@ def show_changes(comparison: Comparison, console: Console) -> None:
         )
         table.add_row(*row, style=style)
     console.print(table)
+    for figure in comparison.not_compared:
+        console.print(f"not compared: {figure}")
 
 
 def show(result: Benchmark, console: Console) -> None:

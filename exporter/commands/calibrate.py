@@ -74,6 +74,10 @@ def calibrate(
         bool | None,
         typer.Option("--act-order/--no-act-order", help="gptq: the columns of the loudest inputs first."),
     ] = None,
+    descent_sweeps: Annotated[
+        int | None,
+        typer.Option(min=0, help="gptq: rounds of coordinate descent on its codes and scales; 0, 4 pays."),
+    ] = None,
     clip_weights: Annotated[
         bool | None,
         typer.Option(
@@ -104,7 +108,7 @@ def calibrate(
     recipe = "quamba2" if group_heads else recipe
     sources = weighted(data, data_weight or [1.0] * len(data))
     table = rounding, weight_bits, lm_head_bits, damping, group_size, act_order, clip_weights
-    weights = rounding_options(*table)
+    weights = rounding_options(*table, descent_sweeps)
     with progress(f"calibrate {checkpoint}", unit="samples") as bar, resumable():
         source = load_checkpoint(checkpoint)
         chosen = load_recipe(recipe) if recipe else default_recipe(source.config)
@@ -170,6 +174,7 @@ def rounding_options(
     group_size: int | None,
     act_order: bool | None,
     clip: bool | None,
+    descent_sweeps: int | None,
 ) -> dict[str, Any]:
     """The recipe's table `weights` that the flags amount to, without what was not given."""
     from quamba_export.calib.observers.observer import refuse_unknown
@@ -178,6 +183,7 @@ def rounding_options(
     refuse_unknown([kind] if kind else [], ROUNDINGS, "--rounding", ExitCode.USAGE)
     table: dict[str, Any] = {"kind": kind, "bits": bits, "head_bits": head_bits}
     table |= {"damping": damping, "group_size": group_size, "act_order": act_order, "clip": clip}
+    table["descent_sweeps"] = descent_sweeps
     return {name: value for name, value in table.items() if value is not None}
 
 

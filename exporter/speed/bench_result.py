@@ -148,6 +148,7 @@ class Comparison:
     new: str
     allowed: float  # share by which a figure may be larger
     changes: list[Change]
+    not_compared: list[str]  # figures that only one of the two runs has
 
     @property
     def worse(self) -> list[Change]:
@@ -181,7 +182,19 @@ def compare_runs(old: Path, new: Path, allowed: float) -> Comparison:
             after = figures(other).get(figure)
             if after is not None:
                 changes.append(Change(one["name"], figure, before, after, after > before * (1 + allowed)))
-    return Comparison(str(old), str(new), allowed, changes)
+    return Comparison(str(old), str(new), allowed, changes, only_in_one(first, second))
+
+
+def only_in_one(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The figures that cannot be compared, in words: a run that lost one is no faster for it."""
+    first, second = (
+        {f"{speed['name']} {figure}" for speed in run["speeds"] for figure in figures(speed)}
+        for run in (old, new)
+    )
+    return [
+        f"{figure}: only in the {'older' if figure in first else 'newer'} run"
+        for figure in sorted(first ^ second)
+    ]
 
 
 def figures(speed: Mapping[str, Any]) -> dict[str, float]:
@@ -203,7 +216,7 @@ def read_result(path: Path) -> dict[str, Any]:
             for value in (*figures(speed).values(), speed["name"] != "")
         ):
             raise ValueError("a time that is not above 0")
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
         raise QuambaError(
             f"{path} is no result of bench",
             found=(isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}",

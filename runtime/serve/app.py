@@ -45,8 +45,12 @@ class Routes:
         return await self._answer(request, "chat")
 
     async def models(self, request: Request) -> Response:
-        entry = {"id": self.model, "object": "model", "created": 0, "owned_by": "quamba-export"}
-        return JSONResponse({"object": "list", "data": [entry]})
+        return JSONResponse({"object": "list", "data": [self._entry()]})
+
+    async def model_by_name(self, request: Request) -> Response:
+        if request.path_params["name"] != self.model:
+            raise self._no_such_model()
+        return JSONResponse(self._entry())
 
     async def healthz(self, request: Request) -> Response:
         alive = self.answering.scheduler.alive
@@ -64,11 +68,17 @@ class Routes:
         content = files("quamba_export.runtime.serve").joinpath(PAGE).read_text(encoding="utf-8")
         return HTMLResponse(content, headers={"Content-Security-Policy": PAGE_POLICY})
 
+    def _entry(self) -> dict[str, object]:
+        return {"id": self.model, "object": "model", "created": 0, "owned_by": "quamba-export"}
+
+    def _no_such_model(self) -> ApiError:
+        return ApiError(404, f"the model here is {self.model!r}", code="model_not_found")
+
     async def _answer(self, request: Request, kind: Literal["completion", "chat"]) -> Response:
         content = await body_of(request, self.answering.settings.max_body)
         asked = parse_request(content, kind, self.answering.settings.max_tokens)
         if asked.model != self.model:
-            raise ApiError(404, f"the model here is {self.model!r}", code="model_not_found")
+            raise self._no_such_model()
         reply, pieces = Reply(asked, self.model), self.answering.pieces(asked)
         if asked.stream:
             first = await unless_gone(request, anext(pieces))
@@ -150,6 +160,7 @@ def application(answering: Answering, model: str) -> Starlette:
         Route("/healthz", handlers.healthz),
         Route("/metrics", handlers.metrics),
         Route("/v1/models", handlers.models),
+        Route("/v1/models/{name:path}", handlers.model_by_name),
         Route("/v1/completions", handlers.completions, methods=["POST"]),
         Route("/v1/chat/completions", handlers.chat_completions, methods=["POST"]),
         Route("/v1/sessions/{name:path}", handlers.forget, methods=["DELETE"]),

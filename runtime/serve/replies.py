@@ -13,6 +13,7 @@ from quamba_export.runtime.generate import FinishReason
 from quamba_export.runtime.serve.asked import Asked
 
 DONE = b"data: [DONE]\n\n"
+LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}  # Python's splitlines, httpx's
 FINISH = {"eos": "stop", "stop": "stop", "length": "length"}  # OpenAI's words for ours
 
 
@@ -112,5 +113,6 @@ def usage(choices: Sequence[Choice]) -> dict[str, Any]:
 
 
 def event(content: dict[str, Any]) -> bytes:
-    """A server-sent event."""
-    return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    """A server-sent event; what some clients take for the end of a line is escaped."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).translate(LINE_ENDS)
+    return b"data: " + text.encode() + b"\n\n"

@@ -7,6 +7,7 @@ import math
 import signal
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import uvicorn
 
@@ -30,12 +31,17 @@ def serve(bundle: Bundle, settings: Settings, ready: Callable[[str], None]) -> N
     """
     with listening_socket(settings) as listener:
         host, port = listener.getsockname()[:2]
-        server = server_of(Answering(bundle, settings, chat_text_of(bundle.chat)), bundle.path.resolve().name)
+        server = server_of(Answering(bundle, settings, chat_text_of(bundle.chat)), model_name(bundle.path))
         # uvicorn stops at these signals and then raises them again: the command is to end with 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, ignore)
         ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
         server.run(sockets=[listener])
+
+
+def model_name(bundle: Path) -> str:
+    """The folder's name as a request can say it: _ for what is no character, or cannot be seen."""
+    return "".join(letter if letter.isprintable() else "_" for letter in bundle.resolve().name)
 
 
 class Server(uvicorn.Server):

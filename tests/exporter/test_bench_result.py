@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from tiny_flow import run_json
 from tiny_recurrent import write_tiny_export
+from typer.testing import CliRunner
 
+from quamba_export.exporter.cli import app
 from quamba_export.exporter.speed import bench
 from quamba_export.exporter.speed.bench import Ids, Turns, benchmark, byte_floor
 from quamba_export.exporter.speed.bench_result import compare_runs, markdown, spread
@@ -138,6 +140,23 @@ def test_more_joules_are_worse_too(result: dict[str, Any], tmp_path: Path) -> No
     assert (worse.figure, worse.ratio) == ("joules a token", 2.0)
 
 
+def test_what_one_run_lacks_is_said(result: dict[str, Any], tmp_path: Path) -> None:
+    (speed,) = json.loads(json.dumps(result["speeds"]))
+    other = speed | {"name": "PyTorch"}
+    old = write(tmp_path / "old.json", result, speeds=[speed | {"joules_per_token": 1.0}, other])
+    found = compare_runs(old, write(tmp_path / "new.json", result), 0.05)
+    name = speed["name"]
+    assert found.not_compared == [
+        f"{who}: only in the older run"
+        for who in (
+            f"{name} joules a token",
+            *(f"PyTorch {time} p50 ms" for time in ("tpot", "ttft", "ttlt")),
+        )
+    ]
+    shown = CliRunner().invoke(app, ["bench", "--compare", str(old), str(tmp_path / "new.json")]).stdout
+    assert shown.count("not compared: ") == 4
+
+
 @pytest.mark.parametrize("key", ["cpu", "gpu", "threads", "prompt_tokens", "new_tokens"])
 def test_runs_that_were_not_made_alike_are_not_compared(
     result: dict[str, Any], tmp_path: Path, key: str
@@ -151,6 +170,7 @@ WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
     "no speeds": lambda result: result.pop("speeds"),
     "no threads": lambda result: result.pop("threads"),
     "a negative time": lambda result: result["speeds"][0]["ttft"].update(p50=-1),
+    "a number too large": lambda result: result["speeds"][0]["ttft"].update(p50=10**400),
     "no number": lambda result: result["speeds"][0]["ttft"].update(p50=None),
     "of an older release": lambda result: result["speeds"][0].pop("ttlt"),
     "a list": lambda result: result.update(speeds=[[]]),

@@ -126,11 +126,12 @@ def test_inspect_refuses_a_layer_the_model_has_not(flow: Flow) -> None:
 
 def test_weights_are_rounded_as_the_flags_say_and_exported(flow: Flow, tmp_path: Path) -> None:
     data = ("--data", flow.text, "--calib-size", 4, "--calib-seqlen", 16)
-    flags = ("--rounding", "gptq", "--act-order", "--clip-weights", "--damping", 0.02)
+    flags = ("--rounding", "gptq", "--act-order", "--clip-weights", "--damping", 0.02, "--descent-sweeps", 2)
     made = run_json("calibrate", flow.checkpoint, *data, *flags, "-o", tmp_path / "c")
     assert len(made["rounding_errors"]) == 4
     table = json.loads((tmp_path / "c" / "calibration.json").read_text())["recipe"]["weights"]
-    assert table == {"kind": "gptq", "bits": 4, "damping": 0.02, "act_order": True, "clip": True}
+    options = {"bits": 4, "damping": 0.02, "act_order": True, "clip": True, "descent_sweeps": 2}
+    assert table == {"kind": "gptq"} | options
     rounded = run_json("inspect", tmp_path / "c")["rounded"]
     assert {entry.pop("projection"): entry for entry in rounded} == made["rounding_errors"]
     widths = ("--qformat", "w4a8")

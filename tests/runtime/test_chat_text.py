@@ -32,14 +32,35 @@ def test_the_plain_format_is_a_script() -> None:
     assert PlainChat().render(TALK) == "Be kind.\nUser: hi\nAssistant: ho\nUser: so\nAssistant:"
 
 
-def test_a_template_is_rendered_as_transformers_does() -> None:
+TEMPLATES = {
+    "ChatML": CHATML,
+    "JSON": "{{ messages|tojson }}{{ messages[0]|tojson(indent=2) }}",
+    "loops": "{% for m in messages %}{% if m.role == 'system' %}{% continue %}{% endif %}{{ m }}{% break %}"
+    "{% endfor %}",
+    "training": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+    "tools": "{% if tools is not none %}[TOOLS]{{ tools }}{% endif %}{{ documents is none }}{{ bos_token }}",
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_a_template_is_rendered_as_transformers_does(template: str) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    messages = [{"role": m.role, "content": m.content} for m in TALK]
+    talk = [*TALK, Message("user", "it's <b>é</b> & so on")]
+    messages = [{"role": m.role, "content": m.content} for m in talk]
     wanted, _ = render_jinja_template(
-        [messages], chat_template=CHATML, add_generation_prompt=True, eos_token="</s>"
+        [messages], chat_template=template, add_generation_prompt=True, eos_token="</s>"
     )
-    assert TemplateChat(ChatTemplate(CHATML, {"eos_token": "</s>"})).render(TALK) == wanted[0]
+    assert TemplateChat(ChatTemplate(template, {"eos_token": "</s>"})).render(talk) == wanted[0]
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ 1 / 0 }}", "{{ 'a' + 1 }}", "{% for i in range(1000000) %}{% endfor %}", "{{ strftime_now(5) }}"],
+)
+def test_an_error_of_a_template_is_its_own(template: str) -> None:
+    with pytest.raises(QuambaError, match="chat template fails on these messages"):
+        TemplateChat(ChatTemplate(template)).render(TALK)
 
 
 def test_a_template_may_refuse_and_may_not_reach_out() -> None:

@@ -19,14 +19,17 @@ from quamba_export.runtime.folder_check import FileEntry, entry_of
 from quamba_export.runtime.held_files import HeldFiles, shown
 
 FILES = (
+    "chat_template.jinja",
     "config.json",
     "decode.engine",
     "libquamba_plugins.so",
     "prefill.engine",
     "tokenizer.json",
+    "tokenizer_config.json",
     "weights.bin",
 )
-PARSED = ("decode.engine", "libquamba_plugins.so", "prefill.engine", "tokenizer.json")
+CHAT = ("chat_template.jinja", "tokenizer_config.json")
+PARSED = (*CHAT, "decode.engine", "libquamba_plugins.so", "prefill.engine", "tokenizer.json")
 GOOD, EVIL = b"good" * 1000, b"evil" * 1000
 
 

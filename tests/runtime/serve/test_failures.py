@@ -15,6 +15,8 @@ from served import MODEL, serving
 
 from quamba_export.runtime.engine import States
 from quamba_export.runtime.serve import connection
+from quamba_export.runtime.serve.server import listening_socket
+from quamba_export.runtime.serve.settings import Settings
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -56,6 +58,33 @@ def test_connections_that_ask_nothing_are_closed(monkeypatch: pytest.MonkeyPatch
             one.settimeout(max(0.1, left - time.monotonic()))
             assert one.recv(1) == b""
         assert served.send("GET", "/healthz")[0] == 200
+
+
+def test_a_client_that_reads_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sequences go with it, and its place."""
+
+    def small(settings: Settings) -> socket.socket:  # what is accepted has its buffer
+        listener = listening_socket(settings)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return listener
+
+    monkeypatch.setattr(connection, "READ_SECONDS", 0.2)
+    monkeypatch.setattr("served.listening_socket", small)
+    body = json.dumps({"model": MODEL, "prompt": ["the"] * 4, "max_tokens": 4000, "stream": True}).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with serving() as served, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.connect(("127.0.0.1", served.port))
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        left, generated = time.monotonic() + 15, served.answering.scheduler
+        while not generated.in_flight and time.monotonic() < left:
+            time.sleep(0.001)
+        while served.server.server_state.connections and time.monotonic() < left:
+            time.sleep(0.02)
+        assert not served.server.server_state.connections
+        while generated.in_flight and time.monotonic() < left:
+            time.sleep(0.02)
+        assert generated.in_flight == 0
 
 
 def test_an_engine_that_fails_says_so_and_goes_on() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from served import MODEL, Served, serving
 
 from quamba_export.runtime.generate import Limits
 from quamba_export.runtime.sampling import Sampling
+from quamba_export.runtime.serve.replies import event
+from quamba_export.runtime.serve.server import model_name
 
 TOKEN = "0123456789abcdef"
 
@@ -222,3 +226,19 @@ def test_metrics_count_what_happened() -> None:
         assert values["quamba_ttft_seconds_count"] == values["quamba_tpot_seconds_count"] == "1.0"
         assert values["quamba_queue_depth"] == "0.0"
         assert values["quamba_sessions"] == "1.0"
+
+
+def test_a_model_has_a_name_that_a_request_can_say(tmp_path: Path) -> None:
+    for name, said in (
+        (b"\xffm", "_m"),
+        (b"a\nb", "a_b"),
+        ("a \N{GREEK SMALL LETTER PI}".encode(), "a \u03c0"),
+    ):
+        assert model_name(tmp_path / os.fsdecode(name)) == said
+
+
+def test_an_event_is_one_line_for_every_client() -> None:
+    """httpx's iter_lines ends a line wherever str.splitlines does."""
+    said = {"text": "".join(map(chr, range(0x3000)))}
+    data, *rest = event(said).decode().splitlines()
+    assert (json.loads(data.removeprefix("data: ")), rest) == (said, [""])

@@ -26,7 +26,11 @@ def client(served: Served) -> Iterator[openai.OpenAI]:
 
 
 def test_the_models_are_listed(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == [MODEL]
+    (listed,) = client.models.list()
+    assert listed.id == MODEL
+    assert client.models.retrieve(MODEL) == listed
+    with pytest.raises(openai.NotFoundError, match="the model here is 'tiny'"):
+        client.models.retrieve("other")
 
 
 def test_a_chat_whole_and_streamed(client: openai.OpenAI) -> None:
