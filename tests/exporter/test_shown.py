@@ -11,7 +11,7 @@ from quamba_export.exporter.doctor import doctor
 from quamba_export.exporter.doctor.checks import Check
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
-FIX = "pip install -e '/home/somebody/with/a/long/path/to/quamba-export[runtime-gpu]' -c constraints.txt"
+FIX = "pip install -e '/opt/somewhere/with/a/long/path/to/quamba-export[runtime-gpu]' -c constraints.txt"
 
 
 def shown(*arguments: object) -> list[str]:
