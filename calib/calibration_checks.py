@@ -19,6 +19,7 @@ from torch import Tensor
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.json_fields import JsonFields
 from quamba_export.calib.observers.observer import refuse_unknown
+from quamba_export.calib.output_directory import kind_of
 from quamba_export.calib.recipes.recipe import Recipe
 from quamba_export.calib.rounding.stored_weight import head_specs, stored_specs
 from quamba_export.calib.sites import SITES, scale_shape, site_names
@@ -154,7 +155,11 @@ def read_tensors(path: Path, entry: Mapping[str, Any]) -> dict[str, Tensor]:
 def read_limited(path: Path) -> bytes:
     """Content of a file of the artefact, refused where it is missing or absurdly large."""
     if not path.is_file():
-        raise QuambaError(f"{path} is missing", found=f"no such file in {path.parent}", fix=FIX)
+        folder, kind = path.parent, kind_of(path.parent)
+        found = f"no such file in {folder}" if folder.is_dir() else f"no directory {folder}"
+        if kind not in (None, "calibration"):
+            found = f"{folder} is {'an' if kind == 'export' else 'a'} {kind}"
+        raise QuambaError(f"{path} is missing", found=found, fix=FIX)
     size, most = path.stat().st_size, MOST_BYTES[path.name]
     if size > most:
         raise QuambaError(f"{path} is too large", found=f"{size} bytes", allowed=f"at most {most}", fix=FIX)

@@ -23,7 +23,7 @@ def nearest_file(path: Path) -> str:
     if path.exists() or not path.parent.is_dir():
         return ""
     names = [beside.name for beside in path.parent.iterdir() if beside.is_file()]
-    near = difflib.get_close_matches(path.name, names, n=1)
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.8)
     return f"did you mean {path.with_name(near[0])}?" if near else ""
 
 

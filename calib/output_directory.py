@@ -26,6 +26,11 @@ MANIFESTS: dict[Artefact, str] = {
 }
 
 
+def kind_of(folder: Path) -> Artefact | None:
+    """Which of the three a folder is, by its manifest; None for anything else."""
+    return next((kind for kind, manifest in MANIFESTS.items() if (folder / manifest).is_file()), None)
+
+
 @contextmanager
 def written_directory(target: Path, kind: Artefact) -> Iterator[Path]:
     """An empty folder beside `target` that takes its place when the body ends without an error.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quamba_export.calib.model.state_dtype import STATE_DTYPES, SsmStateDtype
-from quamba_export.calib.output_directory import MANIFESTS, Artefact
+from quamba_export.calib.output_directory import MANIFESTS, Artefact, kind_of
 from quamba_export.exporter.console import say
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import entry_of, integrity_error
@@ -21,8 +21,7 @@ Kind = Artefact | Literal["checkpoint"]
 
 def artefact_kind(path: Path) -> Kind:
     """Which of the four folders `path` is, by its manifest; anything else may be a checkpoint or a hub id."""
-    found = (kind for kind, manifest in MANIFESTS.items() if (path / manifest).is_file())
-    return next(found, "checkpoint")
+    return kind_of(path) or "checkpoint"
 
 
 def tell_replaced(out: Path, kind: Artefact) -> None:

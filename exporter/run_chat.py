@@ -110,7 +110,8 @@ def talk(
         save_states(save_state, chat.saved(marks), opened.manifest)
     known = [speed for speed in speeds if speed]
     mean = f"{sum(known) / len(known):.1f} tokens/s, " if known else ""
-    say(f"{len(speeds)} answers, {mean}peak memory {peak_memory_mb():.0f} MB")
+    answers = "1 answer" if len(speeds) == 1 else f"{len(speeds)} answers"
+    say(f"{answers}, {mean}peak memory {peak_memory_mb():.0f} MB")
 
 
 def ask(prompt: str) -> str:

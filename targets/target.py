@@ -5,6 +5,7 @@ A device that is not here is one TOML file of the same keys, named by its path w
 
 from __future__ import annotations
 
+import difflib
 from importlib.resources import files
 from pathlib import Path
 
@@ -37,12 +38,11 @@ def load_target(name: str) -> Target:
         return custom_target(custom_text(Path(name)), Path(name))
     known = {alias: target for target in targets() for alias in (target.name, *target.aliases)}
     if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
         raise QuambaError(
-            f"no bundle can be built for target '{name}'",
-            found=f"--target {name}",
+            f"no target is called '{name}'",
             allowed=f"{', '.join(sorted(known))}, or the path of a .toml file that describes another one",
-            fix="build for a target this release knows, for example"
-            " `quamba-export build export/ --target cpu`; `quamba-export targets` lists them",
+            fix=f"{f'did you mean {near[0]}? ' if near else ''}`quamba-export targets` lists them",
             code=ExitCode.INCOMPATIBLE,
         )
     return known[name]

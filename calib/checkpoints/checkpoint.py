@@ -15,6 +15,7 @@ from quamba_export.calib.checkpoints.hub import download, is_hub_id
 from quamba_export.calib.checkpoints.tensors import read_tensors
 from quamba_export.calib.checkpoints.tokenizer import read_eos_token_id, read_tokenizer
 from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.output_directory import kind_of
 from quamba_export.runtime.errors import QuambaError
 
 
@@ -57,6 +58,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
 def _directory(source: str | Path) -> Path:
     path = Path(source)
     if path.is_dir():
+        _require_checkpoint(path)
         return path
     if not path.exists() and is_hub_id(str(source)):
         return download(str(source))
@@ -64,6 +66,20 @@ def _directory(source: str | Path) -> Path:
         f"no checkpoint at {source}",
         found="a file" if path.exists() else "nothing there",
         allowed="a directory with config.json and weights, or a hub id owner/name",
+    )
+
+
+def _require_checkpoint(folder: Path) -> None:
+    """Raise QuambaError for a folder of another kind, or with none of a checkpoint's files."""
+    kind = kind_of(folder)
+    if kind is None and (folder / "config.json").exists():
+        return
+    inside = sorted(path.parent for path in folder.glob("*/config.json") if kind_of(path.parent) is None)
+    raise QuambaError(
+        f"{folder} is no checkpoint",
+        found=f"{'an' if kind == 'export' else 'a'} {kind}" if kind else "no config.json in it",
+        allowed="a directory with config.json and weights, or a hub id owner/name",
+        fix=f"did you mean {' or '.join(map(str, inside[:5]))}?" if inside else "",
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from quamba_export.calib.recipes.options import check_options
 from quamba_export.plugins.common.quantization import INT8_MAX
-from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError
 
 Statistic = dict[str, NDArray[Any]]  # each (K, ...)
 Rows = NDArray[np.float64]  # (K,)
@@ -66,8 +66,16 @@ class Observer(Measure):
         return {"kind": self.kind, **asdict(self)}  # type: ignore[call-overload]
 
 
-def refuse_unknown(names: Collection[str], known: Collection[str], what: str) -> None:
-    """Raise QuambaError for the first of `names` that is not known, with the nearest one that is."""
+def refuse_unknown(
+    names: Collection[str],
+    known: Collection[str],
+    what: str,
+    code: ExitCode = ExitCode.INVALID_INPUT,
+) -> None:
+    """Raise QuambaError for the first of `names` that is not known, with the nearest one that is.
+
+    code: of a file by default; ExitCode.USAGE for what a flag says.
+    """
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -75,6 +83,7 @@ def refuse_unknown(names: Collection[str], known: Collection[str], what: str) ->
                 f"unknown {what}: {name}",
                 allowed=", ".join(sorted(known)) or "none",
                 fix=f"did you mean {near[0]}?" if near else "",
+                code=code,
             )
 
 

@@ -37,7 +37,7 @@ from quamba_export.calib.rounding.stored_weight import check_columns, rounded_sh
 from quamba_export.calib.rounding.way import Rounding
 from quamba_export.calib.rounding.weight_grid import WeightGrid, grid_of
 from quamba_export.calib.sites import SITES, site_names
-from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -238,7 +238,7 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     path = Path(name_or_path)
     if path.suffix != ".toml":
         shipped = {recipe.stem: recipe for recipe in RECIPES.glob("*.toml")}
-        refuse_unknown([str(name_or_path)], shipped, "recipe (a file must end in .toml)")
+        refuse_unknown([str(name_or_path)], shipped, "recipe (a file must end in .toml)", ExitCode.USAGE)
         path = shipped[str(name_or_path)]
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -177,6 +177,10 @@ def rounding_options(
     descent_sweeps: int | None,
 ) -> dict[str, Any]:
     """The recipe's table `weights` that the flags amount to, without what was not given."""
+    from quamba_export.calib.observers.observer import refuse_unknown
+    from quamba_export.calib.rounding.kinds import ROUNDINGS
+
+    refuse_unknown([kind] if kind else [], ROUNDINGS, "--rounding", ExitCode.USAGE)
     table: dict[str, Any] = {"kind": kind, "bits": bits, "head_bits": head_bits}
     table |= {"damping": damping, "group_size": group_size, "act_order": act_order, "clip": clip}
     table["descent_sweeps"] = descent_sweeps

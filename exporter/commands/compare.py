@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,15 +65,9 @@ def show(result: Comparison, console: Console) -> None:
     from rich.table import Table
 
     for pair in result.pairs:
-        table = Table(
-            "site",
-            "max",
-            "mean",
-            "cosine",
-            "SNR dB",
-            "codes differing",
-            title=f"{pair.reference} -> {pair.candidate}",
-        )
+        title = f"{pair.reference} -> {pair.candidate}"
+        heads = ("site", "max", "mean", "cosine", "SNR dB", "codes differing")  # whole on 80 columns
+        table = Table(*heads, title=title, title_justify="left", box=None, pad_edge=False)
         for site in pair.sites:
             codes = "" if site.differing_codes is None else f"{site.differing_codes:.2e}"
             style = None if site.within_tolerance else "red"
@@ -80,7 +75,7 @@ def show(result: Comparison, console: Console) -> None:
                 f"{site.max_abs:.3g}",
                 f"{site.mean_abs:.3g}",
                 f"{site.cosine:.6f}",
-                f"{site.snr_db:.1f}",
+                f"{site.snr_db:.1f}" if site.snr_db < math.inf else "exact",
             )
             table.add_row(site.site, *figures, codes, style=style)
         console.print(table)

@@ -57,6 +57,7 @@ def deploy(
 
     Example: quamba-export deploy bundle/ user@jetson
     """
+    from quamba_export.exporter.artefacts import artefact_kind
     from quamba_export.exporter.deploy.actions import deploy_to, roll_back, status_of
     from quamba_export.exporter.deploy.fleet import Action, on_hosts, require_all
     from quamba_export.exporter.deploy.host import SshOptions, checked_hosts
@@ -79,10 +80,18 @@ def deploy(
                 fix="leave it out: a release that was sent with it is verified again at a rollback",
                 code=ExitCode.USAGE,
             )
-        hosts = checked_hosts(words)
+        flag = "--rollback" if rollback else "--status"
+        if words and artefact_kind(Path(words[0])) in ("bundle", "export"):
+            raise QuambaError(
+                f"{flag} is about what is on the devices and takes their names alone",
+                found=f"the {artefact_kind(Path(words[0]))} {words[0]}",
+                fix=f"quamba-export deploy {flag} {' '.join(words[1:]) or 'user@host'}",
+                code=ExitCode.USAGE,
+            )
+        hosts = checked_hosts(words, f"deploy {flag} user@host")
         action: Action = roll_back if rollback else status_of
     else:
-        hosts = checked_hosts(words[1:])
+        hosts = checked_hosts(words[1:], f"deploy {words[0] if words else 'bundle/'} user@host")
         check_rsync()
         choices = Choices(packages, wheels, keep, serve_port if systemd else None, target, require_signature)
         plan = plan_deployment(Path(words[0]), choices)

@@ -45,19 +45,21 @@ def doctor(
 
 
 def show(diagnosis: Diagnosis, console: Console) -> None:
-    """A row a check, dim where the use does not need it; what is not ok has its fix below."""
-    from rich.markup import escape
-    from rich.table import Table
+    """A line a check, dim where the use does not need it; below what is not ok, what needs it and the fix.
 
-    table = Table("", "", box=None, pad_edge=False)
-    for title in ("found", "needed for"):
-        table.add_column(title, overflow="fold")  # a path is of use whole only
+    No line is broken at the terminal's width: what may be copied, a path or a command, stays whole.
+    """
+    from rich.markup import escape
+
+    width = max(len(check.name) for check in diagnosis.checks)
     for check in diagnosis.checks:
-        counts = diagnosis.use in check.needed_for
-        fix = f"\n[bold]{escape(check.fix)}[/]" if check.fix else ""
-        needed = f"{', '.join(check.needed_for) or 'option'}: {escape(check.purpose)}"
-        state = f"[{STYLE[check.state]}]{check.state}[/]"
-        table.add_row(state, check.name, escape(check.found) + fix, needed, style=None if counts else "dim")
-    console.print(table, highlight=False)
+        state = f"[{STYLE[check.state]}]{check.state:<7}[/]"
+        lines = [f"{state}  {check.name:<{width}}  {escape(check.found)}"]
+        if check.state != "ok":
+            lines.append(f"needed for {', '.join(check.needed_for) or 'an option'}: {escape(check.purpose)}")
+        if check.fix:
+            lines.append(f"fix: [bold]{escape(check.fix)}[/]")
+        style = None if diagnosis.use in check.needed_for else "dim"
+        console.print(f"\n{'':{width + 11}}".join(lines), style=style, highlight=False, soft_wrap=True)
     if diagnosis.ready:
         console.print(f"ready for {diagnosis.use}")

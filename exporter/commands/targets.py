@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def targets(
-    action: Annotated[Literal["list", "show"], typer.Argument(help="All of them, or one.")] = "list",
+    action: Annotated[str, typer.Argument(metavar="list|show", help="All of them, or one.")] = "list",
     name: Annotated[
         str | None, typer.Argument(metavar="TARGET", help="For show: a name, or a .toml file of one's own.")
     ] = None,
@@ -34,11 +34,13 @@ def targets(
     from quamba_export.targets.target import load_target
     from quamba_export.targets.target import targets as known
 
-    if (action == "show") != (name is not None):
+    if action not in ("list", "show") or (action == "show") != (name is not None):
+        takes = {"show": "takes the name of a target", "list": "takes no name"}.get(action, "is no action")
         raise QuambaError(
-            f"targets {action} takes {'the name of a target' if action == 'show' else 'no name'}",
-            found=name or "none",
+            f"targets {action} {takes}",
+            found="" if action not in ("list", "show") else name or "none",
             allowed="targets list, or targets show TARGET",
+            fix="" if action in ("list", "show") else f"quamba-export targets show {action}",
             code=ExitCode.USAGE,
         )
     if name is None:
@@ -54,16 +56,15 @@ def targets(
 def show_all(targets: list[Target], console: Console) -> None:
     from rich.table import Table
 
-    table = Table("target", "SM", "memory", "GB/s", "batch", "prefill", "tested", box=None, pad_edge=False)
-    table.add_column("device", overflow="fold")
+    table = Table("target", "SM", "memory", "GB/s", "tested", "device", box=None, pad_edge=False)
     for target in targets:
-        numbers = ("", "", "", "", "")
+        numbers = ("", "", "")
         if target.backend == "tensorrt":
-            sizes = f"{target.memory_gb:g} GB", f"{target.bandwidth_gb_per_s:g}"
-            numbers = (str(target.sm), *sizes, str(target.max_batch), str(target.prefill_length))
+            numbers = str(target.sm), f"{target.memory_gb:g} GB", f"{target.bandwidth_gb_per_s:g}"
         names = ", ".join((target.name, *target.aliases))
-        table.add_row(names, *numbers, target.tested, target.description)
+        table.add_row(names, *numbers, target.tested, target.description.split(" (sm_")[0])  # fits 80 columns
     console.print(table, highlight=False)
+    console.print("`quamba-export targets show TARGET` shows one, with the predicted floors of its speed")
 
 
 def show_one(target: Target, floors: list[PredictedFloor], formula: str, console: Console) -> None:
@@ -77,14 +78,18 @@ def show_one(target: Target, floors: list[PredictedFloor], formula: str, console
             console.print(key, "=", *(value if isinstance(value, tuple) else [value]), highlight=False)
     for release in target.software:
         versions = f"TensorRT {release.tensorrt}, CUDA {release.cuda}, Python {release.python}"
-        console.print(f"software: {release.name}: {versions}, driver {release.driver}", highlight=False)
+        console.print(
+            f"software: {release.name}: {versions}, driver {release.driver}", highlight=False, soft_wrap=True
+        )
     if not floors:
         return
-    table = Table("W8A8", "weights", "state", "batch 1", f"batch {target.max_batch}", "", box=None)
+    table = Table(
+        "W8A8", "weights", "state", "batch 1", f"batch {target.max_batch}", "", box=None, pad_edge=False
+    )
     for floor in floors:
         sizes = f"{floor.weight_bytes / 1e9:.2f} GB", f"{floor.state_bytes / 1e6:.1f} MB"
         times = f"{floor.tpot_ms:.2f} ms", f"{floor.batch_tpot_ms:.2f} ms"
-        table.add_row(floor.size, *sizes, *times, "" if floor.fits else "does not fit into the memory")
+        table.add_row(floor.size, *sizes, *times, "" if floor.fits else "does not fit")
     console.print("\nTPOT floors, predicted and not measured\n", highlight=False)
     console.print(table, highlight=False)
-    console.print(f"\n{formula}", highlight=False, markup=False)
+    console.print(f"\n{formula}", markup=False, highlight=False, soft_wrap=True)

@@ -54,8 +54,13 @@ class SshOptions:
                 raise QuambaError(f"{option}: no such file", found=str(path), allowed="a file")
 
 
-def checked_hosts(names: Sequence[str]) -> list[str]:
-    """The hosts, each once. Raises QuambaError (exit 2) for what is no name of a host."""
+def checked_hosts(names: Sequence[str], usage: str) -> list[str]:
+    """The hosts, each once. Raises QuambaError (exit 2) for what is no name of a host.
+
+    usage: the command as it is typed, for whoever named no host.
+    """
+    if not names:
+        raise QuambaError("no host is named", fix=f"quamba-export {usage}", code=ExitCode.USAGE)
     for name in names:
         if not HOST.fullmatch(name):
             raise QuambaError(
@@ -65,12 +70,12 @@ def checked_hosts(names: Sequence[str]) -> list[str]:
                 fix="put a port or other options of the host into ~/.ssh/config",
                 code=ExitCode.USAGE,
             )
-    if len(set(names)) != len(names) or not 1 <= len(names) <= MAX_HOSTS:
+    if len(set(names)) != len(names) or len(names) > MAX_HOSTS:
         raise QuambaError(
             "wrong number of hosts",
             found=f"{len(names)}, {len(set(names))} of them different",
             allowed=f"1 to {MAX_HOSTS}, each once",
-            fix="quamba-export deploy bundle/ user@host",
+            fix=f"quamba-export {usage}",
             code=ExitCode.USAGE,
         )
     return list(names)

@@ -20,7 +20,7 @@ from quamba_export.exporter.evaluation.language_models import Ids, LanguageModel
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 Mode = Literal["prefill", "decode"]
-MAX_LOGITS = 1 << 25  # floats of logits held at once in prefill: 128 MiB
+MAX_LOGITS = 1 << 22  # floats of logits of a call in prefill: 16 MiB, and what Ctrl-C waits for
 MAX_BATCH = {"prefill": 1024, "decode": 64}  # windows a call
 READ_AHEAD = 64  # tokens of a call of the float model beside decode
 

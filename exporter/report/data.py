@@ -1,7 +1,7 @@
 """What the report is made of: the commands' `--json` outputs, one folder a model, read and put in relation.
 
 A run folder holds any of: inspect-checkpoint.json, inspect-calibration.json, inspect-export.json,
-eval-*.json, compare.json, run.json. What is missing leaves its section out.
+eval*.json, compare.json, run.json. What is missing leaves its section out.
 """
 
 from __future__ import annotations
@@ -74,21 +74,32 @@ def read_runs(folders: list[Path]) -> list[Run]:
     if not runs:
         raise QuambaError(
             "nothing to report on",
-            found=f"no command's JSON under {', '.join(map(str, folders))}",
-            allowed="folders with eval-*.json, compare.json, inspect-*.json, run.json",
+            found=_found(folders),
+            allowed="folders with eval*.json, compare.json, inspect-*.json",
             fix="keep what the commands print with --json, for example"
             " `quamba-export eval bundle/ --data TEXT --json > run/eval-bundle.json`",
         )
     return runs
 
 
+def _found(folders: list[Path]) -> str:
+    """What there is instead, for people whose files have other names."""
+    said = []
+    for folder in folders:
+        kind = "a file" if folder.is_file() else "no such folder"
+        names = sorted(path.name for path in folder.glob("*.json"))
+        inside = f"{', '.join(names[:5])}, names of no command's" if names else "no JSON files"
+        said.append(f"{folder}: {inside if folder.is_dir() else kind}")
+    return "; ".join(said)
+
+
 def is_run(folder: Path) -> bool:
-    patterns = ("eval-*.json", "compare.json", "inspect-*.json")
+    patterns = ("eval*.json", "compare.json", "inspect-*.json")
     return any(True for pattern in patterns for _ in folder.glob(pattern))
 
 
 def read_run(folder: Path) -> Run:
-    evaluations = [read_facts(path) for path in sorted(folder.glob("eval-*.json"))]
+    evaluations = [read_facts(path) for path in sorted(folder.glob("eval*.json"))]
     return Run(
         name=folder.name,
         checkpoint=read_optional(folder / "inspect-checkpoint.json"),

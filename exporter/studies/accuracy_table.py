@@ -16,6 +16,7 @@ from quamba_export.calib.observers.observer import refuse_unknown
 from quamba_export.calib.recipes.recipe import default_recipe
 from quamba_export.exporter.studies.sweep_table import markdown
 from quamba_export.exporter.studies.variants import Variant, parse_vary, variants
+from quamba_export.runtime.errors import ExitCode
 
 HEADS = ("row", "prefill", "KL", "top-1", "decode", "KL", "top-1", "last words")
 
@@ -56,7 +57,7 @@ ROWS = (
 
 def chosen_rows(only: Sequence[str], config: MambaConfig) -> list[Row]:
     """The rows for a model, or those named. Raises QuambaError for an unknown name, with the nearest one."""
-    refuse_unknown(only, [row.name for row in ROWS], "row of the table")
+    refuse_unknown(only, [row.name for row in ROWS], "row of the table", ExitCode.USAGE)
     return [row for row in ROWS if row.is_for(config) and (not only or row.name in only)]
 
 

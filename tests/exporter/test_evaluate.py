@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models
 
-from quamba_export.exporter.evaluation.evaluate import batches, evaluate
+from quamba_export.exporter.evaluation.evaluate import batches, evaluate, windows_a_call
 from quamba_export.exporter.evaluation.language_models import Forward, LanguageModel
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -171,3 +171,9 @@ def test_logits_that_are_not_finite_end_with_exit_9(tokenizer_path: Path) -> Non
         with pytest.raises(QuambaError, match="not finite") as caught:
             evaluate(model, stream_of(20), against=against)
         assert caught.value.code is ExitCode.NUMERIC
+
+
+def test_a_call_is_short_enough_to_be_interrupted() -> None:
+    """The engine answers Ctrl-C between calls: a small vocabulary is no reason for 32 windows in one."""
+    assert windows_a_call("prefill", 1024 * 1024) <= 4
+    assert windows_a_call("prefill", 1024 * 50280) == 1

@@ -145,6 +145,12 @@ def test_folders_of_several_models_share_a_page(tmp_path: Path) -> None:
 def test_nothing_to_report_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QuambaError, match="nothing to report on"):
         read_runs([tmp_path, tmp_path / "nowhere"])
+    (tmp_path / "scores.json").write_text("{}")
+    with pytest.raises(QuambaError) as caught:
+        read_runs([tmp_path, tmp_path / "nowhere", tmp_path / "scores.json"])
+    assert f"{tmp_path}: scores.json, names of no command's" in caught.value.found
+    assert "nowhere: no such folder; " in caught.value.found
+    assert caught.value.found.endswith("scores.json: a file")
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{'a': 1}"])

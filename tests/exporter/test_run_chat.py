@@ -72,7 +72,7 @@ def test_a_chat_is_forked_by_a_file(export: str, tmp_path: Path) -> None:
     assert told.count("error: no such command") == 2
     assert "so many turns cannot be taken back" in told
     _, told = invoke(export, "--chat", "--load-state", tmp_path / "a", text="and\n")
-    assert "1 answers" in told
+    assert "1 answer, " in told
 
 
 def test_a_file_of_prompts(export: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -72,11 +73,18 @@ def test_a_target_is_frozen() -> None:
 
 @pytest.mark.parametrize("name", ["thor", "toaster", "../cpu", ""])
 def test_a_target_without_data_is_refused_in_words(name: str) -> None:
-    with pytest.raises(QuambaError, match="no bundle can be built for target") as caught:
+    with pytest.raises(QuambaError, match=f"no target is called '{name}'") as caught:
         load_target(name)
     assert caught.value.code is ExitCode.INCOMPATIBLE
     assert "cpu" in caught.value.allowed
-    assert "--target cpu" in caught.value.fix
+    assert "`quamba-export targets`" in caught.value.fix
+
+
+def test_the_nearest_target_is_named() -> None:
+    """`targets show` and `search` take one too: the error is not of --target, or of building, alone."""
+    with pytest.raises(QuambaError, match=r"did you mean orin-nano\?") as caught:
+        load_target("orin-nanoo")
+    assert not re.search("--target|build", str(caught.value))
 
 
 def test_a_file_of_one_s_own_is_a_target(tmp_path: Path) -> None:

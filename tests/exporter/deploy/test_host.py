@@ -25,7 +25,7 @@ from quamba_export.runtime.errors import ExitCode
     ],
 )
 def test_hosts(host: str) -> None:
-    assert checked_hosts([host]) == [host]
+    assert checked_hosts([host], "deploy") == [host]
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_hosts(host: str) -> None:
 )
 def test_what_is_no_host_is_refused(host: str) -> None:
     with refused("no host to deploy to", code=ExitCode.USAGE):
-        checked_hosts(["good", host])
+        checked_hosts(["good", host], "deploy")
 
 
 def test_hosts_are_there_and_each_once() -> None:
-    with refused("wrong number of hosts", code=ExitCode.USAGE):
-        checked_hosts([])
+    with refused("no host is named", "quamba-export deploy --status user@host", code=ExitCode.USAGE):
+        checked_hosts([], "deploy --status user@host")
     with refused("wrong number of hosts", "2, 1 of them different", code=ExitCode.USAGE):
-        checked_hosts(["a", "a"])
+        checked_hosts(["a", "a"], "deploy")
 
 
 def test_host_keys_are_always_checked_and_nothing_is_asked() -> None:
