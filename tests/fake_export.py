@@ -9,7 +9,7 @@ from quamba_export.runtime.manifest import files_of
 FILES = {
     "model.onnx": b"graph",
     "model.onnx.data": b"weights" * 100,
-    "config.json": b"{}",
+    "config.json": b'{"quantization_config": {"ssm_state_dtype": "float16"}}',
     "generation_config.json": b"{}",
     "tokenizer.json": b"{}",
 }

@@ -57,7 +57,7 @@ def test_a_changed_export_is_refused_and_nothing_is_left_behind(export: Path, tm
 
 @pytest.mark.parametrize("target", ["thor", "h300"])
 def test_a_target_of_a_later_release_is_refused_before_anything_is_read(tmp_path: Path, target: str) -> None:
-    with pytest.raises(QuambaError, match=f"target '{target}'") as caught:
+    with pytest.raises(QuambaError, match=f"no target is called '{target}'") as caught:
         build_bundle(tmp_path / "nowhere", target, tmp_path / "bundle")
     assert caught.value.code is ExitCode.INCOMPATIBLE
     assert "cpu" in str(caught.value)

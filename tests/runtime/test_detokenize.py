@@ -1,7 +1,7 @@
 """Streamed text equals decoded text, and no piece ever holds half a character."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tiny_recurrent import EOS, byte_level_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -46,6 +46,7 @@ def streamed(tokenizer: Tokenizer, ids: list[int], prompt: list[int] | None = No
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_comes_out_whole(text: str) -> None:
+    assume(BYTE_LEVEL.id_to_token(EOS) not in text)  # written out it is that token, which no text shows
     pieces = streamed(BYTE_LEVEL, BYTE_LEVEL.encode(text).ids)
     assert "".join(pieces) == text
 
