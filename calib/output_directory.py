@@ -114,7 +114,7 @@ def check_replaceable(target: Path, kind: Artefact) -> None:
     mount point and the folder the command runs in cannot be renamed.
     """
     for folder in target.resolve().parents:
-        if _is_earlier(folder, "bundle") or _is_earlier(folder, "export"):
+        if is_earlier(folder, "bundle") or is_earlier(folder, "export"):
             raise QuambaError(
                 f"{target} would lie in a bundle or export, which is then refused for the folder too many",
                 found=str(folder),
@@ -128,7 +128,7 @@ def check_replaceable(target: Path, kind: Artefact) -> None:
         found = "a file"
     elif resolved.is_mount() or Path.cwd().is_relative_to(resolved):
         found = "a mount point" if resolved.is_mount() else "the folder this command runs in"
-    elif any(resolved.iterdir()) and not _is_earlier(resolved, kind):
+    elif any(resolved.iterdir()) and not is_earlier(resolved, kind):
         found = f"a folder that is not an earlier {kind}"
     if found:
         raise QuambaError(
@@ -140,8 +140,8 @@ def check_replaceable(target: Path, kind: Artefact) -> None:
         )
 
 
-def _is_earlier(folder: Path, kind: Artefact) -> bool:
-    """Whether the folder's manifest says so, in whatever schema version."""
+def is_earlier(folder: Path, kind: Artefact) -> bool:
+    """Whether the folder's manifest says so, in whatever schema version; what `--json` prints has none."""
     manifest = folder / MANIFESTS[kind]
     if not manifest.is_file():
         return False
@@ -149,7 +149,7 @@ def _is_earlier(folder: Path, kind: Artefact) -> bool:
         record = json.loads(manifest.read_bytes())
     except (ValueError, RecursionError):
         return False  # somebody else's, or damaged: not ours to delete
-    return isinstance(record, dict) and record.get("kind") == kind
+    return isinstance(record, dict) and record.get("kind") == kind and "schema_version" in record
 
 
 def _to_disk(path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quamba_export.calib.model.state_dtype import STATE_DTYPES, SsmStateDtype
-from quamba_export.calib.output_directory import MANIFESTS, Artefact, kind_of
+from quamba_export.calib.output_directory import MANIFESTS, Artefact, is_earlier, kind_of
 from quamba_export.exporter.console import say
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import entry_of, integrity_error
@@ -26,9 +26,8 @@ def artefact_kind(path: Path) -> Kind:
 
 def tell_replaced(out: Path, kind: Artefact) -> None:
     """Say on stderr that an earlier one is at `out`, and of when."""
-    manifest = out / MANIFESTS[kind]
-    if manifest.is_file():
-        made = datetime.fromtimestamp(manifest.stat().st_mtime).isoformat(" ", "minutes")
+    if is_earlier(out, kind):
+        made = datetime.fromtimestamp((out / MANIFESTS[kind]).stat().st_mtime).isoformat(" ", "minutes")
         say(f"{out} is an earlier {kind}, of {made}: the new one takes its place once it is whole")
 
 

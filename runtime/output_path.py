@@ -38,16 +38,18 @@ def check_outside(path: Path) -> None:
 
 
 def is_artefact(folder: Path) -> bool:
-    """Whether a manifest there says so; others' programs have a manifest.json too."""
+    """Whether a manifest there says so; others' programs have a manifest.json too, and `export --json` prints
+    what many will call export.json.
+    """
     return any(_kind_in(folder / name) == kind for name, kind in MANIFESTS.items())
 
 
 def _kind_in(manifest: Path) -> object:
-    """What a JSON object in a file names as its kind; None of anything else."""
+    """What a manifest in a file, which has a schema version, names as its kind; None of anything else."""
     if not manifest.is_file():
         return None
     try:
         record = json.loads(manifest.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-    return record.get("kind") if isinstance(record, dict) else None
+    return record.get("kind") if isinstance(record, dict) and "schema_version" in record else None

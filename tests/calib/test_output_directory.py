@@ -16,10 +16,12 @@ from quamba_export.calib import output_directory
 from quamba_export.calib.output_directory import check_replaceable, written_directory
 from quamba_export.runtime.errors import ExitCode
 
+MANIFEST = {"schema_version": 1, "kind": "bundle"}
+
 
 def write(target: Path, content: str = "new") -> None:
     with written_directory(target, "bundle") as folder:
-        (folder / "manifest.json").write_text(json.dumps({"kind": "bundle", "content": content}))
+        (folder / "manifest.json").write_text(json.dumps(MANIFEST | {"content": content}))
 
 
 def content(target: Path) -> str:
@@ -52,7 +54,7 @@ def test_the_later_of_two_that_write_one_place_stands(
     """Neither sees the other's before it renames; a stranger's folder that came up meanwhile is kept."""
     exists = Path.exists
     with monkeypatch.context() as patch, written_directory(tmp_path / "bundle", "bundle") as folder:
-        (folder / "manifest.json").write_text(json.dumps({"kind": "bundle", "content": "later"}))
+        (folder / "manifest.json").write_text(json.dumps(MANIFEST | {"content": "later"}))
         write(tmp_path / "bundle", "earlier")
         patch.setattr(Path, "exists", lambda path: path.name != "bundle" and exists(path))
     assert content(tmp_path / "bundle") == "later"
@@ -60,7 +62,7 @@ def test_the_later_of_two_that_write_one_place_stands(
         refused("in the way", code=ExitCode.USAGE),
         written_directory(tmp_path / "other", "bundle") as folder,
     ):
-        (folder / "manifest.json").write_text(json.dumps({"kind": "bundle"}))
+        (folder / "manifest.json").write_text(json.dumps(MANIFEST))
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "thesis.txt").write_text("mine")
     assert names(tmp_path / "other") == ["thesis.txt"]
@@ -102,7 +104,7 @@ if sys.argv[2] == "rename":  # of a file system where folders cannot change plac
             os.kill(os.getpid(), signal.SIGKILL)
     Path.rename = killed
 with output_directory.written_directory(Path(sys.argv[1]), "bundle") as folder:
-    (folder / "manifest.json").write_text('{"kind": "bundle", "content": "killed"}')
+    (folder / "manifest.json").write_text('{"schema_version": 1, "kind": "bundle", "content": "killed"}')
     if sys.argv[2] == "body":
         os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -123,9 +125,11 @@ def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path, moment: st
         assert left.startswith(".bundle.v2.")
 
 
-@pytest.mark.parametrize("text", ['{"name": "a web application"}', '{"kind": "export"}', "[]", "{", "\xff"])
+@pytest.mark.parametrize(
+    "text", ['{"name": "an app"}', '{"kind": "export"}', '{"kind": "bundle"}', "[]", "{", "\xff"]
+)
 def test_a_file_of_the_right_name_is_not_enough(tmp_path: Path, text: str) -> None:
-    """What is replaced is deleted with everything in it."""
+    """What is replaced is deleted with everything in it, results that `--json` printed too."""
     (tmp_path / "manifest.json").write_text(text, encoding="latin-1")
     (tmp_path / "letters.txt").write_text("dear")
     with refused("in the way", "not an earlier bundle", code=ExitCode.USAGE):
@@ -138,7 +142,7 @@ def test_nothing_is_written_into_an_artefact(tmp_path: Path, kind: Literal["bund
     """It would be refused from then on, for a folder too many."""
     with written_directory(tmp_path / "whole", kind) as folder:
         (folder / {"bundle": "manifest.json", "export": "export.json"}[kind]).write_text(
-            json.dumps({"kind": kind})
+            json.dumps(MANIFEST | {"kind": kind})
         )
     before = names(tmp_path / "whole")
     for inside in ("whole/new", "whole/a/b"):

@@ -174,7 +174,7 @@ def test_a_disk_that_takes_part_of_a_line_leaves_no_half_lines(
 
 def test_results_go_into_no_bundle(tmp_path: Path) -> None:
     """Which would be refused from then on, for the file too many."""
-    (tmp_path / "manifest.json").write_text('{"kind": "bundle"}')
+    (tmp_path / "manifest.json").write_text('{"schema_version": 1, "kind": "bundle"}')
     with pytest.raises(QuambaError, match="would lie in a bundle"):
         run(tmp_path / "out.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
