@@ -17,13 +17,7 @@ if TYPE_CHECKING:
 
     from quamba_export.exporter.speed.bench_result import Benchmark, Comparison
 
-HEADS = (
-    "p50",
-    "p90",
-    "p99",
-    "tokens/s",
-    "J/token",
-)  # a row for each time: seven columns are for 80 of a terminal
+HEADS = ("p50", "p90", "p99", "tokens/s", "J/token")  # a row for each time: a terminal has 80 columns
 
 
 def bench(

@@ -8,6 +8,7 @@ a state whose rows have scales of their own.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Arrays = dict[str, NDArray[Any]]
 
 
-class SiteRunner(BaseRunner):  # type: ignore[misc]
+class SiteRunner(BaseRunner, ABC):  # type: ignore[misc]
     """What our runners share: one input, wall time, outputs by site."""
 
     def get_input_metadata_impl(self) -> Any:
@@ -43,8 +44,9 @@ class SiteRunner(BaseRunner):  # type: ignore[misc]
         self.inference_time = time.perf_counter() - started
         return outputs
 
+    @abstractmethod
     def sites(self, input_ids: NDArray[np.int64]) -> Arrays:
-        raise NotImplementedError
+        """Every output by its name."""
 
 
 class FloatRunner(SiteRunner):
