@@ -38,21 +38,30 @@ class Sampling:
         return self.temperature == 0.0 and self.repetition_penalty == 1.0
 
     def __post_init__(self) -> None:
-        if self.temperature != 0.0:  # below 1e-6, fp32 logits would overflow
-            require("temperature", self.temperature, 1e-6, 1e3, allowed="0, or 1e-06 to 1000")
-        require("top_k", self.top_k, 0, 1 << 31)
-        require("top_p", self.top_p, 1e-9, 1.0)
-        require("min_p", self.min_p, 0.0, 1.0)
-        require("repetition_penalty", self.repetition_penalty, 1e-3, 1e3)
-        require("seed", self.seed, 0, (1 << 64) - 1)
+        for name in RANGES:
+            value = getattr(self, name)
+            if allowed := wanted_instead(name, value):
+                message = f"--{name.replace('_', '-')} is out of range"
+                raise QuambaError(message, found=str(value), allowed=allowed, code=ExitCode.USAGE)
 
 
-def require(name: str, value: float, low: float, high: float, allowed: str = "") -> None:
-    """Raise QuambaError (exit 2) by the flag's name unless low <= value <= high; NaN is in no range."""
-    if not low <= value <= high:
-        flag = f"--{name.replace('_', '-')}"
-        allowed = allowed or f"{low} to {high}"
-        raise QuambaError(f"{flag} is out of range", found=str(value), allowed=allowed, code=ExitCode.USAGE)
+RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (1e-6, 1000),  # or 0; below 1e-6, fp32 logits would overflow
+    "top_k": (0, 1 << 31),
+    "top_p": (1e-9, 1),
+    "min_p": (0, 1),
+    "repetition_penalty": (0.001, 1000),
+    "seed": (0, (1 << 64) - 1),
+}
+
+
+def wanted_instead(name: str, value: float) -> str:
+    """What a field of Sampling may be, where it may not be `value`; "" where it may. NaN is in no range."""
+    low, high = RANGES[name]
+    or_zero = name == "temperature"
+    if low <= value <= high or (or_zero and value == 0):
+        return ""
+    return f"{'0, or ' if or_zero else ''}{low} to {high}"
 
 
 class Sampler:

@@ -7,14 +7,14 @@ refused by name: an answer is what was asked for, or an error.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from quamba_export.runtime.chat_text import ROLES, Message
 from quamba_export.runtime.errors import QuambaError
 from quamba_export.runtime.fields import Fields
 from quamba_export.runtime.generate import Limits
-from quamba_export.runtime.sampling import Sampling
+from quamba_export.runtime.sampling import Sampling, wanted_instead
 
 MAX_PROMPTS, MAX_STOPS, MAX_SESSION_NAME = 64, 16, 128
 DEFAULT_TOKENS = {"completion": 16, "chat": 512}  # OpenAI's own for the first
@@ -64,10 +64,6 @@ class RequestFields(Fields):
             return default
         if type(value) not in kinds:
             raise self.error(key, repr(value), allowed)
-        return value
-
-    def number(self, key: str, default: float) -> float:
-        value: float = self.maybe(key, (int, float), default, "a number")
         return value
 
     def whole(self, key: str, default: int, low: int, high: int) -> int:
@@ -122,14 +118,15 @@ def parse_stream_options(fields: RequestFields) -> bool:
 
 def parse_sampling(fields: RequestFields) -> Sampling:
     """OpenAI's default temperature is 1, and without a seed every request draws anew."""
-    return Sampling(
-        temperature=fields.number("temperature", 1.0),
-        top_k=fields.whole("top_k", 0, 0, 1 << 31),
-        top_p=fields.number("top_p", 1.0),
-        min_p=fields.number("min_p", 0.0),
-        repetition_penalty=fields.number("repetition_penalty", 1.0),
-        seed=fields.whole("seed", secrets.randbits(63), 0, (1 << 64) - 1),
-    )
+    defaults = Sampling(temperature=1.0, seed=secrets.randbits(63))
+    values: dict[str, Any] = {}
+    for key, default in asdict(defaults).items():
+        whole = type(default) is int
+        kinds, words = ((int,), "an integer") if whole else ((int, float), "a number")
+        values[key] = fields.maybe(key, kinds, default, words)
+        if allowed := wanted_instead(key, values[key]):
+            raise fields.error(key, str(values[key]), allowed)
+    return Sampling(**values)
 
 
 def parse_prompts(fields: RequestFields) -> tuple[Prompt, ...]:

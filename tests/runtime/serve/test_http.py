@@ -102,7 +102,11 @@ def test_several_prompts_are_several_choices(shared: Served) -> None:
         ({"prompt": []}, "'prompt' is not allowed"),
         ({"prompt": ["a", 7]}, "'prompt' is not allowed"),
         ({"prompt": [10**9]}, "token id 1000000000 is not in the vocabulary"),
-        ({"temperature": -1}, "--temperature is out of range"),
+        ({"temperature": -1}, "'temperature' is not allowed"),
+        ({"repetition_penalty": 0}, "'repetition_penalty' is not allowed"),
+        ({"top_k": 2**31 + 1}, "'top_k' is not allowed"),
+        ({"top_k": 1.5}, "'top_k' is not allowed"),
+        ({"top_p": 1.5}, "allowed: 1e-09 to 1"),
         ({"temperature": "hot"}, "'temperature' is not allowed"),
         ({"max_tokens": 0}, "'max_tokens' is not allowed"),
         ({"max_tokens": 5000}, "an integer from 1 to 4096"),
@@ -124,6 +128,7 @@ def test_what_is_not_allowed_is_named(shared: Served, change: dict[str, Any], sa
     status, answer, _ = shared.send("POST", "/v1/completions", body)
     assert status == 400
     assert said in answer["error"]["message"]
+    assert "--" not in answer["error"]["message"]  # a client has fields, no flags
 
 
 @pytest.mark.parametrize(
