@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import math
+from dataclasses import replace
+
 import pytest
+from rich.console import Console
 from tiny_flow import Flow
 from typer.testing import CliRunner
 
 from quamba_export.exporter import cli
+from quamba_export.exporter.commands.compare import show
+from quamba_export.exporter.comparison.compare import PairComparison, SiteComparison
+from quamba_export.exporter.comparison.models import Comparison
 from quamba_export.exporter.doctor import doctor
 from quamba_export.exporter.doctor.checks import Check
 from quamba_export.runtime.errors import ExitCode, QuambaError
@@ -51,9 +59,26 @@ def test_targets_and_compare_have_a_line_a_row(flow: Flow) -> None:
     assert [row.split()[0] for row in rows[1:3]] == ["a100", "agx-orin,"]
     assert max(map(len, rows)) <= 80
     text = ("--data", flow.text, "--window", 16, "--max-tokens", 16)
-    compared = shown("compare", flow.export, "--against", flow.checkpoint, *text)
+    compared = shown("compare", flow.export, "--against", flow.checkpoint, *text, "--worst", 100)
     site = next(line for line in compared if line.startswith("layers.1.conv_state"))
     assert len(site.split()) in (5, 6)
+
+
+def test_compare_shows_the_worst_sites_and_counts_the_rest() -> None:
+    snrs = (math.inf, 30.0, 9.0, 20.0, 5.0, math.inf)
+    sites = [
+        SiteComparison(f"layers.{i}.x", 0.1, 0.1, 1.0, snr, 0.0, snr >= 10) for i, snr in enumerate(snrs)
+    ]
+    pair = PairComparison("float", "ONNX Runtime", "layers.2.x", 0.0, 1.0, sites)
+    equal = replace(pair, first_beyond_tolerance=None, sites=[sites[0], sites[5]])
+    out = io.StringIO()
+    result = Comparison("export", "checkpoint", None, None, 16, 16, 10.0, [pair, equal])
+    show(result, 1, Console(file=out, width=80))
+    lines = out.getvalue().splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("layers")] == ["layers.2.x", "layers.4.x"]
+    assert "2 of 6 sites are equal, 2 more differ by less (--worst shows more)" in lines
+    assert "first beyond tolerance (10 dB): layers.2.x" in lines
+    assert "2 of 2 sites are equal" in lines
 
 
 def test_doctor_keeps_its_commands_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,7 +59,9 @@ def test_a_device_across_a_cable(
     plan, options = plan_deployment(bundles[0], Choices("device")), SshOptions(config=far.config)
     with Session("known", options) as session:
         assert deploy_to(plan, session, lambda step: None).state == "deployed"
-    ip(f"ip -n {NAMESPACE} link set {FAR} down")  # the far end: without the near one, another route may answer
+    ip(
+        f"ip -n {NAMESPACE} link set {FAR} down"
+    )  # the far end: without the near one, another route may answer
     with refused("known cannot be reached", "check the network", code=ExitCode.REMOTE):
         Session("known", options).__enter__()
     ip(f"ip -n {NAMESPACE} link set {FAR} up")
