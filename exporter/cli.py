@@ -146,9 +146,13 @@ def end_by_signal(number: int, frame: object) -> None:
 
 
 def leave_with_code(command: Callable[[], object]) -> None:
-    """Run it; every way out has one of the exit codes of runtime/errors.py (130 for Ctrl-C)."""
+    """Run it; every way out has one of the exit codes of runtime/errors.py, or 128 and a signal's number."""
     try:
         command()
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):  # nobody reads on: typer and rich leave with 1
+            sys.exit(128 + signal.SIGPIPE)
+        raise
     except Exception as error:
         if SIGNALS:  # it came while a module was imported, which numpy takes for a broken installation
             sys.exit(128 + SIGNALS[0])

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -89,6 +90,16 @@ def test_a_signal_to_end_leaves_nothing_half_done(
         assert process.communicate(timeout=20) == ("", "")
     assert process.returncode == 128 + number
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["targets"], ["targets", "--json"]])
+def test_a_reader_that_stops_ends_a_command_in_silence(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "quamba_export.exporter.cli", *arguments]
+    with os.fdopen(writing, "w") as unread:
+        left = subprocess.run(words, stdout=unread, stderr=subprocess.PIPE, text=True, check=False)
+    assert (left.returncode, left.stderr) == (128 + signal.SIGPIPE, "")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
