@@ -16,6 +16,7 @@ from quamba_export.exporter.report.charts import megabytes
 from quamba_export.exporter.report.data import CLOSE, Run
 from quamba_export.exporter.report.views import headline, pair_views, percent, view_of
 from quamba_export.runtime.output_path import check_outside
+from quamba_export.runtime.whole_file import whole_file
 
 if TYPE_CHECKING:
     from quamba_export.exporter.comparison.models import Comparison
@@ -46,6 +47,6 @@ def write_page(template: str, out: Path, **values: Any) -> Path:
     footer = f"quamba-export {version('quamba-export')}, {date.today().isoformat()}"
     page = environment.get_template(template).render(style=style, footer=footer, close=CLOSE, **values)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(out)
+    with whole_file(out) as file:
+        file.write(page.encode())
+    return out

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -34,6 +33,7 @@ from quamba_export.exporter.evaluation.task_digest import tasks_digest
 from quamba_export.exporter.evaluation.task_scores import Tasks
 from quamba_export.exporter.studies.variants import Variant
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.whole_file import whole_file
 
 T = TypeVar("T")
 Advance = Callable[[str], None]
@@ -140,9 +140,8 @@ def _score(task: tuple[Study, Keys, Variant]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     with one_thread():
         scores = score_variant(study, variant, study.out / "calibrations" / keys.calibration(variant.recipe))
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(scores))
-    partial.replace(path)
+    with whole_file(path) as file:
+        file.write(json.dumps(scores).encode())
     return variant.name
 
 

@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from quamba_export.exporter.console import say
+from quamba_export.runtime.whole_file import whole_file
 
 MAGIC = b"quamba-export timing cache 1"
 
@@ -51,17 +52,13 @@ class TimingCache:
 
     def write(self, tactics: bytes) -> None:
         """Replace the file, in one step; never one that is not a timing cache."""
-        partial = self.path.parent / f".{self.path.name}.{os.getpid()}"
         digest = sha256(tactics).hexdigest()
         try:
             if self.path.exists() and not self.path.read_bytes().startswith(MAGIC + b"\n"):
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                partial.write_bytes(b"\n".join([MAGIC, self.key.encode(), digest.encode(), tactics]))
-                partial.replace(self.path)
-            finally:
-                partial.unlink(missing_ok=True)
+            with whole_file(self.path) as file:
+                file.write(b"\n".join([MAGIC, self.key.encode(), digest.encode(), tactics]))
         except OSError as error:
             say(f"timing cache {self.path} is not kept: {error.strerror}")
 

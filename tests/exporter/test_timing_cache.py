@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -93,11 +94,26 @@ def test_a_path_that_is_no_file_is_told_and_left_alone(
 def test_a_write_that_fails_leaves_nothing_behind(
     cache: TimingCache, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def write(path: Path, content: bytes) -> None:
-        path.touch()
+    def fsync(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", write)
+    monkeypatch.setattr(os, "fsync", fsync)
     cache.write(TACTICS)
     assert "is not kept: No space left" in capsys.readouterr().err
     assert list(cache.path.parent.iterdir()) == []
+
+
+def test_two_writers_in_containers_that_share_the_folder_do_not_meet(
+    cache: TimingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def meanwhile(descriptor: int) -> None:
+        """The other one writes, whole, before this one is done."""
+        monkeypatch.setattr(os, "fsync", fsync)
+        cache.write(b"other")
+        assert cache.read() == b"other"
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    cache.write(TACTICS)
+    assert cache.read() == TACTICS
