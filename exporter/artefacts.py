@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +63,14 @@ def copy_checked(source: Path, manifest: Manifest, folder: Path, names: Iterable
         shutil.copyfile(source / name, folder / name)
         if entry_of(folder / name) != manifest.files[name]:
             raise integrity_error(f"{source / name} has changed", found="other content while it was copied")
+
+
+def verified_bytes(path: Path, digest: str) -> bytes:
+    """The content of a file whose sha256 was verified; raise QuambaError (exit 4) where it is another now."""
+    content = path.read_bytes()
+    if sha256(content).hexdigest() != digest:
+        raise integrity_error(f"{path} has changed", found="other content than was verified a moment ago")
+    return content
 
 
 def _quantization(path: Path) -> dict[str, Any]:

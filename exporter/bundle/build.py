@@ -18,12 +18,18 @@ from quamba_export.exporter.artefacts import (
     recorded_smoothing,
 )
 from quamba_export.exporter.console import say
-from quamba_export.exporter.plugin_build.prepare_device import LIBRARY, prepare_for_device, prepared_library
+from quamba_export.exporter.plugin_build.prepare_device import LIBRARY, is_prepared, prepare_for_device
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import GRAPHS, PLUGIN_SOURCES
-from quamba_export.runtime.manifest import Manifest, manifest_for, read_manifest, write_manifest
+from quamba_export.runtime.manifest import (
+    Manifest,
+    manifest_for,
+    open_folder,
+    read_manifest,
+    write_manifest,
+)
 from quamba_export.runtime.self_test import SelfTest, self_test_of
 from quamba_export.targets.target import load_target
 from quamba_export.targets.target_file import Target
@@ -70,34 +76,44 @@ def build_bundle(export: Path, target_name: str, out: Path, choices: EngineChoic
     _check_export(export)
     elsewhere = target.jetpack > 0 and platform.machine() != "aarch64"
     _check_choices(choices, target, elsewhere)
-    source = read_manifest(export)
-    if target.backend == "tensorrt":
-        _check_kernels(source, target.name)
-        _check_no_study(export, target.name)
-    if elsewhere:
-        release = choices.jetpack or target.jetpack
-        return _built(out, target, prepare_for_device(export, target, release, out, choices.plugins))
-    choices = replace(choices, plugins=choices.plugins or prepared_library(export, source, target))
-    with written_directory(out, "bundle") as folder:
-        plans = target.backend == "tensorrt"
-        left_out = (LIBRARY, PLUGIN_SOURCES, *GRAPHS.values(), *(["model.onnx"] if plans else []))
-        copy_checked(export, source, folder, [name for name in source.files if not name.startswith(left_out)])
-        record: EngineRecord | None = None
-        if plans:
-            record, self_test = write_engines(export, source, target, folder, choices)
-        else:
-            self_test = cpu_self_test(folder, source)
-        manifest = manifest_for(
-            folder,
-            source,
-            target=target.name,
-            backend=target.backend,
-            producer=f"quamba-export {version('quamba-export')}",
-            engine=record,
-            self_test=self_test,
-        )
-        write_manifest(manifest, folder)
+    with open_folder(export) as (source, files):
+        if target.backend == "tensorrt":
+            _check_kernels(source, target.name)
+            _check_no_study(export, target.name)
+        if elsewhere:
+            release = choices.jetpack or target.jetpack
+            return _built(out, target, prepare_for_device(export, target, release, out, choices.plugins))
+        if choices.plugins is None and is_prepared(export, source, target):
+            choices = replace(choices, plugins=files.location(LIBRARY))  # the bytes that were verified
+        with written_directory(out, "bundle") as folder:
+            manifest = _write_bundle(export, source, target, folder, choices)
+            files.check_unchanged()
     return _built(out, target, manifest)
+
+
+def _write_bundle(
+    export: Path, source: Manifest, target: Target, folder: Path, choices: EngineChoices
+) -> Manifest:
+    """Everything of a bundle into `folder`."""
+    plans = target.backend == "tensorrt"
+    left_out = (LIBRARY, PLUGIN_SOURCES, *GRAPHS.values(), *(["model.onnx"] if plans else []))
+    copy_checked(export, source, folder, [name for name in source.files if not name.startswith(left_out)])
+    record: EngineRecord | None = None
+    if plans:
+        record, self_test = write_engines(export, source, target, folder, choices)
+    else:
+        self_test = cpu_self_test(folder, source)
+    manifest = manifest_for(
+        folder,
+        source,
+        target=target.name,
+        backend=target.backend,
+        producer=f"quamba-export {version('quamba-export')}",
+        engine=record,
+        self_test=self_test,
+    )
+    write_manifest(manifest, folder)
+    return manifest
 
 
 def build_portable(export: Path, out: Path) -> Build:

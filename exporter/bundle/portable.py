@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 
 from quamba_export.calib.output_directory import written_directory
-from quamba_export.exporter.artefacts import copy_checked
+from quamba_export.exporter.artefacts import copy_checked, verified_bytes
 from quamba_export.exporter.plugin_build.sources import own_sources, write_sources
 from quamba_export.runtime.folder_check import GRAPHS, PLUGIN_SOURCES
 from quamba_export.runtime.manifest import Manifest, files_of, read_manifest
@@ -26,7 +26,7 @@ def write_portable(export: Path, source: Manifest, out: Path) -> Manifest:
         for name, graph in engine_graphs(folder, own=True).items():
             (folder / GRAPHS[name]).write_bytes(graph.SerializeToString(deterministic=True))
         write_sources(own_sources(), folder / PLUGIN_SOURCES)
-        record = json.loads((export / "export.json").read_bytes())
+        record = json.loads(verified_bytes(export / "export.json", source.digest))
         record["portable"] = {"export": source.export_digest}
         record["files"] = files_of(folder)
         (folder / "export.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from quamba_export.calib.output_directory import written_directory
-from quamba_export.exporter.artefacts import copy_checked
+from quamba_export.exporter.artefacts import copy_checked, verified_bytes
 from quamba_export.exporter.console import say
 from quamba_export.exporter.plugin_build.cross_build import JETPACKS, cross_library
 from quamba_export.exporter.plugin_build.elf_header import AARCH64_LIBRARY, elf_kind
@@ -40,7 +40,7 @@ def prepare_for_device(
     with written_directory(out, "export") as folder:
         copy_checked(export, source, folder, source.files)
         shutil.copyfile(library, folder / LIBRARY)
-        record = json.loads((export / "export.json").read_bytes())
+        record = json.loads(verified_bytes(export / "export.json", source.digest))
         record["prepared"] = asdict(PreparedRecord(target.name, target.sm, jetpack, source.export_digest))
         record["files"] = files_of(folder)
         (folder / "export.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -59,13 +59,13 @@ def check_library(library: Path, target: Target) -> None:
         )
 
 
-def prepared_library(export: Path, source: Manifest, target: Target) -> Path | None:
-    """The library in a verified export/, None where it holds none or the target takes none.
+def is_prepared(export: Path, source: Manifest, target: Target) -> bool:
+    """Whether a verified export/ holds the library for this target on this machine.
 
     Raises QuambaError (exit 5) where it is for another GPU or another CUDA than this machine's.
     """
     if source.prepared is None or target.backend != "tensorrt":
-        return None
+        return False
     if source.prepared.sm != target.sm:
         raise QuambaError(
             f"the plugins in {export} are not for {target.name}",
@@ -75,7 +75,7 @@ def prepared_library(export: Path, source: Manifest, target: Target) -> Path | N
             code=ExitCode.INCOMPATIBLE,
         )
     _check_driver(source.prepared)
-    return export / LIBRARY
+    return True
 
 
 def _check_driver(prepared: PreparedRecord) -> None:

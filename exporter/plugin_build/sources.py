@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from quamba_export.exporter.artefacts import verified_bytes
 from quamba_export.runtime.folder_check import PLUGIN_SOURCES, integrity_error
 from quamba_export.runtime.manifest import Manifest
 
@@ -64,14 +65,16 @@ def write_sources(sources: PluginSources, path: Path) -> None:
 
 
 @contextmanager
-def carried_sources(path: Path) -> Iterator[PluginSources]:
-    """What write_sources wrote, unpacked while the body runs.
+def carried_sources(path: Path, digest: str) -> Iterator[PluginSources]:
+    """What write_sources wrote, unpacked while the body runs. digest: the sha256 in a verified manifest.
 
-    Raises QuambaError (exit 4) for a tar file that holds anything but small source files by plain names.
+    Raises QuambaError (exit 4) for another file, and for a tar file that holds anything but small source
+    files by plain names.
     """
+    archive = verified_bytes(path, digest)  # they are compiled and loaded: these, not what the name leads to
     with TemporaryDirectory() as name:
         folder = Path(name)
-        for member, content in read_members(path):
+        for member, content in read_members(path, archive):
             file = folder / member
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(content)
@@ -87,18 +90,18 @@ def carried_sources(path: Path) -> Iterator[PluginSources]:
 def sources_of(export: Path, manifest: Manifest) -> Iterator[PluginSources]:
     """Those that a verified export/ carries, else this installation's."""
     if PLUGIN_SOURCES in manifest.files:
-        with carried_sources(export / PLUGIN_SOURCES) as sources:
+        with carried_sources(export / PLUGIN_SOURCES, manifest.files[PLUGIN_SOURCES].sha256) as sources:
             yield sources
     else:
         yield own_sources()
 
 
-def read_members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file; extracts nothing itself."""
+def read_members(path: Path, archive: bytes) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every file in the bytes of `path`; extracts nothing itself."""
     seen: set[str] = set()
     try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as members:
+            for member in members:
                 plain = member.isreg() and MEMBER.fullmatch(member.name)
                 ending = Path(member.name).suffix in SOURCE_ENDINGS
                 if not (plain and ending and 0 <= member.size <= MAX_MEMBER_BYTES) or member.name in seen:
@@ -110,7 +113,7 @@ def read_members(path: Path) -> Iterator[tuple[str, bytes]]:
                 if len(seen) >= MAX_MEMBERS:
                     raise integrity_error(f"{path} holds too many files", found=f"over {MAX_MEMBERS}")
                 seen.add(member.name)
-                content = archive.extractfile(member)
+                content = members.extractfile(member)
                 yield member.name, content.read() if content else b""
     except tarfile.TarError as error:
         raise integrity_error(f"{path} is no tar file", found=str(error)) from error

@@ -12,7 +12,7 @@ from quamba_export.exporter.bundle.build import WITH_KERNELS, build_bundle
 from quamba_export.exporter.graph.onnx_export import onnx_from_model
 from quamba_export.plugins.common.registry import kernel_names
 from quamba_export.runtime.errors import ExitCode, QuambaError
-from quamba_export.runtime.manifest import read_manifest
+from quamba_export.runtime.manifest import Manifest, read_manifest
 from tests.exported_graph import calibrated
 from tests.random_checkpoints import MAMBA1, MAMBA2
 
@@ -50,6 +50,23 @@ def test_building_again_replaces_the_bundle_with_the_same_bytes(export: Path, tm
 def test_a_changed_export_is_refused_and_nothing_is_left_behind(export: Path, tmp_path: Path) -> None:
     (export / "model.onnx").write_bytes(b"grapf")
     with pytest.raises(QuambaError, match=r"model\.onnx") as caught:
+        build_bundle(export, "cpu", tmp_path / "bundle")
+    assert caught.value.code is ExitCode.INTEGRITY
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]
+
+
+def test_an_export_that_changes_meanwhile_gives_no_bundle(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another graph behind the copy, the old one back before the end: an engine would be of the other."""
+
+    def exchanging(folder: Path, source: Manifest) -> None:
+        (export / "model.onnx").rename(tmp_path / "aside")
+        (export / "model.onnx").write_bytes(b"other")
+        (tmp_path / "aside").replace(export / "model.onnx")
+
+    monkeypatch.setattr("quamba_export.exporter.bundle.build.cpu_self_test", exchanging)
+    with pytest.raises(QuambaError, match=r"model\.onnx has changed") as caught:
         build_bundle(export, "cpu", tmp_path / "bundle")
     assert caught.value.code is ExitCode.INTEGRITY
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]

@@ -25,10 +25,11 @@ from quamba_export.exporter.plugin_build.sources import (
     PluginSources,
     carried_sources,
     own_sources,
+    sources_of,
     write_sources,
 )
 from quamba_export.runtime.errors import ExitCode, QuambaError
-from quamba_export.runtime.folder_check import GRAPHS, PLUGIN_SOURCES
+from quamba_export.runtime.folder_check import GRAPHS, PLUGIN_SOURCES, entry_of
 from quamba_export.runtime.manifest import read_manifest
 
 WITHOUT_TORCH = """
@@ -67,8 +68,18 @@ def test_it_is_the_export_with_graphs_and_sources(portable: Path, flow: Flow) ->
     assert set(manifest.files) - set(export.files) == {*GRAPHS.values(), PLUGIN_SOURCES}
     assert manifest.export_digest == export.digest != manifest.digest
     assert engine_graphs(portable) == engine_graphs(flow.export)
-    with carried_sources(portable / PLUGIN_SOURCES) as carried:
+    with sources_of(portable, manifest) as carried:
         assert digest(carried) == digest(own_sources())
+
+
+def test_sources_exchanged_after_their_check_are_not_compiled(portable: Path, tmp_path: Path) -> None:
+    export = shutil.copytree(portable, tmp_path / "portable")
+    manifest = read_manifest(export)
+    with tarfile.open(export / PLUGIN_SOURCES, "a") as archive:
+        member("RMSNormQuantize/more.cu")(archive)
+    with pytest.raises(QuambaError, match="has changed") as caught, sources_of(export, manifest):
+        pass
+    assert caught.value.code is ExitCode.INTEGRITY
 
 
 def test_the_bundle_made_of_it_is_the_export_s(portable: Path, flow: Flow, tmp_path: Path) -> None:
@@ -183,7 +194,10 @@ def test_a_file_twice_too_many_or_none_are_refused(tmp_path: Path) -> None:
 
 
 def refused(path: Path, text: str) -> None:
-    with pytest.raises(QuambaError, match=text) as caught, carried_sources(path):
+    with (
+        pytest.raises(QuambaError, match=text) as caught,
+        carried_sources(path, hashlib.sha256(path.read_bytes()).hexdigest()),
+    ):
         pass
     assert caught.value.code is ExitCode.INTEGRITY
 
@@ -194,7 +208,7 @@ def test_the_carried_sources_compile(tmp_path: Path) -> None:
     with skipping_what_is_missing():
         tools = native_tools()
     write_sources(own_sources(), tmp_path / PLUGIN_SOURCES)
-    with carried_sources(tmp_path / PLUGIN_SOURCES) as sources:
+    with carried_sources(tmp_path / PLUGIN_SOURCES, entry_of(tmp_path / PLUGIN_SOURCES).sha256) as sources:
         build = configured(tools, [90], tmp_path, sources)
         target = "CMakeFiles/quamba_plugins.dir/RMSNormQuantize/launch.cu.o"
         run_tool([str(tools.ninja), "-C", str(build), target], build, "cannot compile the plugin library")

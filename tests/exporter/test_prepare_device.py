@@ -16,6 +16,7 @@ from plugin_registry import CACHE, quickly, skipping_what_is_missing
 from refusals import refused
 from typer.testing import CliRunner
 
+from quamba_export.exporter.bundle import build as bundle_build
 from quamba_export.exporter.bundle.build import EngineChoices, build_bundle
 from quamba_export.exporter.cli import app
 from quamba_export.exporter.doctor.checks import found_tool
@@ -64,24 +65,30 @@ def test_it_is_the_export_with_the_library_and_says_for_what(export: Path, prepa
     }
 
 
-def test_a_build_on_the_device_takes_that_library(
-    monkeypatch: pytest.MonkeyPatch, export: Path, prepared: Path, tmp_path: Path
-) -> None:
-    def write_engines(
-        export: Path, source: Manifest, target: Target, folder: Path, choices: EngineChoices
-    ) -> tuple[EngineRecord, SelfTest]:
-        assert choices.plugins is not None
-        for name in ("decode.engine", "prefill.engine"):
-            (folder / name).touch()
-        (folder / "weights.bin").write_bytes(b"12345678")
-        (folder / LIBRARY).write_bytes(choices.plugins.read_bytes())
-        weights = (WeightTensor("head.weight", "int8", (2, 4), 0),)
-        record = EngineRecord("10.3.0", False, target.sm, "c0ffee", 1, 1, weights, device_bytes=0)
-        return record, SelfTest((1,), (2,), "a" * 64)
+def write_engines(
+    export: Path, source: Manifest, target: Target, folder: Path, choices: EngineChoices
+) -> tuple[EngineRecord, SelfTest]:
+    """In place of TensorRT's: everything but the library is empty."""
+    assert choices.plugins is not None
+    for name in ("decode.engine", "prefill.engine"):
+        (folder / name).touch()
+    (folder / "weights.bin").write_bytes(b"12345678")
+    (folder / LIBRARY).write_bytes(choices.plugins.read_bytes())
+    weights = (WeightTensor("head.weight", "int8", (2, 4), 0),)
+    record = EngineRecord("10.3.0", False, target.sm, "c0ffee", 1, 1, weights, device_bytes=0)
+    return record, SelfTest((1,), (2,), "a" * 64)
 
+
+@pytest.fixture
+def orin(monkeypatch: pytest.MonkeyPatch, prepared: Path) -> None:
+    """This machine as one, of JetPack 6; `prepared` is there already."""
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    monkeypatch.setattr("quamba_export.exporter.bundle.build.write_engines", write_engines)
+    monkeypatch.setattr(bundle_build, "write_engines", write_engines)
     monkeypatch.setattr(prepare_device, "driver_cuda", lambda: "12.6")
+
+
+@pytest.mark.usefixtures("orin")
+def test_a_build_on_the_device_takes_that_library(export: Path, prepared: Path, tmp_path: Path) -> None:
     build_bundle(prepared, "orin-nano", tmp_path / "bundle")
     manifest = read_manifest(tmp_path / "bundle")
     assert (tmp_path / "bundle" / LIBRARY).read_bytes() == AARCH64
@@ -90,10 +97,32 @@ def test_a_build_on_the_device_takes_that_library(
     assert manifest.sources["export"] == read_manifest(export).digest  # what it computes is that export's
 
 
+@pytest.mark.usefixtures("orin")
+def test_a_library_exchanged_after_its_check_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path
+) -> None:
+    loaded = []
+
+    def exchanging(
+        export: Path, source: Manifest, target: Target, folder: Path, choices: EngineChoices
+    ) -> tuple[EngineRecord, SelfTest]:
+        (tmp_path / "other.so").write_bytes(AARCH64.upper())
+        (tmp_path / "other.so").replace(export / LIBRARY)
+        result = write_engines(export, source, target, folder, choices)
+        loaded.append((folder / LIBRARY).read_bytes())
+        return result
+
+    monkeypatch.setattr(bundle_build, "write_engines", exchanging)
+    with refused(f"{LIBRARY} has changed", code=ExitCode.INTEGRITY):
+        build_bundle(prepared, "orin-nano", tmp_path / "bundle")
+    assert loaded == [AARCH64]
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_the_cpu_bundle_of_it_is_that_of_the_export(
     monkeypatch: pytest.MonkeyPatch, prepared: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("quamba_export.exporter.bundle.build.cpu_self_test", lambda folder, source: None)
+    monkeypatch.setattr(bundle_build, "cpu_self_test", lambda folder, source: None)
     build_bundle(prepared, "cpu", tmp_path / "bundle")
     assert set(read_manifest(tmp_path / "bundle").files) == set(FILES)
 
