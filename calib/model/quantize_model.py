@@ -43,17 +43,7 @@ def quantize_model(
     """
     widths = qformat_named(qformat)
     calibration = calibration_for(checkpoint, widths, calibration)
-    blocks = _blocks(widths, calibration.recipe, checkpoint.config.n_layer)
-    if calibration.recipe.smoothing is not None:
-        check_smoothable(calibration.recipe, len(blocks), widths)
-    if any(block.activation_bits != 8 for block in blocks) and ssm_state_dtype.startswith("int8"):
-        raise QuambaError(
-            f"{qformat} has no int8 scan state",
-            found=f"--ssm-state-dtype {ssm_state_dtype}",
-            allowed="float16, float32",
-            fix="leave --ssm-state-dtype out: float16 is the default",
-            code=ExitCode.USAGE,
-        )
+    blocks = check_form(calibration.recipe, checkpoint.config.n_layer, widths, ssm_state_dtype)
     if calibration.checkpoint_digest != checkpoint.digest:
         raise QuambaError(
             "the calibration was made for another checkpoint",
@@ -61,7 +51,6 @@ def quantize_model(
             fix="run `quamba-export calibrate` on this checkpoint",
             code=ExitCode.INTEGRITY,
         )
-    _check_rounded(calibration, widths, blocks)
     recipe = calibration.recipe
     parts = rewritten_parts(checkpoint, recipe, calibration.permutation, calibration.basis)
     tensors = _ends(parts.ends().tensors, calibration, widths)
@@ -71,6 +60,29 @@ def quantize_model(
     return QuantizedModel(
         checkpoint.config, tensors, scales, widths, blocks, ssm_state_dtype, recipe.rotate_out_proj
     )
+
+
+def check_form(
+    recipe: Recipe, n_layer: int, widths: QFormat, ssm_state_dtype: SsmStateDtype
+) -> tuple[BlockWidths, ...]:
+    """Widths of every layer in a format that a calibration by this recipe is for.
+
+    Raises QuambaError (exit 2) for one that it is not for: it says no block's widths, smooths what are
+    floats, rounds to other bits; and for an int8 state where activations are floats.
+    """
+    blocks = _blocks(widths, recipe, n_layer)
+    if recipe.smoothing is not None:
+        check_smoothable(recipe, n_layer, widths)
+    if any(block.activation_bits != 8 for block in blocks) and ssm_state_dtype.startswith("int8"):
+        raise QuambaError(
+            f"{widths.name} has no int8 scan state",
+            found=f"--ssm-state-dtype {ssm_state_dtype}",
+            allowed="float16, float32",
+            fix="leave --ssm-state-dtype out: float16 is the default",
+            code=ExitCode.USAGE,
+        )
+    _check_rounded(recipe, widths, blocks)
+    return blocks
 
 
 def _blocks(widths: QFormat, recipe: Recipe, n_layer: int) -> tuple[BlockWidths, ...]:
@@ -87,19 +99,20 @@ def _blocks(widths: QFormat, recipe: Recipe, n_layer: int) -> tuple[BlockWidths,
     return blocks
 
 
-def _check_rounded(calibration: Calibration, widths: QFormat, blocks: tuple[BlockWidths, ...]) -> None:
-    """Refuse (exit 2) weights that the calibration has in other bits than the format wants."""
-    rounded = calibration.recipe.rounded_bits(len(blocks))
+def _check_rounded(recipe: Recipe, widths: QFormat, blocks: tuple[BlockWidths, ...]) -> None:
+    """Refuse (exit 2) weights that a calibration by the recipe has in other bits than the format wants."""
+    rounded = recipe.rounded_bits(len(blocks))
     pairs = zip(rounded or (), blocks, strict=True) if rounded else ()
     for i, (bits, block) in enumerate(pairs):
         if bits != block.weight_bits:
             raise QuambaError(
                 f"the calibration has weights that are rounded to {bits} bits",
                 found=f"--qformat {widths.name}, {block.weight_bits} bits in layer {i}",
-                fix=f"calibrate with --weight-bits {block.weight_bits}, or use another --qformat",
+                fix=f"calibrate with --weight-bits {block.weight_bits} (in a sweep: --vary weights.bits="
+                f"{block.weight_bits}), or use another --qformat",
                 code=ExitCode.USAGE,
             )
-    head = calibration.recipe.weights.head_bits
+    head = recipe.weights.head_bits
     if head != 16 and widths.head_bits not in (head, 16):
         raise QuambaError(
             f"the calibration has an lm_head that is rounded to {head} bits",

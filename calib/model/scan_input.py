@@ -6,19 +6,23 @@ Two paths leave the convolution: x_proj (Mamba-1) always gets the int8 codes, th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from quamba_export.calib.model.backend import Backend, V
+from quamba_export.calib.model.qformat import BlockWidths
+from quamba_export.calib.model.state_dtype import SsmStateDtype, has_row_scales
 from quamba_export.plugins.common.quantization import INT8_MAX
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
     from quamba_export.calib.calibration import Calibration
     from quamba_export.calib.model.quantized_model import QuantizedModel
+    from quamba_export.calib.recipes.recipe import Recipe
 
 InputMode = Literal["int8", "fp32", "simulated-int8", "dual-scale", "uniform-scale", "w4a5-se"]
 MODES: tuple[InputMode, ...] = get_args(InputMode)
@@ -107,14 +111,37 @@ def scan_input_named(name: str, factor: str | float | None = None) -> ScanInput:
     return ScanInput(name, number)
 
 
-def refuse_smoothed(mode: ScanInput, recipe: str) -> NoReturn:
-    """Raise QuambaError (exit 2): a smoothed x has a factor a channel, which the studies know nothing of."""
-    raise QuambaError(
-        "a study of the scan's input has no smoothed x",
-        found=f"--ssm-input {mode.mode}, recipe {recipe}",
-        allowed="a recipe without `smoothing`",
-        code=ExitCode.USAGE,
-    )
+def check_scan_input(
+    mode: ScanInput, recipe: Recipe | None, qformat: str, blocks: Sequence[BlockWidths], state: SsmStateDtype
+) -> None:
+    """Refuse (exit 2) to study what a model of these widths, by this recipe and with this state, has not.
+
+    recipe: None where there is no calibration. Of a smoothed x, with a factor a channel, the studies know
+        nothing.
+    """
+    if mode == ScanInput():
+        return
+    if all(block.activation_bits != 8 for block in blocks):
+        raise QuambaError(
+            f"{qformat} has no int8 scan input to study",
+            found=f"--ssm-input {mode.mode}",
+            allowed="blocks with int8 activations: w8a8, w4a8",
+            code=ExitCode.USAGE,
+        )
+    if recipe is not None and recipe.smoothing is not None:
+        raise QuambaError(
+            "a study of the scan's input has no smoothed x",
+            found=f"--ssm-input {mode.mode}, recipe {recipe.name}",
+            allowed="a recipe without `smoothing`",
+            code=ExitCode.USAGE,
+        )
+    if has_row_scales(state):
+        raise QuambaError(
+            "a study of the scan's input has no dynamic int8 state",
+            found=f"--ssm-input {mode.mode} --ssm-state-dtype {state}",
+            allowed="float16, float32, int8",
+            code=ExitCode.USAGE,
+        )
 
 
 def with_scan_input(
@@ -123,31 +150,16 @@ def with_scan_input(
     """`model`, of int8 scan inputs, with those of `mode`; its weights and other scales are shared.
 
     Blocks of fp16 activations stay as they are: their scan gets no codes in the first place. Raises
-    QuambaError for a model that has no others.
+    QuambaError as check_scan_input does.
     """
     if mode == ScanInput():
         return model
-    studied = [i for i, block in enumerate(model.blocks) if block.activation_bits == 8]
-    if not studied or calibration is None:  # without a calibration no block has int8 activations
-        raise QuambaError(
-            f"{model.qformat} has no int8 scan input to study",
-            found=f"--ssm-input {mode.mode}",
-            allowed="blocks with int8 activations: w8a8, w4a8",
-            code=ExitCode.USAGE,
-        )
-    if calibration.recipe.smoothing is not None:
-        refuse_smoothed(mode, calibration.recipe.name)
-    if model.dynamic_state:
-        raise QuambaError(
-            "a study of the scan's input has no dynamic int8 state",
-            found=f"--ssm-input {mode.mode} --ssm-state-dtype {model.ssm_state_dtype}",
-            allowed="float16, float32, int8",
-            code=ExitCode.USAGE,
-        )
+    recipe, statistics = (calibration.recipe, calibration.statistics) if calibration else (None, {})
+    check_scan_input(mode, recipe, model.qformat, model.blocks, model.ssm_state_dtype)
     tensors, scales = dict(model.tensors), dict(model.scales)
-    for i in studied:
+    for i in (i for i, block in enumerate(model.blocks) if block.activation_bits == 8):
         site = f"layers.{i}"
-        largest = float(calibration.statistics[f"{site}.x"]["absmax"])
+        largest = float(statistics[f"{site}.x"]["absmax"])
         channels = tensors[f"{site}.conv1d.out_scale"].clone()  # (C,): x first, in Mamba-2 then B and C
         inner = slice(0, model.config.d_inner)
         if mode.is_float:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from quamba_export.calib.calibration import Calibration
 from quamba_export.calib.checkpoints.checkpoint import Checkpoint
+from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.model.qformat import QFormat
-from quamba_export.calib.recipes.recipe import default_recipe
+from quamba_export.calib.recipes.recipe import Recipe, default_recipe
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 
@@ -35,7 +36,13 @@ def calibration_for(checkpoint: Checkpoint, widths: QFormat, calibration: Calibr
         )
     if calibration is not None:
         return calibration
-    recipe = replace(default_recipe(checkpoint.config), reorder=False, head_groups=1, channel_groups=1)
+    recipe = uncalibrated_recipe(checkpoint.config, widths)
+    return Calibration(checkpoint.config, checkpoint.digest, recipe, scales={})
+
+
+def uncalibrated_recipe(config: MambaConfig, widths: QFormat) -> Recipe:
+    """What an empty calibration is by."""
+    recipe = replace(default_recipe(config), reorder=False, head_groups=1, channel_groups=1)
     if widths.of_floats:
         recipe = replace(recipe, rotate_residual=False, rotate_out_proj=False)
-    return Calibration(checkpoint.config, checkpoint.digest, recipe, scales={})
+    return recipe

@@ -48,7 +48,7 @@ def accuracy(
     from quamba_export.calib.mixed_data import Source
     from quamba_export.exporter.studies.accuracy_table import (
         chosen_rows,
-        model_folder,
+        model_folders,
         row_variants,
         table_of,
     )
@@ -56,19 +56,19 @@ def accuracy(
 
     torch_device(device)
     configs = {checkpoint: load_checkpoint(checkpoint).config for checkpoint in checkpoints}
-    rows = {checkpoint: chosen_rows(only or [], config) for checkpoint, config in configs.items()}
+    folders, rows = model_folders(out, checkpoints), chosen_rows(only or [], configs)
     made = {
-        checkpoint: row_variants(rows[checkpoint], config, calib_size, calib_seqlen)
-        for checkpoint, config in configs.items()
+        checkpoint: row_variants(chosen, configs[checkpoint], calib_size, calib_seqlen)
+        for checkpoint, chosen in rows.items()
     }
     sources, tables, found = tuple(Source(text) for text in data), [], {}
     with progress("accuracy", unit="steps") as bar, resumable():
-        for checkpoint in checkpoints:
-            folder = model_folder(out, checkpoint)
+        for checkpoint, chosen in rows.items():
+            folder = folders[checkpoint]
             size = calib_size, calib_seqlen, score, window, max_tokens
             study = Study(checkpoint, sources, *size, ("prefill", "decode"), cloze, folder, None, device)
             scores = run_sweep(study, made[checkpoint], workers=workers, advance=lambda done: bar.advance(1))
-            results = list(zip(rows[checkpoint], scores, strict=True))
+            results = list(zip(chosen, scores, strict=True))
             found[folder.name] = {row.name: facts for row, facts in results}
             tables.append(f"### {folder.name}\n\n{table_of(results)}")
             (out / "accuracy.md").write_text("\n".join(tables))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,15 +67,16 @@ def search(
     n_layer, names = source.config.n_layer, [name.strip() for name in choices.split(",")]
     budget, ends = chosen_budget(source.config, budget_size, budget_ms, target, embedding_bits, lm_head_bits)
     check_budget(n_layer, names, budget)
-    models = MixedModels(source, scales, names, ends, place)
     tokenizer = require_tokenizer(source.tokenizer_path, checkpoint)
     stream = token_stream(data, tokenizer, source.eos_token_id, limit=max_tokens)
+    models = MixedModels(source, scales, names, ends, place)
     question = {
         "checkpoint": source.digest,
         "calibration": scales.digest,
         "data": data_digest(stream[None]),
         "window": str(window),
         "ends": f"{ends[0]}, {ends[1]}",
+        "version": version("quamba-export"),
         **({} if place.type == "cpu" else {"device": place.type}),
     }
     with progress(f"search {checkpoint}", None, "models") as bar:

@@ -77,7 +77,7 @@ def sweep(
     base = load_recipe(recipe) if recipe else default_recipe(config)
     every = variants(chosen, base, config, calib_size, calib_seqlen)
     if what[0] == PRESET:
-        every = scan_input_variants(every)
+        every = scan_input_variants(every, config)
     modes: tuple[Mode, ...] = ("prefill", "decode") if mode == "both" else (mode,)
     sources = tuple(Source(text) for text in data)
     size = calib_size, calib_seqlen, score, window, max_tokens

@@ -5,6 +5,7 @@ Each row is a variant as `sweep --vary` would name it, so that a row that is mis
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from quamba_export.calib.observers.observer import refuse_unknown
 from quamba_export.calib.recipes.recipe import default_recipe
 from quamba_export.exporter.studies.sweep_table import markdown
 from quamba_export.exporter.studies.variants import Variant, parse_vary, variants
-from quamba_export.runtime.errors import ExitCode
+from quamba_export.runtime.errors import ExitCode, QuambaError
 
 HEADS = ("row", "prefill", "KL", "top-1", "decode", "KL", "top-1", "last words")
 
@@ -55,10 +56,25 @@ ROWS = (
 )
 
 
-def chosen_rows(only: Sequence[str], config: MambaConfig) -> list[Row]:
-    """The rows for a model, or those named. Raises QuambaError for an unknown name, with the nearest one."""
+def chosen_rows(only: Sequence[str], configs: Mapping[str, MambaConfig]) -> dict[str, list[Row]]:
+    """The rows of every model, or those named that are for it; a model without any is left out.
+
+    configs: by checkpoint. Raises QuambaError (exit 2) for an unknown name, with the nearest one, and where
+    the rows named are for none of the models.
+    """
     refuse_unknown(only, [row.name for row in ROWS], "row of the table", ExitCode.USAGE)
-    return [row for row in ROWS if row.is_for(config) and (not only or row.name in only)]
+    rows = {
+        checkpoint: [row for row in ROWS if row.is_for(config) and row.name in (only or [row.name])]
+        for checkpoint, config in configs.items()
+    }
+    if not any(rows.values()):
+        raise QuambaError(
+            "no row of the table is for these models",
+            found=f"--only {', '.join(only)} for {', '.join(sorted({c.kind for c in configs.values()}))}",
+            allowed=", ".join(row.name for row in ROWS if any(row.is_for(c) for c in configs.values())),
+            code=ExitCode.USAGE,
+        )
+    return {checkpoint: chosen for checkpoint, chosen in rows.items() if chosen}
 
 
 def row_variants(rows: Sequence[Row], config: MambaConfig, samples: int, length: int) -> list[Variant]:
@@ -97,6 +113,20 @@ def _cells(row: Row, scores: dict[str, Any]) -> list[str]:
     return [*cells, f"{facts['cloze_accuracy']:.1%} +- {facts['cloze_standard_error']:.1%}"]
 
 
-def model_folder(out: Path, checkpoint: str) -> Path:
-    """Where a model's calibrations and scores lie."""
-    return out / Path(checkpoint).name
+def model_folders(out: Path, checkpoints: Sequence[str]) -> dict[str, Path]:
+    """Where the calibrations and scores of each model lie: a folder of its name.
+
+    Raises QuambaError (exit 2) where two would share one.
+    """
+    folders = {checkpoint: out / Path(os.path.abspath(checkpoint)).name for checkpoint in checkpoints}
+    for folder in folders.values():
+        same = [other for other in checkpoints if folders[other] == folder]
+        if len(same) > 1:
+            raise QuambaError(
+                "two models have one name in the table",
+                found=", ".join(same),
+                allowed="checkpoints whose last folders have different names",
+                fix="run the command once for each, with another -o",
+                code=ExitCode.USAGE,
+            )
+    return folders

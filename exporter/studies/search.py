@@ -54,7 +54,7 @@ def search(n_layer: int, choices: Sequence[str], budget: Budget, score: Score) -
 
     choices: widths that a block may have, the widest (dearest) first found by their cost.
     Raises QuambaError (exit 2) for a width that no recipe mixes, and, before anything is scored, for a budget
-    that the cheapest choice everywhere does not meet.
+    that is no number or that the cheapest choice everywhere does not meet.
     """
     uniform = check_budget(n_layer, choices, budget)
     widest = max(choices, key=lambda name: uniform[name])
@@ -73,7 +73,7 @@ def check_budget(n_layer: int, choices: Sequence[str], budget: Budget) -> dict[s
     check_choices(choices)
     uniform = {name: budget.cost((name,) * n_layer) for name in choices}
     cheapest = min(choices, key=lambda name: uniform[name])
-    if uniform[cheapest] > budget.most:
+    if not uniform[cheapest] <= budget.most:  # NaN is met by nothing
         raise QuambaError(
             "the budget cannot be met",
             found=f"{budget.most:.6g} {budget.unit}",
@@ -145,8 +145,12 @@ class KeptScores:
         self._path, self._score = path, score
         self._known: dict[Assignment, float] = {}
         self.computed = 0
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        kept = path.read_text(encoding="utf-8") if path.exists() else ""
+        for line in kept.splitlines():
             self._take(line)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("" if kept.endswith("\n") or not kept else "\n")  # behind a line that a kill cut short
 
     def __call__(self, widths: Assignment) -> float:
         if widths not in self._known:

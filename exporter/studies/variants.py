@@ -13,17 +13,18 @@ from typing import Any
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.enough_data import check_enough
 from quamba_export.calib.model.qformat import qformat_named
+from quamba_export.calib.model.quantize_model import check_form
 from quamba_export.calib.model.scan_input import (
     MODES,
     SCALED,
     STUDY_FACTOR,
     InputMode,
     ScanInput,
-    refuse_smoothed,
+    check_scan_input,
     scan_input_named,
 )
-from quamba_export.calib.model.smoothing import check_smoothable
 from quamba_export.calib.model.state_dtype import STATE_DTYPES, SsmStateDtype
+from quamba_export.calib.model.uncalibrated import uncalibrated_recipe
 from quamba_export.calib.observers.kinds import OBSERVERS
 from quamba_export.calib.observers.observer import refuse_unknown
 from quamba_export.calib.recipes.recipe import Recipe, default_recipe, load_recipe, recipe_from_table
@@ -145,13 +146,18 @@ def _variant(values: dict[str, str], base: Recipe, config: MambaConfig, samples:
     if recipe.as_table() != default_recipe(config).as_table():  # which calibrate does not refuse either
         check_enough(recipe, config, samples, length)
     widths = qformat_named(values.get("qformat", "w8a8"))
-    if recipe.smoothing is not None and not widths.of_floats:
-        check_smoothable(recipe, config.n_layer, widths)
-    state = _state_dtype(values.get("ssm-state-dtype", "float16"))
+    state = _state_dtype(values.get("ssm-state-dtype", widths.ssm_state_dtype))
     mode = scan_input_named(values.get("ssm-input", "int8"), _factor(values))
-    if recipe.smoothing is not None and mode != ScanInput():
-        refuse_smoothed(mode, recipe.name)
-    return Variant(values, recipe, widths.name, state, mode)
+    return _checked(Variant(values, recipe, widths.name, state, mode), config)
+
+
+def _checked(variant: Variant, config: MambaConfig) -> Variant:
+    """The variant, whose form is one that its calibration is for."""
+    widths, state = qformat_named(variant.qformat), variant.ssm_state_dtype
+    recipe = uncalibrated_recipe(config, widths) if widths.of_floats else variant.recipe
+    blocks = check_form(recipe, config.n_layer, widths, state)
+    check_scan_input(variant.ssm_input, recipe, widths.name, blocks, state)
+    return variant
 
 
 def _state_dtype(name: str) -> SsmStateDtype:
@@ -230,19 +236,19 @@ def _whole(field: str, value: str) -> int:
     return int(value)
 
 
-def scan_input_variants(made: Sequence[Variant]) -> list[Variant]:
-    """Every mode of the scan's input on each of `made`, with the study's factor and the control groups."""
+def scan_input_variants(made: Sequence[Variant], config: MambaConfig) -> list[Variant]:
+    """Every mode of the scan's input on each of `made`, with the study's factor and the control groups.
+
+    Raises QuambaError as check_scan_input does.
+    """
     rows: list[tuple[InputMode, float | None]] = [(mode, None) for mode in MODES]
     rows += [("dual-scale", STUDY_FACTOR), ("dual-scale", 1.0), ("uniform-scale", 1.0)]
     found = []
     for variant in made:
-        if variant.recipe.smoothing is not None:
-            refuse_smoothed(ScanInput("simulated-int8"), variant.recipe.name)
         for mode, factor in rows:
             shown = {"ssm-input": mode, "scale-factor": _shown(mode, factor)}
-            found.append(
-                replace(variant, values={**variant.values, **shown}, ssm_input=ScanInput(mode, factor))
-            )
+            values = {**variant.values, **shown}
+            found.append(_checked(replace(variant, values=values, ssm_input=ScanInput(mode, factor)), config))
     return found
 
 

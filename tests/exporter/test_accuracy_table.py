@@ -8,19 +8,44 @@ import pytest
 from random_checkpoints import MAMBA1, MAMBA2_GROUPS
 from tiny_flow import Flow, run_json
 
-from quamba_export.exporter.studies.accuracy_table import HEADS, ROWS, chosen_rows, row_variants, table_of
+from quamba_export.exporter.studies.accuracy_table import (
+    HEADS,
+    ROWS,
+    chosen_rows,
+    model_folders,
+    row_variants,
+    table_of,
+)
 from quamba_export.runtime.errors import QuambaError
 
 
 def test_every_row_is_a_variant_of_its_models() -> None:
     for config in (MAMBA1, MAMBA2_GROUPS):
-        rows = chosen_rows([], config)
+        (rows,) = chosen_rows([], {"model": config}).values()
         assert len(row_variants(rows, config, 4096, 512)) == len(rows)
         assert ("quamba2-w8a8" in {row.name for row in rows}) == (config.kind == "mamba2")
     assert len({row.name for row in ROWS}) == len(ROWS)
     with pytest.raises(QuambaError, match="unknown row") as caught:
-        chosen_rows(["w4a8-gptk"], MAMBA1)
+        chosen_rows(["w4a8-gptk"], {"model": MAMBA1})
     assert caught.value.fix == "did you mean w4a8-gptq?"
+
+
+def test_a_row_that_is_for_one_model_of_two_leaves_the_other_out() -> None:
+    both = {"one": MAMBA1, "two": MAMBA2_GROUPS}
+    chosen = chosen_rows(["quamba2-w8a8"], both)
+    assert {name: [row.name for row in rows] for name, rows in chosen.items()} == {"two": ["quamba2-w8a8"]}
+    with pytest.raises(QuambaError, match="no row of the table is for these models") as caught:
+        chosen_rows(["quamba2-w8a8"], {"one": MAMBA1})
+    assert "mamba1" in caught.value.found
+    assert "quamba2-w8a8" not in caught.value.allowed
+
+
+def test_two_models_of_one_name_are_refused(tmp_path: Path) -> None:
+    folders = model_folders(tmp_path, ["a/first", "b/second/"])
+    assert [folder.name for folder in folders.values()] == ["first", "second"]
+    with pytest.raises(QuambaError, match="two models have one name") as caught:
+        model_folders(tmp_path, ["a/first", "b/second", "c/first"])
+    assert caught.value.found == "a/first, c/first"
 
 
 def test_a_line_holds_what_was_scored() -> None:

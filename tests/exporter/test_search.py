@@ -50,6 +50,8 @@ def test_a_budget_that_cannot_be_met_is_refused_before_anything_is_scored() -> N
         search(4, ("w8a8", "w4a8"), Budget(bytes_of, 19.5, "MB"), never)
     assert (caught.value.found, caught.value.code) == ("19.5 MB", ExitCode.USAGE)
     assert caught.value.allowed == "20 MB or more: every block in w4a8"
+    with pytest.raises(QuambaError, match="the budget cannot be met"):
+        search(4, ("w8a8", "w4a8"), Budget(bytes_of, float("nan"), "MB"), never)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +72,16 @@ def test_scores_are_kept_for_the_same_question_only(tmp_path: Path) -> None:
     first = KeptScores(path, {"data": "a"}, score)
     assert [first(("w8a8",)), first(("w4a8",)), first(("w8a8",))] == [1, 2, 1]
     path.write_text(path.read_text() + '{"question": "cut sho')
-    assert [KeptScores(path, {"data": "a"}, score)(("w4a8",)), len(asked)] == [2, 2]
-    assert KeptScores(path, {"data": "b"}, score)(("w4a8",)) == 3
+    resumed = KeptScores(path, {"data": "a"}, score)
+    assert [resumed(("w4a8",)), len(asked), resumed(("w4a16",))] == [2, 2, 3]
+    assert KeptScores(path, {"data": "a"}, score)(("w4a16",)) == 3  # behind the line that was cut short
+    assert KeptScores(path, {"data": "b"}, score)(("w4a8",)) == 4
+
+
+def test_scores_are_kept_in_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "r.scores.jsonl"
+    KeptScores(path, {}, len)(("w8a8",))
+    assert KeptScores(path, {}, lambda widths: 0)(("w8a8",)) == 1
 
 
 def test_a_recipe_is_what_its_text_says(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_every_combination_is_a_variant(flow: Flow) -> None:
 def test_a_field_lands_where_a_recipe_has_it(
     flow: Flow, field: str, value: str, path: tuple[str, ...], expected: Any
 ) -> None:
-    (variant,) = made(flow, f"{field}={value}")
+    (variant,) = made(flow, f"{field}={value}", *(["qformat=w4a8"] if value == "gptq" else []))
     table: Any = variant.recipe.as_table()
     for key in path:
         table = table[key]
@@ -83,7 +83,34 @@ def test_a_smoothed_x_is_no_study_of_the_scan_s_input(flow: Flow) -> None:
     smoothed, unused = made(flow, "recipe=smoothquant", "qformat=w8a8,fp32")
     assert smoothed.recipe.smoothing == unused.recipe.smoothing
     with pytest.raises(QuambaError, match="no smoothed x"):
-        scan_input_variants([smoothed])
+        scan_input_variants([smoothed], load_checkpoint(str(flow.checkpoint)).config)
+
+
+@pytest.mark.parametrize(
+    ("vary", "text"),
+    [
+        (["weights.kind=gptq", "qformat=w4a8,w8a8"], "rounded to 4 bits"),
+        (["weights.kind=gptq", "weights.bits=8", "qformat=w4a16"], "weights.bits=4"),
+        (["weights.kind=gptq", "weights.head_bits=8", "qformat=w4a8-head4"], "lm_head that is rounded to 8"),
+        (["qformat=w8a8,w4ax"], "says no block's widths"),
+        (["qformat=w4a16", "ssm-state-dtype=float16,int8"], "no int8 scan state"),
+        (["qformat=fp16", "ssm-state-dtype=int8-dynamic"], "no int8 scan state"),
+        (["qformat=w4a16", "ssm-input=fp32"], "no int8 scan input"),
+        (["ssm-state-dtype=int8-dynamic", "ssm-input=fp32"], "no dynamic int8 state"),
+        (["recipe=smoothquant", "qformat=w4a16"], "smooths int8 activations"),
+    ],
+)
+def test_a_form_that_the_calibration_is_not_for_is_refused_before_it(
+    flow: Flow, vary: list[str], text: str
+) -> None:
+    with pytest.raises(QuambaError) as caught:
+        made(flow, *vary)
+    assert text in str(caught.value)
+
+
+def test_a_state_is_as_wide_as_in_an_export_unless_it_is_named(flow: Flow) -> None:
+    assert [v.ssm_state_dtype for v in made(flow, "qformat=fp32,w8a8")] == ["float32", "float16"]
+    assert [v.ssm_state_dtype for v in made(flow, "qformat=fp32", "ssm-state-dtype=float16")] == ["float16"]
 
 
 @pytest.mark.parametrize(
