@@ -78,8 +78,9 @@ $(MODELS:%=demo-out/%): demo-out/%: environment-demo
 	@ci/step -o $@/eval-float.json "$*: eval before" $(CLI) eval embedded/$* --data $(VALIDATION_TEXT) --json
 	@ci/step -o $@/eval-prefill.json "$*: eval after" $(CLI) eval $@/bundle --against embedded/$* --data $(VALIDATION_TEXT) --json
 	@ci/step -o $@/eval-decode.json "$*: eval after, token by token" $(CLI) eval $@/bundle --mode decode --data $(VALIDATION_TEXT) --json
-	@for path in embedded/$*=checkpoint $@/calibration=calibration $@/export=export; do \
-	  $(CLI) inspect $${path%=*} --json > $@/inspect-$${path#*=}.json || exit; done
+	@$(CLI) inspect embedded/$* --json > $@/inspect-checkpoint.json
+	@$(CLI) inspect $@/calibration --json > $@/inspect-calibration.json
+	@$(CLI) inspect $@/export --json > $@/inspect-export.json
 	@ci/step "$*: run" $(CLI) run $@/bundle $(PROMPT)
 	@$(CLI) run $@/bundle $(PROMPT) --json > $@/run.json
 

@@ -46,15 +46,25 @@ def run_json(*arguments: object, exit_code: int = 0) -> dict[str, Any]:
 def run_flow(folder: Path, kind: str) -> Flow:
     """All folders of a random model of `kind`."""
     made = Flow(*(folder / name for name in ("checkpoint", "calibration", "export", "bundle", "text.txt")))
-    write_mamba_ssm(made.checkpoint, CONFIGS[kind], random_tensors(CONFIGS[kind]))
-    write_word_tokenizer(made.checkpoint / "tokenizer.json")
-    words = np.random.default_rng(0).choice(WORDS, size=(8, 40))
-    made.text.write_text("\0".join(" ".join(line) for line in words))
+    write_tiny_checkpoint(made.checkpoint, kind)
+    write_words(made.text)
     size = ("--calib-size", 4, "--calib_seqlen", 32)
     run_json("calibrate", made.checkpoint, "--data", made.text, "-o", made.calibration, *size)
     run_json("export", made.checkpoint, "--calibration", made.calibration, "-o", made.export)
     run_json("build", made.export, "--target", "cpu", "-o", made.bundle)
     return made
+
+
+def write_tiny_checkpoint(folder: Path, kind: str) -> None:
+    """A random model with a tokenizer of 64 words."""
+    write_mamba_ssm(folder, CONFIGS[kind], random_tensors(CONFIGS[kind]))
+    write_word_tokenizer(folder / "tokenizer.json")
+
+
+def write_words(path: Path) -> None:
+    """A text of 8 documents of 40 random words."""
+    words = np.random.default_rng(0).choice(WORDS, size=(8, 40))
+    path.write_text("\0".join(" ".join(line) for line in words))
 
 
 def write_word_tokenizer(path: Path) -> None:
