@@ -6,24 +6,17 @@ import ctypes
 import errno
 import fcntl
 import glob
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.output_path import MANIFESTS, Artefact, check_outside, is_artefact
 
 LOCK = "lock"  # of the folder where a new one grows, held by its writer
-Artefact = Literal["calibration", "export", "bundle"]
-MANIFESTS: dict[Artefact, str] = {
-    "bundle": "manifest.json",
-    "export": "export.json",
-    "calibration": "calibration.json",
-}
 
 
 def kind_of(folder: Path) -> Artefact | None:
@@ -113,14 +106,7 @@ def check_replaceable(target: Path, kind: Artefact) -> None:
     What is replaced is deleted whole, so a file of the right name is not enough: it must say what it is. A
     mount point and the folder the command runs in cannot be renamed.
     """
-    for folder in target.resolve().parents:
-        if is_earlier(folder, "bundle") or is_earlier(folder, "export"):
-            raise QuambaError(
-                f"{target} would lie in a bundle or export, which is then refused for the folder too many",
-                found=str(folder),
-                allowed="a path in any other directory",
-                code=ExitCode.USAGE,
-            )
+    check_outside(target.resolve())
     if not target.exists():
         return
     resolved, found = target.resolve(), ""
@@ -128,7 +114,7 @@ def check_replaceable(target: Path, kind: Artefact) -> None:
         found = "a file"
     elif resolved.is_mount() or Path.cwd().is_relative_to(resolved):
         found = "a mount point" if resolved.is_mount() else "the folder this command runs in"
-    elif any(resolved.iterdir()) and not is_earlier(resolved, kind):
+    elif any(resolved.iterdir()) and not is_artefact(resolved, kind):
         found = f"a folder that is not an earlier {kind}"
     if found:
         raise QuambaError(
@@ -138,18 +124,6 @@ def check_replaceable(target: Path, kind: Artefact) -> None:
             fix="choose another -o",
             code=ExitCode.USAGE,
         )
-
-
-def is_earlier(folder: Path, kind: Artefact) -> bool:
-    """Whether the folder's manifest says so, in whatever schema version; what `--json` prints has none."""
-    manifest = folder / MANIFESTS[kind]
-    if not manifest.is_file():
-        return False
-    try:
-        record = json.loads(manifest.read_bytes())
-    except (ValueError, RecursionError):
-        return False  # somebody else's, or damaged: not ours to delete
-    return isinstance(record, dict) and record.get("kind") == kind and "schema_version" in record
 
 
 def _to_disk(path: Path) -> None:

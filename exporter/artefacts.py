@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quamba_export.calib.model.state_dtype import STATE_DTYPES, SsmStateDtype
-from quamba_export.calib.output_directory import MANIFESTS, Artefact, is_earlier, kind_of
+from quamba_export.calib.output_directory import kind_of
 from quamba_export.exporter.console import say
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import entry_of, integrity_error
 from quamba_export.runtime.manifest import Manifest
+from quamba_export.runtime.output_path import MANIFESTS, Artefact, is_artefact
 
 Kind = Artefact | Literal["checkpoint"]
 
@@ -27,7 +28,7 @@ def artefact_kind(path: Path) -> Kind:
 
 def tell_replaced(out: Path, kind: Artefact) -> None:
     """Say on stderr that an earlier one is at `out`, and of when."""
-    if is_earlier(out, kind):
+    if is_artefact(out, kind):
         made = datetime.fromtimestamp((out / MANIFESTS[kind]).stat().st_mtime).isoformat(" ", "minutes")
         say(f"{out} is an earlier {kind}, of {made}: the new one takes its place once it is whole")
 

@@ -1,14 +1,23 @@
-"""Whether a file can be written somewhere, said before the work whose result it is to hold."""
+"""Whether something can be written somewhere, said before the work whose result it is to hold.
+
+What a folder is decides it, and its manifest says that: of all stages the rule stands here.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.folder_check import kind_of
 
-MANIFESTS = {"manifest.json": "bundle", "export.json": "export"}  # with the `kind` that they say
+Artefact = Literal["calibration", "export", "bundle"]
+MANIFESTS: dict[Artefact, str] = {
+    "bundle": "manifest.json",
+    "export": "export.json",
+    "calibration": "calibration.json",
+}
 
 
 def check_writable(path: Path) -> None:
@@ -28,7 +37,7 @@ def check_outside(path: Path) -> None:
     """Refuse a path in a bundle or export, which is then refused for the file too many (exit 2)."""
     inside = path.absolute().parent.resolve()
     for folder in (inside, *inside.parents):
-        if is_artefact(folder):
+        if is_artefact(folder, "bundle") or is_artefact(folder, "export"):
             raise QuambaError(
                 f"{path} would lie in a bundle or export, which is then refused for the file too many",
                 found=str(folder),
@@ -37,19 +46,17 @@ def check_outside(path: Path) -> None:
             )
 
 
-def is_artefact(folder: Path) -> bool:
-    """Whether a manifest there says so; others' programs have a manifest.json too, and `export --json` prints
-    what many will call export.json.
+def is_artefact(folder: Path, kind: Artefact) -> bool:
+    """Whether a manifest there says so, in whatever schema version.
+
+    Others' programs have a manifest.json too, and `export --json` prints what many will call export.json:
+    their `kind`, or their version, is not this.
     """
-    return any(_kind_in(folder / name) == kind for name, kind in MANIFESTS.items())
-
-
-def _kind_in(manifest: Path) -> object:
-    """What a manifest in a file, which has a schema version, names as its kind; None of anything else."""
+    manifest = folder / MANIFESTS[kind]
     if not manifest.is_file():
-        return None
+        return False
     try:
         record = json.loads(manifest.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return None
-    return record.get("kind") if isinstance(record, dict) and "schema_version" in record else None
+        return False  # somebody else's, or damaged: not ours to delete
+    return isinstance(record, dict) and record.get("kind") == kind and "schema_version" in record
