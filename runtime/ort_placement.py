@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,8 @@ class Placement:
 
 def place_nodes(folder: Path, manifest: Manifest, provider: Provider, threads: int) -> list[Placement]:
     """Run one token of an export or CPU bundle; the providers by number of nodes."""
+    from tempfile import TemporaryDirectory  # not for every import of the runtime
+
     model, states, vocab_size = folder / "model.onnx", manifest.states, manifest.vocab_size
     with TemporaryDirectory() as temporary:
         profile = Path(temporary) / "nodes"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import glob
 import os
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     known = f".{path.name[:KEPT_CHARACTERS]}."
     for left in path.parent.glob(f"{glob.escape(known)}*.partial"):
         remove_abandoned(left)
-    partial = path.with_name(f"{known}{secrets.token_hex(8)}.partial")
+    partial = path.with_name(f"{known}{os.urandom(8).hex()}.partial")
     with partial.open("xb") as file:
         try:
             yield file

@@ -8,7 +8,6 @@ not depend on its company (docs/serve.md has what was tried).
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -26,7 +25,6 @@ from quamba_export.runtime.serve.job import End, Failed, Job, Text
 from quamba_export.runtime.serve.slots import Slot, Slots
 
 CHUNK = 128  # tokens of a prompt a turn
-LOG = logging.getLogger("quamba_export.serve")
 
 
 class Watch(Protocol):
@@ -103,7 +101,9 @@ class Scheduler:
             try:
                 self._turn()
             except Exception as error:  # of the engine: whoever is in it ends, the next ones may do better
-                LOG.exception("the engine failed")
+                import logging  # batches from a file share this module, and log nothing
+
+                logging.getLogger("quamba_export.serve").exception("the engine failed")
                 self._fail_everybody(str(error).splitlines()[0] if str(error) else repr(error))
         self._fail_everybody("the server is shutting down", status=503)
 
