@@ -94,6 +94,7 @@ def calibrate(
         file = ProgressFile.start(scratch, identity, resume=resume)
         with workers_or_ranks(workers, scratch) as pool:
             if isinstance(pool, Ranks):
+                pool.check_same(identity)
                 file.done, file.totals = pool.share((file.done, file.totals))
             run = Run(tokens, pool, file, progress, _samples(recipe, calib_size), checkpoint.config.n_layer)
             basis = find_basis(checkpoint, recipe, run, place)

@@ -21,13 +21,21 @@ def torch_device(name: str) -> torch.device:
     """`cpu`, `cuda:N`, or `cuda`: the first GPU, under torchrun that of the rank's number on its host.
 
     fp32 products on a GPU are fp32 from here on, not TF32, and convolutions take the same way every time.
-    Raises QuambaError (exit 2) for another name, and for a GPU that torch does not find.
+    Raises QuambaError (exit 2) for another name, a GPU that torch does not find, and one for several ranks.
     """
     if name == "cpu":
         return CPU
     allowed = "cpu, cuda, cuda:N"
     if not re.fullmatch(r"cuda(:\d+)?", name):
         raise QuambaError("unknown --device", found=f"--device {name}", allowed=allowed, code=ExitCode.USAGE)
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_torchelastic_launched() else 1
+    if name != "cuda" and ranks > 1:
+        raise QuambaError(
+            "one GPU for all ranks of a host",
+            found=f"--device {name}, and {ranks} ranks here",
+            allowed="--device cuda: every rank takes the GPU of its number",
+            code=ExitCode.USAGE,
+        )
     own = os.environ["LOCAL_RANK"] if is_torchelastic_launched() else "0"
     number, count = int(name.partition(":")[2] or own), torch.cuda.device_count()
     if number >= count:

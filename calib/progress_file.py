@@ -112,4 +112,6 @@ class ProgressFile:
         os.replace(staging, path)
 
     def remove(self) -> None:
+        """The file first: a kill in between leaves nothing that a run would go on from."""
+        (self.directory / FILE).unlink(missing_ok=True)
         shutil.rmtree(self.directory)

@@ -9,7 +9,7 @@ keeps the progress and writes the artefact. Messages go through gloo, which need
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,22 @@ class Ranks(Workers):
                 if isinstance(result, Exception):
                     raise result
                 yield result
+
+    def check_same(self, identity: Mapping[str, str]) -> None:
+        """Raise QuambaError on every rank where one is about another calibration than rank 0.
+
+        identity: what the statistics of this rank depend on, by the words of a refusal.
+        """
+        first, *others = _gathered([dict(identity)])
+        for number, own in enumerate(others, start=1):
+            for name in first:
+                if own.get(name) != first[name]:
+                    raise QuambaError(
+                        f"rank {number} has another {name} than rank 0",
+                        found=str(own.get(name)),
+                        allowed=first[name],
+                        fix="give every rank the same command, checkpoint, text, torch and model of GPU",
+                    )
 
     def share(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""

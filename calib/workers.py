@@ -7,8 +7,10 @@ of workers changes the time and not one bit of a result. Weights lie in memory o
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -138,8 +140,23 @@ def _worker_died(process: BaseProcess) -> QuambaError:
     )
 
 
+def end_with_parent() -> None:
+    """End this process, whatever it is at, when the one that started it is gone, by a kill as well.
+
+    What it still wrote could be in the files of a run that was started since.
+    """
+
+    def wait() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _serve(connection: Connection) -> None:
     """A worker: (work, model) sets the task, anything else is a batch; the parent's end stops it."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     torch.set_num_threads(1)
     while True:

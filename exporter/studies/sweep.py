@@ -26,7 +26,7 @@ from quamba_export.calib.data import data_digest, token_stream
 from quamba_export.calib.device import torch_device
 from quamba_export.calib.mixed_data import Source, mixed_windows
 from quamba_export.calib.recipes.recipe import Recipe
-from quamba_export.calib.workers import one_thread
+from quamba_export.calib.workers import end_with_parent, one_thread
 from quamba_export.exporter.evaluation.cloze import read_passages
 from quamba_export.exporter.evaluation.evaluate import Mode
 from quamba_export.exporter.evaluation.task_digest import tasks_digest
@@ -151,7 +151,7 @@ def _in_processes(work: Callable[[T], str], tasks: Sequence[T], workers: int) ->
         yield from (work(task) for task in tasks)
         return
     context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, end_with_parent) as pool:
         pending = [pool.submit(work, task) for task in tasks]
         try:
             for finished in as_completed(pending):

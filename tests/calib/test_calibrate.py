@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,25 @@ def test_resuming_at_any_place_gives_the_same_bytes(run, tmp_path, config, at):
     run(config, out_dir=out, resume=True, progress=seen.append)
     run(config, out_dir=tmp_path / "whole")
     assert seen[0].done > at
+    assert files(out) == files(tmp_path / "whole")
+
+
+def test_a_run_that_was_killed_while_it_cleared_up_is_no_unfinished_one(run, tmp_path, monkeypatch):
+    out, removed = tmp_path / "out", shutil.rmtree
+
+    def in_the_middle(folder, *rest, **options):
+        if Path(folder) == partial_directory(out):
+            (Path(folder) / "weights0.safetensors").unlink()
+            raise StopHereError
+        removed(folder, *rest, **options)
+
+    recipe = load_recipe("quamba").rounded_by({"kind": "gptq"})
+    run(MAMBA1, out_dir=tmp_path / "whole", recipe=recipe)
+    monkeypatch.setattr(shutil, "rmtree", in_the_middle)
+    with pytest.raises(StopHereError):
+        run(MAMBA1, out_dir=out, recipe=recipe)
+    monkeypatch.undo()
+    run(MAMBA1, out_dir=out, recipe=recipe, resume=True)
     assert files(out) == files(tmp_path / "whole")
 
 

@@ -20,6 +20,7 @@ from quamba_export.calib.model.float_model import FloatMamba
 from quamba_export.calib.model.quantize_model import quantize_model
 from quamba_export.calib.model.scan_input import ScanInput, with_scan_input
 from quamba_export.calib.model.torch_backend import TorchBackend
+from quamba_export.plugins.common.hadamard import hadamard_factors
 from quamba_export.plugins.common.registry import get_op
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
@@ -48,6 +49,11 @@ def test_a_rank_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert torch_device("cuda") == torch.device("cuda:3")
     assert torch_device("cuda:1") == torch.device("cuda:1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert torch_device("cuda") == torch.device("cuda:3")
+    with pytest.raises(QuambaError, match="one GPU for all ranks") as caught:
+        torch_device("cuda:1")
+    assert "4 ranks" in caught.value.found
 
 
 def test_one_process_feeds_a_gpu() -> None:
@@ -66,6 +72,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
         return found if isinstance(found, tuple) else (found,)
 
     def run(model: Any) -> Tensor:
+        hadamard_factors.cache_clear()  # of another test, in inference mode, which fake tensors do not see
         with torch.no_grad():
             model(torch.zeros(1, 2, dtype=torch.int64))  # the Hadamard factors, cached, are real ones
         monkeypatch.setattr(TorchBackend, "op", reference)

@@ -27,8 +27,10 @@ def calibrate_into(out, folder, **options):
     return calibrate(checkpoint, folder / "text.txt", **options)
 
 
-def one_rank(number, count, port, results, dies_at, arguments, options):
-    """A rank's process: puts its exit code and what it said; rank 1 dies at micro-batch dies_at."""
+def one_rank(number, count, port, results, dies_at, arguments, options, other):
+    """A rank's process: puts its exit code and what it said; rank 1 dies at micro-batch dies_at, and takes
+    the options `other` in place of its own.
+    """
     os.environ |= {"RANK": str(number), "WORLD_SIZE": str(count), "MASTER_PORT": str(port)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "test"}
     if dies_at is not None and number == 1:
@@ -44,19 +46,19 @@ def one_rank(number, count, port, results, dies_at, arguments, options):
 
         ranks._outcome = die
     try:
-        calibrate_into(*arguments, **options)
+        calibrate_into(*arguments, **(options | other if number == 1 else options))
         results.put((number, 0, ""))
     except QuambaError as error:
         results.put((number, error.code, str(error)))
 
 
-def by_ranks(count, out, folder, *, dies_at=None, **options):
+def by_ranks(count, out, folder, *, dies_at=None, other=None, **options):
     """calibrate_into by `count` ranks: rank -> exit code and message; the dead one says nothing."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     results = FORK.Queue()
-    shared = (port, results, dies_at, (out, folder), options)
+    shared = (port, results, dies_at, (out, folder), options, other or {})
     processes = [FORK.Process(target=one_rank, args=(number, count, *shared)) for number in range(count)]
     for process in processes:
         process.start()
@@ -130,6 +132,14 @@ def test_an_error_on_one_rank_is_raised_on_all(folder, tmp_path):
     said = by_ranks(2, tmp_path / "out", folder, workers=2)
     assert {code for code, _ in said.values()} == {ExitCode.USAGE}
     assert "--nproc-per-node" in said[0][1]
+
+
+def test_ranks_of_different_calibrations_are_refused_before_any_work(folder, tmp_path):
+    """What one host has in its file and another has not would be in the scales, and nobody would know."""
+    said = by_ranks(3, tmp_path / "out", folder, other={"seed": 7})
+    assert {code for code, _ in said.values()} == {ExitCode.INVALID_INPUT}
+    assert all("rank 1 has another calibration text than rank 0" in text for _, text in said.values())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

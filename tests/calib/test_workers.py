@@ -1,3 +1,11 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -67,3 +75,52 @@ def test_a_dead_worker_is_named_and_the_run_can_be_resumed(tmp_path, model):
     assert caught.value.code == ExitCode.INCOMPLETE
     assert "exit code 3" in str(caught.value)
     assert "--resume" in str(caught.value)
+
+
+STARTED = {
+    "calibration": """
+with Workers(2, Path({scratch!r})) as workers:
+    list(workers.run(worker_tasks.stay, FloatMamba.from_checkpoint(random_checkpoint(MAMBA1)), [0, 0]))
+""",
+    "sweep": "list(_in_processes(worker_tasks.stay_at, ['a', 'b'], 2))",
+}
+IMPORTS = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import worker_tasks
+from random_checkpoints import MAMBA1, random_checkpoint
+from quamba_export.calib.model.float_model import FloatMamba
+from quamba_export.calib.workers import Workers
+from quamba_export.exporter.studies.sweep import _in_processes
+
+if __name__ == "__main__":
+"""
+
+
+@pytest.mark.parametrize("kind", STARTED)
+def test_workers_end_with_a_parent_that_is_killed(tmp_path, kind):
+    """Otherwise they hold memory and locks, and write into the files of the next run."""
+    names = {"tests": str(Path(__file__).parents[1]), "scratch": str(tmp_path)}
+    script = tmp_path / "script.py"
+    script.write_text((IMPORTS + textwrap.indent(STARTED[kind], "    ")).format(**names))
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    workers = [int(parent.stdout.readline()) for _ in range(2)]
+    assert all(is_running(worker) for worker in workers)
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 20
+    while any(is_running(worker) for worker in workers) and time.monotonic() < end:
+        time.sleep(0.05)
+    left = [worker for worker in workers if is_running(worker)]
+    for worker in left:
+        os.kill(worker, signal.SIGKILL)
+    assert not left
+
+
+def is_running(process):
+    """Whether it is there and not a dead one that nobody has waited for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
