@@ -119,6 +119,8 @@ def load_plugins(library: Path) -> str:
         version = functions.quamba_plugins_version
     except (OSError, AttributeError) as error:
         raise _refused(library, str(error)) from error
+    if not hasattr(functions, "getCreators"):
+        raise _refused(library, "kernels and no plugins: it was compiled without TensorRT's headers")
     if import_tensorrt().get_plugin_registry().load_library(path) is None:
         raise _refused(library, "TensorRT's registry gives no reason")
     version.restype = ctypes.c_char_p

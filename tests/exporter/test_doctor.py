@@ -26,6 +26,7 @@ from quamba_export.exporter.doctor.checks import PACKAGES, Check, check_headers,
 from quamba_export.exporter.doctor.doctor import Diagnosis, diagnose, require_ready
 from quamba_export.exporter.doctor.gpu import LIBRARY
 from quamba_export.exporter.doctor.run import check_kernel, check_model
+from quamba_export.exporter.plugin_build.library import find_tool
 from quamba_export.plugins.common.registry import kernel_names
 from quamba_export.runtime.device_argmax import Argmax
 from quamba_export.runtime.engine import Ids, Logits, States
@@ -174,6 +175,16 @@ def test_a_file_that_is_no_library_is_wrong(tmp_path: Path) -> None:
     check = doctor_gpu.check_plugins(library)
     assert check.state == "wrong"
     assert "does not load" in check.found
+
+
+def test_a_library_of_kernels_without_plugins_is_wrong(tmp_path: Path) -> None:
+    library = tmp_path / "libquamba_plugins.so"
+    code = b'extern "C" const char *quamba_plugins_version() { return ""; }'
+    words = [find_tool("g++"), "-shared", "-fPIC", "-x", "c++", "-", "-o", library]
+    subprocess.run(words, input=code, check=True)
+    check = doctor_gpu.check_plugins(library)
+    assert check.state == "wrong"
+    assert "compiled without TensorRT's headers" in check.found
 
 
 @pytest.mark.parametrize(
