@@ -10,6 +10,7 @@ import json
 import os
 import select
 import sys
+import traceback
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -100,7 +101,9 @@ class Agent:
         before = self.store.current()
         self.store.switch(name)
         if before != name:  # not of a repair
-            self.store.note([*self.store.history(), name])
+            history = self.store.history()
+            lost = [before] if before and before not in history else []  # with a damaged history
+            self.store.note([*history, *lost, name])
         return {"before": before, "deleted": self.store.prune(keep), "service": install.restart_unit()}
 
     def rollback(self) -> dict[str, Any]:
@@ -156,6 +159,10 @@ def answer(agent: Agent, line: bytes) -> dict[str, Any]:
         return {
             "error": {"message": f"the device: {error}", "found": "", "allowed": "", "fix": "", "code": code}
         }
+    except Exception as error:  # nobody thought of: no lost connection, with which a try again would help
+        traceback.print_exc()
+        message = f"the device: {error!r}, a bug in quamba-export: please report it"
+        return {"error": {"message": message, "found": "", "allowed": "", "fix": "", "code": ExitCode.BUG}}
 
 
 def requests(agent: Agent) -> Iterator[bytes]:

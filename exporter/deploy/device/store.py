@@ -70,8 +70,9 @@ class Store:
         return self._lock is not None
 
     def current(self) -> str | None:
-        """The id that `current` leads to, None before the first deployment."""
-        return self.current_link.readlink().name if self.current_link.is_symlink() else None
+        """The id that `current` leads to, None before the first deployment or where it leads elsewhere."""
+        name = self.current_link.readlink().name if self.current_link.is_symlink() else ""
+        return name if ID.fullmatch(name) else None
 
     def release(self, name: str) -> Path:
         """The folder of a release that is whole."""
@@ -122,7 +123,7 @@ class Store:
         (staged / "release.json").write_text(json.dumps(record, indent=2) + "\n")
         set_modes(staged)
         os.sync()  # a power cut after the rename finds the content too
-        if self.release(name).is_dir():
+        if os.path.lexists(self.release(name)):
             exchange(staged, self.release(name))
             remove(staged)
         else:
@@ -132,26 +133,40 @@ class Store:
         """Let `current` lead to a release, by one rename."""
         if not (self.release(name) / "release.json").is_file():
             raise QuambaError("no such release on the device", found=name, allowed=", ".join(self.names()))
+        if self.current_link.is_dir() and not self.current_link.is_symlink():
+            raise QuambaError(
+                f"{self.current_link} on the device is in the way",
+                found="a folder",
+                allowed="a link to a release",
+                fix="move it away, and deploy again",
+                code=ExitCode.REMOTE,
+            )
         link = self.folder / ".current"
-        link.unlink(missing_ok=True)
+        remove(link)
         link.symlink_to(Path("releases") / name)
         link.replace(self.current_link)
         os.sync()
 
     def names(self) -> list[str]:
         """Ids of the releases that are whole, the one that was current last at the end."""
-        there = {path.name for path in self.releases.iterdir()} if self.releases.is_dir() else set()
+        found = self.releases.iterdir() if self.releases.is_dir() else ()
+        there = {path.name for path in found if ID.fullmatch(path.name)}  # no lost+found
         ordered = list(dict.fromkeys(reversed(self.history())))[::-1]
         return sorted(there - set(ordered)) + [name for name in ordered if name in there]
 
     def history(self) -> list[str]:
+        """The ids in it; what else a power cut has left there is no id."""
         path = self.folder / "history"
-        return path.read_text().split() if path.exists() else []
+        words = path.read_bytes().decode(errors="replace").split() if path.is_file() else []
+        return [word for word in words if ID.fullmatch(word)]
 
     def note(self, history: list[str]) -> None:
         """Write the history anew."""
         partial = self.folder / ".history"
-        partial.write_text("".join(f"{name}\n" for name in history))
+        with partial.open("w") as file:
+            file.write("".join(f"{name}\n" for name in history))
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(self.folder / "history")
 
     def before_current(self) -> list[str]:

@@ -14,7 +14,7 @@ from refusals import refused
 from ssh_device import CutProxy, SshDevice
 
 from quamba_export.exporter.deploy.actions import deploy_to, roll_back, status_of
-from quamba_export.exporter.deploy.device import store
+from quamba_export.exporter.deploy.device import agent, store
 from quamba_export.exporter.deploy.device.contents import fault_of, file_digest, tree_digest
 from quamba_export.exporter.deploy.ssh import Session
 from quamba_export.runtime.errors import ExitCode
@@ -193,3 +193,37 @@ def test_two_folders_change_places_on_any_file_system(
     monkeypatch.setattr(store.ctypes, "CDLL", lambda *words, **more: object())
     store.exchange(one, other)
     assert (os.listdir(one), os.listdir(other), len(os.listdir(tmp_path))) == (["one"], ["other"], 2)
+
+
+def test_what_a_power_cut_left_of_the_history_is_no_obstacle(running: SshDevice, bundles: Bundles) -> None:
+    first = str(running.current)
+    (running.store / "history").write_bytes(b"\0\0\xff ../../etc\n")
+    (running.store / "releases/lost+found").mkdir()
+    second = deployed(running, bundles[1], keep=2)
+    assert second.before == first
+    assert (running.store / "history").read_text().split() == [first, second.current]
+    with Session("known", options(running)) as session:
+        assert [record["id"] for record in status_of(session, lambda step: None).releases] == [
+            first,
+            second.current,
+        ]
+        assert roll_back(session, lambda step: None).current == first
+    assert (running.store / "releases/lost+found").is_dir()
+
+
+def test_a_file_in_a_release_s_place_goes_and_a_folder_in_current_s_is_named(
+    running: SshDevice, bundles: Bundles
+) -> None:
+    release = running.store / "releases" / str(running.current)
+    shutil.rmtree(release)
+    release.touch()
+    assert deployed(running, bundles[0]).state == "deployed"
+    (running.store / "current").unlink()
+    shutil.copytree(release, running.store / "current")  # a backup that followed links
+    with refused("current on the device is in the way", "move it away", code=ExitCode.REMOTE):
+        deployed(running, bundles[0])
+
+
+def test_a_bug_on_the_device_is_no_lost_connection(tmp_path: Path) -> None:
+    error = agent.answer(agent.Agent(tmp_path), b'{"call": "status", "arguments": {"of": 1}}')["error"]
+    assert (error["code"], "TypeError" in error["message"]) == (ExitCode.BUG, True)
