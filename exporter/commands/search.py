@@ -55,13 +55,16 @@ def search(
     from quamba_export.calib.data import data_digest, token_stream
     from quamba_export.calib.device import torch_device
     from quamba_export.calib.recipes.as_toml import recipe_toml
+    from quamba_export.exporter.evaluation.evaluate import check_length
     from quamba_export.exporter.evaluation.language_models import require_tokenizer
     from quamba_export.exporter.studies.search import KeptScores, check_budget, recipe_with
     from quamba_export.exporter.studies.search import search as search_widths
     from quamba_export.exporter.studies.search_models import KlScore, MixedModels
+    from quamba_export.runtime.output_path import check_outside
 
     if out.suffix != ".toml":
         raise QuambaError("a recipe is a .toml file", found=f"-o {out}", code=ExitCode.USAGE)
+    check_outside(out)
     place = torch_device(device)
     source, scales = load_checkpoint(checkpoint), read_calibration(calibration)
     n_layer, names = source.config.n_layer, [name.strip() for name in choices.split(",")]
@@ -69,6 +72,7 @@ def search(
     check_budget(n_layer, names, budget)
     tokenizer = require_tokenizer(source.tokenizer_path, checkpoint)
     stream = token_stream(data, tokenizer, source.eos_token_id, limit=max_tokens)
+    check_length(stream)
     models = MixedModels(source, scales, names, ends, place)
     question = {
         "checkpoint": source.digest,

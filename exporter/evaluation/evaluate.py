@@ -168,13 +168,18 @@ def mean_nats(model: LanguageModel, nats: float, tokens: int) -> float:
     return nats / tokens
 
 
-def check(model: LanguageModel, stream: Ids, against: LanguageModel | None) -> None:
+def check_length(stream: Ids) -> None:
+    """Raise QuambaError where there is nothing to score."""
     if len(stream) < 2:
         raise QuambaError(
             "the text is too short to score",
             found=f"{len(stream)} tokens",
             allowed="2 or more: the first of a window is never scored",
         )
+
+
+def check(model: LanguageModel, stream: Ids, against: LanguageModel | None) -> None:
+    check_length(stream)
     if against is not None and against.vocab_size != model.vocab_size:
         raise QuambaError(
             f"{model.path} and {against.path} have different vocabularies",

@@ -28,11 +28,12 @@ from quamba_export.calib.mixed_data import Source, mixed_windows
 from quamba_export.calib.recipes.recipe import Recipe
 from quamba_export.calib.workers import end_with_parent, one_thread
 from quamba_export.exporter.evaluation.cloze import read_passages
-from quamba_export.exporter.evaluation.evaluate import Mode
+from quamba_export.exporter.evaluation.evaluate import Mode, check_length
 from quamba_export.exporter.evaluation.task_digest import tasks_digest
 from quamba_export.exporter.evaluation.task_scores import Tasks
 from quamba_export.exporter.studies.variants import Variant
 from quamba_export.runtime.errors import ExitCode, QuambaError
+from quamba_export.runtime.output_path import check_outside
 from quamba_export.runtime.whole_file import whole_file
 
 T = TypeVar("T")
@@ -74,6 +75,7 @@ class Keys:
         reading = checkpoint.tokenizer_path, checkpoint.eos_token_id
         samples = mixed_windows(study.sources, *reading, count=study.calib_size, size=study.calib_seqlen)
         stream = token_stream(study.score, *reading, limit=study.max_tokens)
+        check_length(stream)
         passages = read_passages(study.score, study.cloze) if study.cloze else []
         how: list[Any] = [study.window, list(study.modes), [asdict(passage) for passage in passages]]
         if study.tasks:
@@ -95,9 +97,11 @@ def run_sweep(
 ) -> list[dict[str, Any]]:
     """The scores of every variant, in their order; whatever an earlier run left in `study.out` is taken.
 
-    Raises QuambaError: what torch_device, a calibration or an evaluation raises, exit 7 where a process dies.
+    Raises QuambaError: what torch_device, a calibration or an evaluation raises, exit 2 for a folder that
+    would spoil a bundle, exit 7 where a process dies.
     """
     torch_device(study.device)
+    check_outside(study.out / "scores")
     keys = Keys.of(study, load_checkpoint(study.checkpoint))
     missing = [v for v in variants if not _score_path(study, keys, v).is_file()]
     recipes = {keys.calibration(v.recipe): v.recipe for v in missing}

@@ -129,6 +129,17 @@ def test_from_a_budget_to_a_mixed_bundle(flow: Flow, tmp_path: Path) -> None:
     assert size_facts["formula"] == pytest.approx(facts["cost"] * 1e6)
 
 
+def test_no_text_and_a_place_in_a_bundle_are_refused(
+    flow: Flow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    source = ("search", flow.checkpoint, "--calibration", flow.calibration, "--budget-size", 1000)
+    run_json(*source, "--data", tmp_path / "empty.txt", "-o", tmp_path / "r.toml", exit_code=3)
+    assert "too short to score" in capsys.readouterr().err
+    run_json(*source, "--data", flow.text, "-o", flow.export / "r.toml", exit_code=2)
+    assert "would lie in a bundle or export" in capsys.readouterr().err
+
+
 def test_one_budget_is_wanted(flow: Flow, tmp_path: Path) -> None:
     source = (
         flow.checkpoint,

@@ -211,6 +211,19 @@ def test_arguments_that_name_no_sweep_are_refused(
     assert text in capsys.readouterr().err
 
 
+def test_no_text_and_a_place_in_a_bundle_are_refused_before_any_work(
+    flow: Flow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    command = ("sweep", flow.checkpoint, "--data", flow.text, "--vary", "observer=mse", *SIZE)
+    run_json(*command, "--score", tmp_path / "empty.txt", "-o", tmp_path / "sweep", exit_code=3)
+    assert "too short to score" in capsys.readouterr().err
+    assert not (tmp_path / "sweep").exists()
+    run_json(*command, "--score", flow.text, "-o", flow.bundle, exit_code=2)
+    assert "would lie in a bundle or export" in capsys.readouterr().err
+    assert not (flow.bundle / "calibrations").exists()
+
+
 def test_dots_stand_in_the_order_of_their_values() -> None:
     drawn = dots([("a", 0.001), ("b", 0.1), ("c", 0.0)], "KL")
     places = [float(part.split('"')[0]) for part in drawn.split('cx="')[1:]]
