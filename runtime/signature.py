@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quamba_export.runtime.errors import QuambaError
+from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.fields import Fields
 from quamba_export.runtime.folder_check import SIGNATURE, integrity_error
 from quamba_export.runtime.held_files import HeldFiles
@@ -38,8 +38,12 @@ def signed_digests(files: HeldFiles, key: Path) -> dict[str, str]:
     """
     public_key = read_public_key(key)
     if SIGNATURE not in files.names():
-        raise integrity_error(
-            f"{files.folder} is not signed", found=f"no {SIGNATURE}", allowed=f"a signature by {key}"
+        raise QuambaError(
+            f"{files.folder} is not signed",
+            found=f"no {SIGNATURE}",
+            allowed=f"a signature by {key}",
+            fix=f"let its maker sign it: quamba-export sign {files.folder} --key PRIVATE_KEY",
+            code=ExitCode.INTEGRITY,
         )
     content, where = files.content(SIGNATURE), f"{files.folder / SIGNATURE}"
     try:

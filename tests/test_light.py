@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from runtime_size import MB, sizes
 
+ROOT = Path(__file__).parents[1]
 HEAVY = (
     "torch",
     "onnx",
@@ -52,3 +54,13 @@ def test_the_command_line_starts_without_the_servers_libraries() -> None:
     program = f"import sys, quamba_export.exporter.cli; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_one_module_opens_bundles_and_one_talks_to_cuda() -> None:
+    """And pycuda's twin of the latter, where cuda-bindings are not to be had."""
+    sources = {path.name: path.read_text() for path in (ROOT / "runtime").rglob("*.py")}
+    for words, allowed in (
+        (("HeldFiles(",), {"manifest.py"}),  # whose open_folder is the only way in
+        (("cuda.bindings", '"pycuda.', "import pycuda", "libcuda"), {"cuda.py", "cuda_pycuda.py"}),
+    ):
+        assert {name for name, text in sources.items() if any(word in text for word in words)} == allowed

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,3 +199,28 @@ def test_a_build_that_fails_on_the_device_is_told(
         refused("h200 could not be built on the device", "TensorRT", code=ExitCode.INCOMPATIBLE),
     ):
         deploy_to(broken, session, lambda step: None)
+
+
+def test_the_steps_of_several_hosts_are_a_live_table_on_a_terminal(running: SshDevice) -> None:
+    """`changed` has another host key. The table goes when the work is done; results are on stdout."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
+    words = [sys.executable, "-m", "quamba_export.exporter.cli", "deploy", "--status", "known", "changed"]
+    words += ["--ssh-config", str(running.config)]
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(
+        words, env=environment, stdout=subprocess.PIPE, stderr=theirs, text=True
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # the terminal's end
+            while block := os.read(ours, 4096):
+                shown += block
+        results = process.communicate()[0]
+    os.close(ours)
+    assert process.returncode == ExitCode.REMOTE
+    assert re.search(rb"host +step\s+known +\w+\s+changed +\w+", re.sub(rb"\x1b\[[0-9;?]*\w", b"", shown)), (
+        shown
+    )
+    assert b"\x1b[1A" in shown  # written over, not below
+    assert re.search(r"^known +status", results, re.MULTILINE), results
