@@ -40,6 +40,9 @@ class EngineRecord:
     max_batch: int
     prefill_length: int  # tokens of the longest call of the prefill plan
     weights: tuple[WeightTensor, ...]
+    cuda: (
+        str  # that the plugin library was compiled with, "13.0"; a driver of an earlier major does not run it
+    )
     device_bytes: int  # of GPU memory: engines, weights, and states for max_batch; measured after the build
 
 
@@ -53,6 +56,7 @@ def parse_engine(fields: Fields, weight_bytes: int) -> EngineRecord:
         max_batch=fields.integer("max_batch", 1, MAX_SIZE),
         prefill_length=fields.integer("prefill_length", 1, MAX_SIZE),
         weights=parse_weights(fields, weight_bytes),
+        cuda=fields.text("cuda"),
         device_bytes=fields.integer("device_bytes", 0, MAX_DEVICE_BYTES),
     )
     fields.end()

@@ -215,7 +215,7 @@ def open_engine(locate: Locate, manifest: Manifest) -> TrtEngine:
     record, cuda = manifest.engine, Cuda()
     trt = import_tensorrt()
     check_machine(record, trt.__version__, cuda.sm, lean=is_lean(trt))
-    check_contracts(record, load_plugins(locate(PLUGINS)))
+    check_contracts(record, load_plugins(locate(PLUGINS)).contracts)
     return load_engine(locate, record, manifest.states, manifest.vocab_size, cuda)
 
 

@@ -94,38 +94,56 @@ def logger() -> tuple[Any, Messages]:
 
 @dataclass(frozen=True)
 class Plugins:
-    """A plugin library in TensorRT's registry: the contracts it comes from, and its C functions."""
+    """A plugin library in TensorRT's registry: contracts and CUDA it was compiled with, its C functions."""
 
     contracts: str
+    cuda: str
     functions: ctypes.CDLL
 
 
 _loaded: dict[bytes, Plugins] = {}  # by the library's sha256: a registry takes each creator once
 
 
-def load_plugins(library: Path) -> str:
-    """Put the quamba plugins into TensorRT's registry, once a process; returns the contracts they come from.
+def load_plugins(library: Path) -> Plugins:
+    """Put the quamba plugins into TensorRT's registry, once a process.
 
-    Raises QuambaError (exit 5) where the library does not load, or another one was loaded before.
+    Raises QuambaError (exit 5) where the library does not load, is of a later CUDA than the driver's, or
+    another one was loaded before.
     """
     digest = sha256(library.read_bytes()).digest()
     if digest in _loaded:
-        return _loaded[digest].contracts
+        return _loaded[digest]
     if _loaded:
         raise _refused(library, "another build of the plugins is loaded in this process")
     path = os.path.abspath(library)  # not resolved: behind /proc/self/fd/... may be no name
     try:
         functions = ctypes.CDLL(path)
-        version = functions.quamba_plugins_version
+        version, _ = functions.quamba_plugins_version, functions.quamba_plugins_driver
     except (OSError, AttributeError) as error:
         raise _refused(library, str(error)) from error
+    check_driver(library, functions.quamba_plugins_cuda(), functions.quamba_plugins_driver())
     if not hasattr(functions, "getCreators"):
         raise _refused(library, "kernels and no plugins: it was compiled without TensorRT's headers")
     if import_tensorrt().get_plugin_registry().load_library(path) is None:
         raise _refused(library, "TensorRT's registry gives no reason")
     version.restype = ctypes.c_char_p
-    _loaded[digest] = Plugins(bytes(version()).decode(), functions)
-    return _loaded[digest].contracts
+    _loaded[digest] = Plugins(
+        bytes(version()).decode(), cuda_text(functions.quamba_plugins_cuda()), functions
+    )
+    return _loaded[digest]
+
+
+def check_driver(library: Path, cuda: int, driver: int) -> None:
+    """Refuse (exit 5) a library of a later major CUDA than the driver's; 12060 is 12.6, 0 is none."""
+    if 0 < driver < cuda // 1000 * 1000:
+        raise _refused(
+            library, f"compiled with CUDA {cuda_text(cuda)}, and the driver is of {cuda_text(driver)}"
+        )
+
+
+def cuda_text(version: int) -> str:
+    """12060 -> "12.6"."""
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def plugin_functions() -> ctypes.CDLL:

@@ -5,12 +5,16 @@ A timing cache of it is text that begins with "tactics"; it takes no other.
 
 from __future__ import annotations
 
+import ctypes
 import json
 from types import SimpleNamespace
 from typing import Any
 
 import onnx
 
+from quamba_export.runtime.tensorrt_library import Plugins
+
+LOADED = Plugins("c0ffee", "12.6", ctypes.CDLL(None))
 FLAGS = ("STRONGLY_TYPED", "TF32", "VERSION_COMPATIBLE", "WORKSPACE", "DETAILED")
 
 

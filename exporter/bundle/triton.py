@@ -129,7 +129,7 @@ def built_plan(export: Path, record: EngineRecord, plugins: Path) -> bytes:
     from quamba_export.runtime.tensorrt_library import import_builder, load_plugins
 
     check_machine(record, import_builder().__version__, Cuda().sm, lean=False)
-    check_contracts(record, load_plugins(plugins))
+    check_contracts(record, load_plugins(plugins).contracts)
     profile = Profile("prefill", 1, record.prefill_length, record.max_batch)
     options = BuildOptions(plugins, version_compatible=record.version_compatible, plugins_inside=True)
     return plan_with_weights(export, profile, options)

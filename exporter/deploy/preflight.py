@@ -122,6 +122,11 @@ def _wrong_engine(device: Device, manifest: Manifest, bundle: Path) -> Iterable[
     if not _reads_plan(device.tensorrt, record):
         later = " or later of that major version" if record.version_compatible else ""
         yield f"TensorRT {device.tensorrt or 'not found'}", f"TensorRT {record.tensorrt}{later}"
+    if device.cuda and _numbers(device.cuda)[:1] < _numbers(record.cuda)[:1]:
+        yield (
+            f"a driver of CUDA {device.cuda}",
+            f"CUDA {record.cuda.split('.')[0]} or later, of the plugin library",
+        )
     kind = elf_kind(bundle / LIBRARY)
     if ELF_MACHINE.get(device.machine, "") not in kind:
         yield f"a processor {device.machine}", f"{kind}: {LIBRARY} of the bundle"

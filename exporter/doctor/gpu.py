@@ -91,7 +91,7 @@ def check_plugins(library: Path) -> Check:
     purpose = "the ops in engines"
     fix = "make it anew: quamba-export build export/ --target TARGET -o bundle/"
     try:
-        contracts = load_plugins(library)
+        contracts = load_plugins(library).contracts
         creators = import_tensorrt().get_plugin_registry().all_creators
     except QuambaError as error:
         return Check("plugins", "wrong", f"{error.message}: {error.found}", GPU, purpose, error.fix)

@@ -79,7 +79,7 @@ def engines_from_export(
     holds that estimate. Raises QuambaError: exit 5 where TensorRT or the plugins are missing or TensorRT
     refuses the graph, with its own words; 6 where the GPU has less memory free than is estimated.
     """
-    contracts, cuda = load_plugins(options.plugins), Cuda()
+    plugins, cuda = load_plugins(options.plugins), Cuda()
     _, prefill = profiles
     model = onnx.load(str(export / "model.onnx"), load_external_data=False)
     graphs = engine_graphs(export)
@@ -99,10 +99,11 @@ def engines_from_export(
         tensorrt=import_builder().__version__,
         version_compatible=options.version_compatible,
         sm=cuda.sm,
-        contracts=contracts,
+        contracts=plugins.contracts,
         max_batch=prefill.max_batch,
         prefill_length=prefill.longest,
         weights=weights,
+        cuda=plugins.cuda,
         device_bytes=estimate.total,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -33,6 +34,7 @@ from quamba_export.runtime.engine import Ids, Logits, States
 from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.manifest import read_manifest
+from quamba_export.runtime.tensorrt_library import Plugins
 
 ROOT = Path(__file__).parents[2]
 TORCH = next(package for package in PACKAGES if package.name == "torch")
@@ -158,7 +160,7 @@ def plugins_in_a_registry(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> 
     registry = SimpleNamespace(all_creators=creators)
     trt = SimpleNamespace(get_plugin_registry=lambda: registry)
     monkeypatch.setattr(doctor_gpu, "import_tensorrt", lambda: trt)
-    monkeypatch.setattr(doctor_gpu, "load_plugins", lambda library: "abc")
+    monkeypatch.setattr(doctor_gpu, "load_plugins", lambda library: Plugins("abc", "13.0", ctypes.CDLL(None)))
     return doctor_gpu.check_plugins(Path("libquamba_plugins.so"))
 
 
@@ -179,7 +181,8 @@ def test_a_file_that_is_no_library_is_wrong(tmp_path: Path) -> None:
 
 def test_a_library_of_kernels_without_plugins_is_wrong(tmp_path: Path) -> None:
     library = tmp_path / "libquamba_plugins.so"
-    code = b'extern "C" const char *quamba_plugins_version() { return ""; }'
+    code = b"""extern "C" { const char *quamba_plugins_version() { return ""; }
+    int quamba_plugins_cuda() { return 12060; } int quamba_plugins_driver() { return 0; } }"""
     words = [find_tool("g++"), "-shared", "-fPIC", "-x", "c++", "-", "-o", library]
     subprocess.run(words, input=code, check=True)
     check = doctor_gpu.check_plugins(library)

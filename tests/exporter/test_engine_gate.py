@@ -95,7 +95,15 @@ def test_a_bundle_that_fails_is_not_written(
     monkeypatch: pytest.MonkeyPatch, flow: Flow, tmp_path: Path
 ) -> None:
     record = EngineRecord(
-        "10.6.0", False, 90, "c0ffee", max_batch=2, prefill_length=512, weights=(), device_bytes=0
+        "10.6.0",
+        False,
+        90,
+        "c0ffee",
+        max_batch=2,
+        prefill_length=512,
+        weights=(),
+        cuda="12.6",
+        device_bytes=0,
     )
     engine = FaultyEngine(engine_of(flow.export), "past_ssm_states.1", range(1, 999))
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda())

@@ -70,7 +70,7 @@ def write_engines(
     (folder / "weights.bin").write_bytes(b"12345678")
     (folder / LIBRARY).write_bytes(choices.plugins.read_bytes())
     weights = (WeightTensor("head.weight", "int8", (2, 4), 0),)
-    record = EngineRecord("10.3.0", False, target.sm, "c0ffee", 1, 1, weights, device_bytes=0)
+    record = EngineRecord("10.3.0", False, target.sm, "c0ffee", 1, 1, weights, cuda="12.6", device_bytes=0)
     return record, SelfTest((1,), (2,), "a" * 64)
 
 

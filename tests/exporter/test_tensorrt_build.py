@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fake_cuda import FakeCuda
 from fake_export import write_fake_export
-from fake_tensorrt import FakeBuilder, FakeTensorRT
+from fake_tensorrt import LOADED, FakeBuilder, FakeTensorRT
 from refusals import refused
 from tiny_flow import Flow
 
@@ -33,9 +33,7 @@ from quamba_export.runtime.tensorrt_library import Messages, import_builder, imp
 from quamba_export.targets.target import load_target
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float16", (2, 2), 256))
-RECORD = EngineRecord(
-    "10.6.0", False, 90, "c0ffee", max_batch=4, prefill_length=512, weights=TABLE, device_bytes=1 << 30
-)
+RECORD = EngineRecord("10.6.0", False, 90, "c0ffee", 4, 512, TABLE, cuda="12.6", device_bytes=1 << 30)
 
 
 @pytest.fixture
@@ -136,7 +134,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRT:
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda())
     monkeypatch.setattr(tensorrt_build, "import_builder", lambda: fake)
     monkeypatch.setattr(tensorrt_build, "logger", lambda: (None, messages))
-    monkeypatch.setattr(tensorrt_build, "load_plugins", lambda library: "c0ffee")
+    monkeypatch.setattr(tensorrt_build, "load_plugins", lambda library: LOADED)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return fake
 
@@ -234,6 +232,7 @@ def test_a_bundle_is_written_whole(
     assert manifest.engine.device_bytes == 3 << 20
     assert manifest.engine.weights[-1].end == manifest.files["weights.bin"].size
     assert manifest.engine.version_compatible
+    assert (manifest.engine.contracts, manifest.engine.cuda) == (LOADED.contracts, LOADED.cuda)
 
 
 def test_a_build_that_cannot_fit_ends_before_it_starts(

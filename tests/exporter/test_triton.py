@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from fake_cuda import FakeCuda
-from fake_tensorrt import FakeTensorRT
+from fake_tensorrt import LOADED, FakeTensorRT
 from google.protobuf import text_format
 from tiny_flow import Flow, run_json
 
@@ -26,7 +26,9 @@ from quamba_export.runtime.errors import QuambaError
 from quamba_export.runtime.manifest import manifest_for, read_manifest, write_manifest
 from quamba_export.runtime.tensorrt_library import Messages
 
-RECORD = EngineRecord("10.6.0", False, 90, "c0ffee", 4, 16, (WeightTensor("head", "int8", (8,), 0),), 1 << 20)
+RECORD = EngineRecord(
+    "10.6.0", False, 90, "c0ffee", 4, 16, (WeightTensor("head", "int8", (8,), 0),), "12.6", 1 << 20
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTensorRT:
     monkeypatch.setattr(tensorrt_build, "logger", lambda: (None, Messages()))
     for module in (tensorrt_build, tensorrt_library):
         monkeypatch.setattr(module, "import_builder", lambda: fake)
-        monkeypatch.setattr(module, "load_plugins", lambda library: "c0ffee")
+        monkeypatch.setattr(module, "load_plugins", lambda library: LOADED)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return fake
 

@@ -235,7 +235,8 @@ def test_the_library_gives_its_c_functions_and_no_others(registry: Registry) -> 
     launchers = {
         f"quamba_{spec.name}_{name}" for spec in SPECS for name in ("refusal", "workspace", "launch")
     }
-    others = {"quamba_argmax", "quamba_plugins_version", "getCreators", "setLoggerFinder"}
+    others = {"quamba_argmax", "getCreators", "setLoggerFinder"}
+    others |= {f"quamba_plugins_{what}" for what in ("version", "cuda", "driver")}
     assert {row[-1] for row in rows} == launchers | others
 
 

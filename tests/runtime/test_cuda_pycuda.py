@@ -22,7 +22,15 @@ from quamba_export.runtime.errors import ExitCode
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0),)
 RECORD = EngineRecord(
-    "10.3.0", False, 87, "c0ffee", max_batch=4, prefill_length=8, weights=TABLE, device_bytes=1 << 20
+    "10.3.0",
+    False,
+    87,
+    "c0ffee",
+    max_batch=4,
+    prefill_length=8,
+    weights=TABLE,
+    cuda="12.6",
+    device_bytes=1 << 20,
 )
 
 

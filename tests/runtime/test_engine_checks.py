@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from quamba_export.runtime import tensorrt_plan
 from quamba_export.runtime.engine_checks import check_contracts, check_machine, tensors_of
 from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
 from quamba_export.runtime.errors import ExitCode
+from quamba_export.runtime.tensorrt_library import check_driver
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float32", (2, 2), 256))
-RECORD = EngineRecord("10.6.0", False, 90, "c0ffee", 4, 8, TABLE, device_bytes=1 << 30)
+RECORD = EngineRecord("10.6.0", False, 90, "c0ffee", 4, 8, TABLE, cuda="12.6", device_bytes=1 << 30)
 
 
 class FakeTensorRT:
@@ -127,3 +129,11 @@ def test_another_plugin_library_is_refused() -> None:
     check_contracts(RECORD, "c0ffee")
     with refused("libquamba_plugins.so", "found: contracts beef", "allowed: contracts c0ffee", code=5):
         check_contracts(RECORD, "beef")
+
+
+def test_a_library_of_a_later_cuda_than_the_driver_s_is_refused() -> None:
+    library = Path("libquamba_plugins.so")
+    for cuda, driver in ((12060, 12020), (12060, 13000), (13020, 13000), (13000, 0)):  # 0: no driver, no GPU
+        check_driver(library, cuda, driver)
+    with refused("does not load", "compiled with CUDA 13.0", "driver is of 12.6", "a driver of", code=5):
+        check_driver(library, 13000, 12060)

@@ -22,7 +22,15 @@ from quamba_export.runtime.errors import ExitCode
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float32", (2, 2), 256))
 RECORD = EngineRecord(
-    "10.6.0", False, 90, "c0ffee", max_batch=4, prefill_length=8, weights=TABLE, device_bytes=1 << 30
+    "10.6.0",
+    False,
+    90,
+    "c0ffee",
+    max_batch=4,
+    prefill_length=8,
+    weights=TABLE,
+    cuda="12.6",
+    device_bytes=1 << 30,
 )
 
 

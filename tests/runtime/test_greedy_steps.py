@@ -26,7 +26,15 @@ from quamba_export.runtime.sampling import Sampling
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0),)
 RECORD = EngineRecord(
-    "10.6.0", False, 90, "c0ffee", max_batch=4, prefill_length=8, weights=TABLE, device_bytes=1 << 20
+    "10.6.0",
+    False,
+    90,
+    "c0ffee",
+    max_batch=4,
+    prefill_length=8,
+    weights=TABLE,
+    cuda="12.6",
+    device_bytes=1 << 20,
 )
 TOKEN_BYTES, LOGIT_BYTES = 8, 4 * V  # a sequence
 
@@ -215,6 +223,6 @@ def test_the_functions_are_those_of_the_loaded_library(monkeypatch: pytest.Monke
     monkeypatch.setattr(tensorrt_library, "_loaded", {})
     with pytest.raises(RuntimeError, match="before load_plugins"):
         tensorrt_library.plugin_functions()
-    plugins = tensorrt_library.Plugins("c0ffee", ctypes.CDLL(None))
+    plugins = tensorrt_library.Plugins("c0ffee", "12.6", ctypes.CDLL(None))
     monkeypatch.setattr(tensorrt_library, "_loaded", {b"digest": plugins})
     assert tensorrt_library.plugin_functions() is plugins.functions

@@ -59,7 +59,9 @@ def engines(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
     monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(runtime=fake))
     table = (WeightTensor("a.weight", "int8", (16,), 0),)
-    record = EngineRecord("10.6.0", False, 90, "c0ffee", 4, 8, weights=table, device_bytes=1 << 30)
+    record = EngineRecord(
+        "10.6.0", False, 90, "c0ffee", 4, 8, weights=table, cuda="12.6", device_bytes=1 << 30
+    )
     cuda, weights = Cuda(), tmp_path / "weights.bin"
     weights.write_bytes(bytes(16))
     plans: tuple[Any, Any] = FakePlan(fake, 1), FakePlan(fake, 8)

@@ -28,7 +28,7 @@ from quamba_export.runtime.manifest import Manifest, read_manifest
 from quamba_export.targets.target import load_target
 
 GIB = 1 << 30
-ENGINE = EngineRecord("10.3.0", False, 87, "c0ffee", 4, 256, weights=(), device_bytes=2 * GIB)
+ENGINE = EngineRecord("10.3.0", False, 87, "c0ffee", 4, 256, weights=(), cuda="12.6", device_bytes=2 * GIB)
 AARCH64 = b"\x7fELF\x02\x01\x01" + bytes(9) + (3).to_bytes(2, "little") + (183).to_bytes(2, "little")
 
 
@@ -98,6 +98,7 @@ def test_a_device_that_fits_is_taken(orin: Manifest, bundle: Path) -> None:
         ({"sm": None}, "no GPU that CUDA's driver knows", "sm_87"),
         ({"tensorrt": "10.4.0"}, "TensorRT 10.4.0", "TensorRT 10.3.0"),
         ({"tensorrt": None}, "TensorRT not found", "TensorRT 10.3.0"),
+        ({"cuda": "11.8"}, "a driver of CUDA 11.8", "CUDA 12 or later"),
         ({"python": "3.8.10"}, "Python 3.8.10", "Python 3.10 or later"),
         ({"machine": "riscv64"}, "a processor riscv64", "aarch64"),
         ({"machine": "x86_64"}, "a processor x86_64", "aarch64 shared library"),
