@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from quamba_export.calib.config import MambaConfig
 
 VOCABULARY = 50288
+IntegerForm = Literal["w8a8", "w4a8"]
 
 _MAMBA1 = MambaConfig(
     kind="mamba1",
@@ -46,19 +48,21 @@ CONFIGS = {
 
 @dataclass(frozen=True)
 class TokenBytes:
-    """Of a W8A8 model with fp16 states."""
+    """Of a model with int8 activations and fp16 states."""
 
     weights: int  # that a token reads: all of them and the head, not the embedding's other rows
     state: int  # of one sequence; a token reads it and writes it
 
 
-def token_bytes(config: MambaConfig) -> TokenBytes:
-    """Counted by the shapes: int8 projections with scale, bias and output scale of every row, fp16 head.
+def token_bytes(config: MambaConfig, qformat: IntegerForm = "w8a8") -> TokenBytes:
+    """Counted by the shapes: projections with scales, bias and output scale of every row, fp16 head.
 
-    Within 1 % of the tensors of an exported model of that size.
+    W4A8 has in_proj and out_proj in int4, with an fp16 scale for 128 columns. Within 1 % of the tensors of an
+    exported model of that size.
     """
     E, N = config.d_inner, config.d_state
-    layer = _linear(config.d_in_proj, config.d_model) + _linear(config.d_model, E)
+    wide = _linear if qformat == "w8a8" else _int4_linear
+    layer = wide(config.d_in_proj, config.d_model) + wide(config.d_model, E)
     layer += _linear(config.conv_dim, config.d_conv) + 4 * config.conv_dim
     if config.kind == "mamba1":
         layer += _linear(config.dt_rank + 2 * N, E) + _linear(E, config.dt_rank) + E * (N + 2)
@@ -71,3 +75,7 @@ def token_bytes(config: MambaConfig) -> TokenBytes:
 
 def _linear(rows: int, columns: int) -> int:
     return rows * (columns + 12)
+
+
+def _int4_linear(rows: int, columns: int) -> int:
+    return rows * (columns // 2 + 2 * -(-columns // 128) + 8)

@@ -12,6 +12,7 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from quamba_export.exporter.speed.predicted_floors import PredictedFloor
     from quamba_export.targets.target_file import Target
@@ -71,8 +72,6 @@ def show_one(target: Target, floors: list[PredictedFloor], formula: str, console
     """Keys as its file has them, then the predictions."""
     from dataclasses import asdict
 
-    from rich.table import Table
-
     for key, value in asdict(target).items():
         if key != "software" and value:
             console.print(key, "=", *(value if isinstance(value, tuple) else [value]), highlight=False)
@@ -83,13 +82,21 @@ def show_one(target: Target, floors: list[PredictedFloor], formula: str, console
         )
     if not floors:
         return
-    table = Table(
-        "W8A8", "weights", "state", "batch 1", f"batch {target.max_batch}", "", box=None, pad_edge=False
-    )
+    console.print("\nTPOT floors, predicted and not measured", highlight=False)
+    for qformat in dict.fromkeys(floor.qformat for floor in floors):
+        of_width = [floor for floor in floors if floor.qformat == qformat]
+        console.print(floor_table(of_width, target.max_batch), highlight=False)
+    console.print(f"\n{formula}", markup=False, highlight=False, soft_wrap=True)
+
+
+def floor_table(floors: list[PredictedFloor], max_batch: int) -> Table:
+    """Of one width."""
+    from rich.table import Table
+
+    heads = (f"\n{floors[0].qformat.upper()}", "weights", "state", "batch 1", f"batch {max_batch}", "")
+    table = Table(*heads, box=None, pad_edge=False)
     for floor in floors:
         sizes = f"{floor.weight_bytes / 1e9:.2f} GB", f"{floor.state_bytes / 1e6:.1f} MB"
         times = f"{floor.tpot_ms:.2f} ms", f"{floor.batch_tpot_ms:.2f} ms"
         table.add_row(floor.size, *sizes, *times, "" if floor.fits else "does not fit")
-    console.print("\nTPOT floors, predicted and not measured\n", highlight=False)
-    console.print(table, highlight=False)
-    console.print(f"\n{formula}", markup=False, highlight=False, soft_wrap=True)
+    return table

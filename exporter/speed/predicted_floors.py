@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
-from quamba_export.exporter.model_sizes import CONFIGS, token_bytes
+from quamba_export.exporter.model_sizes import CONFIGS, IntegerForm, token_bytes
 from quamba_export.targets.target_file import Target
 
 FORMULA = "predicted TPOT floor [ms] = (weight bytes + 2 x batch x state bytes) / (1e6 x bandwidth [GB/s])"
@@ -13,9 +14,10 @@ WORKING_BYTES = 512 << 20  # what TensorRT takes besides, as exporter/tensorrt/m
 
 @dataclass(frozen=True)
 class PredictedFloor:
-    """One model size in W8A8 on one target. Predicted: TPOT is this or more, whatever the kernels."""
+    """One model size on one target. Predicted: TPOT is this or more, whatever the kernels."""
 
     size: str  # a name of exporter/model_sizes.py
+    qformat: IntegerForm
     weight_bytes: int
     state_bytes: int  # of one sequence
     tpot_ms: float  # one sequence
@@ -24,16 +26,20 @@ class PredictedFloor:
 
 
 def predicted_floors(target: Target) -> list[PredictedFloor]:
-    """FORMULA for every published size; none for a target without a bandwidth, such as "cpu"."""
-    return [_floor(size, target) for size in CONFIGS] if target.bandwidth_gb_per_s else []
+    """FORMULA for every published size by width; none for a target without a bandwidth, such as "cpu"."""
+    if not target.bandwidth_gb_per_s:
+        return []
+    return [_floor(size, qformat, target) for qformat in get_args(IntegerForm) for size in CONFIGS]
 
 
-def _floor(size: str, target: Target) -> PredictedFloor:
-    found = token_bytes(CONFIGS[size])
+def _floor(size: str, qformat: IntegerForm, target: Target) -> PredictedFloor:
+    config = CONFIGS[size]
+    found = token_bytes(config, qformat)
     one, several = (
         (found.weights + 2 * batch * found.state) / (1e6 * target.bandwidth_gb_per_s)
         for batch in (1, target.max_batch)
     )
-    taken = found.weights + target.max_batch * found.state + WORKING_BYTES
+    embedding = 0 if config.tie_embeddings else 2 * config.vocab_size * config.d_model  # beside the head
+    taken = found.weights + embedding + target.max_batch * found.state + WORKING_BYTES
     fits = taken <= 1e9 * target.memory_gb
-    return PredictedFloor(size, found.weights, found.state, one, several, fits)
+    return PredictedFloor(size, qformat, found.weights, found.state, one, several, fits)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
 
 from quamba_export.exporter.cli import app
-from quamba_export.exporter.model_sizes import CONFIGS, token_bytes
+from quamba_export.exporter.model_sizes import CONFIGS, IntegerForm, token_bytes
 from quamba_export.exporter.speed.predicted_floors import predicted_floors
 from quamba_export.exporter.speed.random_models import random_model
 from quamba_export.exporter.tensorrt.speed import states_of
 from quamba_export.targets.target import load_target, target_names
 
 
+@pytest.mark.parametrize("qformat", get_args(IntegerForm))
 @pytest.mark.parametrize("name", ["mamba-130m", "mamba2-130m"])
-def test_the_bytes_of_a_token_are_those_of_an_exported_model(name: str) -> None:
-    model = random_model(name)
-    found = token_bytes(CONFIGS[name])
+def test_the_bytes_of_a_token_are_those_of_an_exported_model(name: str, qformat: IntegerForm) -> None:
+    model = random_model(name, qformat=qformat)
+    found = token_bytes(CONFIGS[name], qformat)
     weights = sum(tensor.nbytes for key, tensor in model.tensors.items() if key != "embedding.weight")
     assert found.weights == pytest.approx(weights, rel=0.01)
     assert found.state == sum(state.nbytes for state in states_of(model))
@@ -27,12 +29,16 @@ def test_the_bytes_of_a_token_are_those_of_an_exported_model(name: str) -> None:
 
 def test_a_floor_is_bytes_through_bandwidth() -> None:
     target = load_target("orin-nano")
-    floors = {floor.size: floor for floor in predicted_floors(target)}
+    both = predicted_floors(target)
+    floors = {floor.size: floor for floor in both if floor.qformat == "w8a8"}
     found = floors["mamba2-2.7b"]
     bytes_of_four = found.weight_bytes + 2 * 4 * found.state_bytes
     assert found.batch_tpot_ms == pytest.approx(1000 * bytes_of_four / 102e9)
     assert found.tpot_ms == pytest.approx(1000 * (found.weight_bytes + 2 * found.state_bytes) / 102e9)
     assert [size for size, floor in floors.items() if not floor.fits] == ["mamba2-8b"]
+    (largest,) = (floor for floor in both if (floor.size, floor.qformat) == ("mamba2-8b", "w4a8"))
+    assert largest.weight_bytes < 5.4e9
+    assert not largest.fits  # with an embedding of 2.1 GB beside the head, of which a token reads one row
     assert predicted_floors(load_target("cpu")) == []
 
 
