@@ -1,7 +1,7 @@
 // y = quantize(silu(conv * (x_scale * weight_scale) + bias), out_scale).
 //
 // A thread takes a run of tokens of one channel, or of four side by side. No code needs more than integers and an fp32
-// estimate of silu, but for those few near a half step (common/numeric.cuh).
+// estimate of silu, but for those few near a half step (common/numeric.cuh). HalfCausalConv1d has runs of one channel, too.
 #pragma once
 
 #include "../common/numeric.cuh"
@@ -14,60 +14,82 @@ constexpr int CONV_THREADS = 128;  // of a block
 constexpr int CONV_RUN = 16;       // tokens a thread with one channel, in a long call
 constexpr int WORD_RUN = 4;        // tokens a thread with four; not below W - 1, so that one run alone reads the state
 
-// Code of input t of one channel; the state holds the W - 1 before the first.
+// Input t of one channel; the state holds the W - 1 before the first.
+template <class Stored>
 struct ConvHistory {
-    const int8_t *x, *state;
+    const Stored *x, *state;
     int64_t x_stride;
     int W;
 
-    __device__ __forceinline__ int8_t operator()(int64_t t) const {
+    __device__ __forceinline__ Stored operator()(int64_t t) const {
         return t < 0 ? state[W - 1 + t] : x[t * x_stride];
     }
 };
 
-// Code w of the state after the `length` <= RUN tokens behind the W - 1 first codes.
-template <int W, int RUN>
-__device__ __forceinline__ int8_t history_after(const int (&codes)[W - 1 + RUN], int64_t length, int w) {
-    int code = codes[w];
+// One channel of codes: Held is what its inputs, taps and sums are in registers, and NOTHING what sums begin with.
+struct CodeChannel {
+    using Stored = int8_t;
+    using Held = int;
+    static constexpr Held NOTHING = 0;
+    float scale, bias, out_scale;
+
+    __device__ __forceinline__ CodeChannel(const QuambaQuantizedCausalConv1d &op, int64_t c)
+        : scale(op.x_scale[c] * op.weight_scale[c]), bias(op.bias[c]), out_scale(op.out_scale[c]) {}
+
+    static __device__ __forceinline__ Held held(Stored code) { return code; }
+    static __device__ __forceinline__ Stored stored(Held code) { return static_cast<int8_t>(code); }
+
+    __device__ __forceinline__ Stored output(Held total) const {
+        const float value = static_cast<float>(total) * scale + bias;
+        return quantized_silu(value, out_scale);
+    }
+};
+
+// Entry w of the state after the `length` <= RUN tokens behind the W - 1 first inputs.
+template <int W, int RUN, class Held>
+__device__ __forceinline__ Held history_after(const Held (&inputs)[W - 1 + RUN], int64_t length, int w) {
+    Held input = inputs[w];
 #pragma unroll
-    for (int i = 1; i <= RUN; i++) code = i <= length ? codes[i + w] : code;
-    return static_cast<int8_t>(code);
+    for (int i = 1; i <= RUN; i++) input = i <= length ? inputs[i + w] : input;
+    return input;
 }
 
-// RUN: tokens a thread; all their codes are loaded before the first is used.
-template <int W, int RUN>
-__global__ void __launch_bounds__(CONV_THREADS) causal_conv(QuambaQuantizedCausalConv1d op) {
+// RUN: tokens a thread; all their inputs are loaded before the first is used. Channel: CodeChannel, or another op's.
+template <class Channel, int W, int RUN, class Op>
+__global__ void __launch_bounds__(CONV_THREADS) causal_conv(Op op) {
+    using Stored = typename Channel::Stored;
+    using Held = typename Channel::Held;
     const int64_t C = op.size.C, L = op.size.L, b = blockIdx.z;
     const int64_t c = int64_t(blockIdx.x) * CONV_THREADS + threadIdx.x;
     if (c >= C) return;
     const int64_t first = int64_t(blockIdx.y) * RUN;
-    const ConvHistory history = {op.x + b * L * op.x_stride + c, op.state + (b * C + c) * (W - 1),
-                                 op.x_stride, W};
-    const float scale = op.x_scale[c] * op.weight_scale[c], bias = op.bias[c], out_scale = op.out_scale[c];
-    int weight[W], codes[W - 1 + RUN];
+    const ConvHistory<Stored> history = {static_cast<const Stored *>(op.x) + b * L * op.x_stride + c,
+                                         static_cast<const Stored *>(op.state) + (b * C + c) * (W - 1),
+                                         op.x_stride, W};
+    const Channel channel(op, c);
+    Held weight[W], inputs[W - 1 + RUN];
 #pragma unroll
     for (int w = 0; w < W; w++) weight[w] = op.weight[c * W + w];
     wait_for_inputs();
 #pragma unroll
     for (int i = 0; i < W - 1 + RUN; i++) {
         const int64_t t = first - (W - 1) + i;
-        codes[i] = t < L ? history(t) : 0;
+        inputs[i] = t < L ? Channel::held(history(t)) : Held(0);
     }
 #pragma unroll
     for (int i = 0; i < RUN; i++) {
         if (first + i >= L) break;
-        int total = 0;
+        Held total = Channel::NOTHING;
 #pragma unroll
-        for (int w = 0; w < W; w++) total += weight[w] * codes[i + w];
-        const float value = static_cast<float>(total) * scale + bias;
-        op.y[(b * L + first + i) * C + c] = quantized_silu(value, out_scale);
+        for (int w = 0; w < W; w++) total += weight[w] * inputs[i + w];
+        static_cast<Stored *>(op.y)[(b * L + first + i) * C + c] = channel.output(total);
     }
     if (blockIdx.y == 0) {  // no other block reads the state
 #pragma unroll
         for (int w = 0; w < W - 1; w++) {
             const bool one_run = RUN == 1 || gridDim.y == 1;
-            op.state_out[(b * C + c) * (W - 1) + w] =
-                one_run ? history_after<W, RUN>(codes, L, w) : history(L - (W - 1) + w);
+            static_cast<Stored *>(op.state_out)[(b * C + c) * (W - 1) + w] =
+                one_run ? Channel::stored(history_after<W, RUN>(inputs, L, w)) : history(L - (W - 1) + w);
         }
     }
     let_next_kernel_begin();
@@ -113,7 +135,7 @@ __device__ __forceinline__ void take_inputs(uint32_t (&window)[4], uint32_t word
 
 // Code of one channel and token with fp64, where no estimate will do.
 template <int W>
-__device__ __forceinline__ int8_t exact_code(const QuambaQuantizedCausalConv1d &op, const ConvHistory &history,
+__device__ __forceinline__ int8_t exact_code(const QuambaQuantizedCausalConv1d &op, const ConvHistory<int8_t> &history,
                                              int64_t t, int64_t c) {
     int total = 0;
     for (int w = 0; w < W; w++) total += op.weight[c * W + w] * history(t - (W - 1) + w);
@@ -132,7 +154,7 @@ __global__ void __launch_bounds__(CONV_THREADS) causal_conv_words(QuambaQuantize
     int8_t *y = op.y + b * L * C + c;
     const ConvChannels channels = conv_channels<W>(op, c);
     const auto history = [&](int k) {
-        return ConvHistory{x + k, op.state + (b * C + c + k) * (W - 1), op.x_stride, W};
+        return ConvHistory<int8_t>{x + k, op.state + (b * C + c + k) * (W - 1), op.x_stride, W};
     };
     const auto inputs = [&](int64_t t) { return *reinterpret_cast<const uint32_t *>(x + t * op.x_stride); };
     wait_for_inputs();

@@ -1,4 +1,4 @@
-// y = quantize(x / sqrt(mean(x^2) + epsilon), out_scale): one block a token, the sum of squares in fp64.
+// y = x / sqrt(mean(x^2) + epsilon), quantized or as another op writes it: one block a token, the sum of squares in fp64.
 #pragma once
 
 #include "../common/block.cuh"
@@ -10,7 +10,22 @@ namespace quamba {
 
 constexpr int NORM_THREADS = 512, NORM_ITEMS = 8;  // channels of a token a thread keeps in registers
 
-__global__ void __launch_bounds__(NORM_THREADS) rms_norm_quantize(QuambaRMSNormQuantize op) {
+// What becomes of the entries of a token with that root.
+struct NormedCode {
+    using Stored = int8_t;
+    float root, scale, reciprocal;
+
+    __device__ __forceinline__ NormedCode(const QuambaRMSNormQuantize &op, float root)
+        : root(root), scale(op.out_scale), reciprocal(quotient_reciprocal(root, op.out_scale)) {}
+
+    __device__ __forceinline__ int8_t operator()(float v) const {
+        return quantized_quotient(v, root, scale, reciprocal);
+    }
+};
+
+// Normed: NormedCode, or the same of another op.
+template <class Normed, class Op>
+__global__ void __launch_bounds__(NORM_THREADS) rms_norm(Op op) {
     const int D = int(op.size.D);
     const int64_t token = blockIdx.x;
     const float *x = op.x + token * op.x_stride;
@@ -28,15 +43,15 @@ __global__ void __launch_bounds__(NORM_THREADS) rms_norm_quantize(QuambaRMSNormQ
         sum += static_cast<double>(x[d]) * x[d];
     }
     const double total = block_sum<NORM_THREADS>(sum);
-    const float root = root_mean_square(total, static_cast<double>(D), op.epsilon);
-    const float reciprocal = quotient_reciprocal(root, op.out_scale);
+    const Normed normed(op, root_mean_square(total, static_cast<double>(D), op.epsilon));
+    auto *y = static_cast<typename Normed::Stored *>(op.y) + token * D;
 #pragma unroll
     for (int i = 0; i < NORM_ITEMS; i++) {
         const int d = threadIdx.x + NORM_THREADS * i;
-        if (d < D) op.y[token * D + d] = quantized_quotient(kept[i], root, op.out_scale, reciprocal);
+        if (d < D) y[d] = normed(kept[i]);
     }
     for (int d = threadIdx.x + NORM_THREADS * NORM_ITEMS; d < D; d += NORM_THREADS) {
-        op.y[token * D + d] = quantized_quotient(x[d], root, op.out_scale, reciprocal);
+        y[d] = normed(x[d]);
     }
     let_next_kernel_begin();
 }

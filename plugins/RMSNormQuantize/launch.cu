@@ -11,6 +11,6 @@ extern "C" int quamba_RMSNormQuantize_launch(const QuambaRMSNormQuantize *op, vo
     const cudaError_t error = quamba::current_gpu(gpu);
     if (error != cudaSuccess) return error;
     const dim3 tokens(unsigned(op->size.B * op->size.L));
-    return quamba::launch_overlapped(quamba::rms_norm_quantize, tokens, quamba::NORM_THREADS, 0, 1, gpu,
-                                     stream, *op);
+    const auto kernel = quamba::rms_norm<quamba::NormedCode, QuambaRMSNormQuantize>;
+    return quamba::launch_overlapped(kernel, tokens, quamba::NORM_THREADS, 0, 1, gpu, stream, *op);
 }

@@ -1,5 +1,7 @@
 """libquamba_plugins.so through its C ABI: one case of tests/op_cases in, its outputs out, no TensorRT.
 
+Or launchers compiled for the host (tests/plugins/test_host_launch.py), with "cpu" as the device.
+
 Every tensor lies in a larger allocation that is poisoned around it, a row of a token inside a wider row; what
 a kernel writes beside its outputs is found. States are updated in place, as an engine does it.
 """
@@ -38,7 +40,7 @@ def struct_type(spec: OpSpec) -> type[ctypes.Structure]:
 class Guarded:
     """A device buffer of `values` between guards; rows of `row` elements lie `stride` elements apart."""
 
-    def __init__(self, values: Array, stride: int = 0, shift: int = 0) -> None:
+    def __init__(self, values: Array, stride: int = 0, shift: int = 0, device: str = "cuda") -> None:
         """shift: bytes past an aligned address."""
         self.dtype, self.shape = values.dtype, values.shape
         rows = values.reshape(values.shape[0] * values.shape[1], -1) if stride else values.reshape(1, -1)
@@ -51,7 +53,7 @@ class Guarded:
         self.start = GUARD + shift
         host = np.concatenate([guard, guard[:shift], body.ravel(), guard])
         self.size = body.size
-        self.buffer = torch.from_numpy(host).cuda()
+        self.buffer = torch.from_numpy(host).to(device)
 
     @property
     def pointer(self) -> int:
@@ -75,9 +77,14 @@ class Prepared:
     """One call with its buffers on the device; `launch` may be repeated and captured into a graph."""
 
     def __init__(
-        self, library: ctypes.CDLL, case: Case, inputs: dict[str, Guarded], outputs: dict[str, Guarded]
+        self,
+        library: ctypes.CDLL,
+        case: Case,
+        inputs: dict[str, Guarded],
+        outputs: dict[str, Guarded],
+        device: str = "cuda",
     ) -> None:
-        self.case, self.inputs, self.outputs = case, inputs, outputs
+        self.case, self.inputs, self.outputs, self._device = case, inputs, outputs, device
         self._call = self._struct()
         self._launch = getattr(library, f"quamba_{case.op}_launch")
         refusal = getattr(library, f"quamba_{case.op}_refusal")
@@ -87,11 +94,11 @@ class Prepared:
         workspace_bytes = getattr(library, f"quamba_{case.op}_workspace")
         workspace_bytes.restype = ctypes.c_size_t
         size = max(1, workspace_bytes(ctypes.byref(self._call)))
-        self._workspace = torch.empty(size, dtype=torch.uint8, device="cuda")
+        self._workspace = torch.empty(size, dtype=torch.uint8, device=device)
 
     def launch(self) -> None:
         """On torch's current stream; raises AssertionError with the CUDA error's number."""
-        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream if self._device == "cuda" else None)
         status = self._launch(ctypes.byref(self._call), ctypes.c_void_p(self._workspace.data_ptr()), stream)
         assert status == 0, f"{self.case.op}: CUDA error {status} at launch"
 
@@ -117,27 +124,29 @@ class Prepared:
 class KernelLibrary:
     """The launchers of every op."""
 
-    def __init__(self, path: Path) -> None:
-        self._library = ctypes.CDLL(str(path))
+    def __init__(self, path: Path, device: str = "cuda") -> None:
+        self._library, self._device = ctypes.CDLL(str(path)), device
 
     def prepare(self, case: Case, *, wider: int = 0, shift: int = 0) -> Prepared:
         """wider: elements a token's row is followed by; shift: elements off alignment."""
         spec, arrays = case.spec, case.inputs
         dtypes, shapes = [str(a.dtype) for a in arrays.values()], [a.shape for a in arrays.values()]
         sizes = spec.bind(dtypes, shapes, case.attrs)
-        inputs = {t.name: place(t, arrays[t.name], wider, shift) for t in spec.inputs}
+        inputs = {t.name: place(t, arrays[t.name], wider, shift, self._device) for t in spec.inputs}
         outputs = {}
         results = zip(spec.outputs, spec.output_shapes(sizes), spec.output_dtypes(dtypes), strict=True)
         for tensor, shape, dtype in results:
             fresh = np.full([int(n) for n in shape], 77, dtype)
-            outputs[tensor.name] = inputs[tensor.aliases] if tensor.aliases else Guarded(fresh)
-        return Prepared(self._library, case, inputs, outputs)
+            own = Guarded(fresh, device=self._device)
+            outputs[tensor.name] = inputs[tensor.aliases] if tensor.aliases else own
+        return Prepared(self._library, case, inputs, outputs, self._device)
 
     def run(self, case: Case, *, wider: int = 0, shift: int = 0) -> list[Array]:
         """Outputs of one launch. Raises AssertionError where it fails or writes beside its outputs."""
         prepared = self.prepare(case, wider=wider, shift=shift)
         prepared.launch()
-        torch.cuda.synchronize()
+        if self._device == "cuda":
+            torch.cuda.synchronize()
         states = {t.aliases for t in case.spec.outputs}
         for name, values in case.inputs.items():
             if name not in states:
@@ -160,10 +169,10 @@ class KernelLibrary:
         return tokens
 
 
-def place(tensor: Tensor, values: Array, wider: int, shift: int) -> Guarded:
+def place(tensor: Tensor, values: Array, wider: int, shift: int, device: str) -> Guarded:
     """On the device; only a row a token may be part of a wider one or off alignment."""
     values = np.ascontiguousarray(values)
     if not strided(tensor):
-        return Guarded(values)
+        return Guarded(values, device=device)
     row = int(np.prod(values.shape[2:]))
-    return Guarded(values, row + wider, shift * values.itemsize)
+    return Guarded(values, row + wider, shift * values.itemsize, device)

@@ -31,7 +31,7 @@ int main(int, char **arguments) {
     call.x = x;
     call.y = y;
     call.x_stride = D;
-    quamba::rms_norm_quantize<<<1, quamba::NORM_THREADS>>>(call);
+    quamba::rms_norm<quamba::NormedCode><<<1, quamba::NORM_THREADS>>>(call);
     printf("%s: %s\n", tool, cudaGetErrorString(cudaDeviceSynchronize()));
     return 0;
 }

@@ -60,10 +60,10 @@ def _pick(random: np.random.Generator, *choices: int) -> int:
     return int(random.choice(choices))
 
 
-def _rms_norm(random: np.random.Generator, name: str) -> Case:
+def _rms_norm(op: str, random: np.random.Generator, name: str) -> Case:
     D = _pick(random, int(random.integers(1, 3000)), 384, 768, 2560)
     sizes = {"B": _pick(random, 1, 2, 5), "L": _pick(random, *LENGTHS), "D": D}
-    return draw("RMSNormQuantize", name, sizes)
+    return draw(op, name, sizes)
 
 
 def _linear(op: str, random: np.random.Generator, name: str) -> Case:
@@ -90,14 +90,14 @@ def _int4_linear(op: str, random: np.random.Generator, name: str) -> Case:
     return int4.case_of(op, name, sizes)
 
 
-def _conv(random: np.random.Generator, name: str) -> Case:
+def _conv(op: str, random: np.random.Generator, name: str) -> Case:
     sizes = {
         "B": _pick(random, 1, 2, 3),
         "L": _pick(random, *LENGTHS),
         "C": _pick(random, int(random.integers(1, 600)), 4 * int(random.integers(1, 300)), 128, 1024),
         "W": _pick(random, 2, 3, 4),
     }
-    return draw("QuantizedCausalConv1d", name, sizes)
+    return draw(op, name, sizes)
 
 
 def _step(random: np.random.Generator, name: str) -> Case:
@@ -185,15 +185,17 @@ DRAWN = {
     "DynamicStateSelectiveScan": lambda random, name: _selective("DynamicStateSelectiveScan", random, name),
     "GatedRMSNormHadamardQuantize": _gated,
     "HadamardQuantize": _hadamard,
+    "HalfCausalConv1d": lambda random, name: _conv("HalfCausalConv1d", random, name),
+    "HalfRMSNorm": lambda random, name: _rms_norm("HalfRMSNorm", random, name),
     "InputProjectionStep": _step,
     "Int4InputProjectionStep": _int4_step,
     "Int4Linear": lambda random, name: _int4_linear("Int4Linear", random, name),
     "Int4RequantizedLinear": lambda random, name: _int4_linear("Int4RequantizedLinear", random, name),
-    "QuantizedCausalConv1d": _conv,
+    "QuantizedCausalConv1d": lambda random, name: _conv("QuantizedCausalConv1d", random, name),
     "QuantizedLinear": lambda random, name: _linear("QuantizedLinear", random, name),
     "QuantizedSSDScan": lambda random, name: _ssd("QuantizedSSDScan", random, name),
     "QuantizedSelectiveScan": lambda random, name: _selective("QuantizedSelectiveScan", random, name),
     "RMSNormLinear": _head,
-    "RMSNormQuantize": _rms_norm,
+    "RMSNormQuantize": lambda random, name: _rms_norm("RMSNormQuantize", random, name),
     "RequantizedLinear": lambda random, name: _linear("RequantizedLinear", random, name),
 }

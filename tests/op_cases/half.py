@@ -78,6 +78,7 @@ CASES = [
     *(draw("HalfCausalConv1d", name, sizes) for name, sizes in CONV.items()),
     draw("HalfCausalConv1d", "saturated", CONV["W_2"], x=60000.0, weight=1.5),
     draw("HalfCausalConv1d", "strided", CONV["shorter_than_the_window"], strided=True),
+    draw("HalfCausalConv1d", "negative_zeros", CONV["W_2"], x=-0.0, state=-0.0, weight=1.0, bias=-0.0),
     *_int4("HalfInt4Linear"),
     *_int4("HalfInt4Projection"),
     *(draw("HalfInt8Projection", name, sizes) for name, sizes in PROJECTIONS.items()),

@@ -4,7 +4,7 @@
 #include "host_gpu.h"
 
 namespace quamba {
-alignas(16) unsigned char raw[1 << 17];  // a block's shared memory
+alignas(16) __shared__ unsigned char raw[1 << 17];  // a block's shared memory
 }
 
 #include "../../plugins/QuantizedSelectiveScan/prompt.cuh"

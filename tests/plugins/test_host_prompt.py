@@ -9,7 +9,7 @@ import ctypes
 
 import numpy as np
 import pytest
-from host_math import SOURCES, host_math, pointer
+from host_math import HOST_GPU, SOURCES, host_math, pointer
 from op_cases import Case
 from op_cases.drawing import draw
 from op_implementations import run_reference
@@ -30,7 +30,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     folder = tmp_path_factory.mktemp("host_prompt")
     (folder / "contracts.h").write_text(header())
     (folder / "cuda_fp16.h").write_text('#include "host_gpu.h"\n')
-    return host_math(folder, "host_prompt.cpp", f"-I{folder}", f"-I{SOURCES}", "-Wno-unused-parameter", "-O1")
+    return host_math(folder, "host_prompt.cpp", f"-I{folder}", f"-I{SOURCES}", *HOST_GPU)
 
 
 def run(kernel: ctypes._NamedFuncPointer, case: Case, backwards: bool) -> list[np.ndarray]:

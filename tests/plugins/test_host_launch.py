@@ -1,0 +1,67 @@
+"""Whole launchers compiled for the host, their kernels run block by block: the references' bits, nothing beside them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from host_math import EXACT, HOST_GPU, SOURCES
+from op_cases import COMPILED, Case
+from op_implementations import run_reference
+
+from quamba_export.plugins.common.c_header import header
+from quamba_export.plugins.common.registry import PLUGINS
+from tests.gpu.kernel_library import KernelLibrary
+from tests.gpu.random_shapes import random_cases
+
+OPS = ("HalfCausalConv1d", "HalfRMSNorm")
+ALIGNMENTS = ((0, 0), (48, 16), (5, 1))  # elements behind a row, elements off alignment
+RANDOM_SHAPES = 12  # an op
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> KernelLibrary:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ found: apt install g++")
+    folder = tmp_path_factory.mktemp("host_launch")
+    (folder / "contracts.h").write_text(header())
+    for name in ("cuda_fp16.h", "cuda_runtime.h"):
+        (folder / name).write_text('#include "host_launch.h"\n')
+    options = [*EXACT, *HOST_GPU, "-fPIC", "-D__CUDACC__", "-DQUAMBA_HOST_DEVICE=inline"]
+    options += [f"-I{folder}", f"-I{SOURCES}", "-include", "host_launch.h", "-x", "c++", "-c"]
+
+    def compiled(source: Path) -> Path:
+        made = folder / f"{source.parent.name}_{source.stem}.o"
+        subprocess.run([compiler, *options, source, "-o", made], check=True)
+        return made
+
+    sources = [SOURCES / "host_launch.cpp", *(PLUGINS / op / "launch.cu" for op in OPS)]
+    with ThreadPoolExecutor(4) as pool:
+        objects = list(pool.map(compiled, sources))
+    subprocess.run([compiler, "-shared", *objects, "-o", folder / "launchers.so"], check=True)
+    return KernelLibrary(folder / "launchers.so", "cpu")
+
+
+def assert_bits_of_the_reference(library: KernelLibrary, case: Case, alignment: tuple[int, int]) -> None:
+    found = library.run(case, wider=alignment[0], shift=alignment[1])
+    for tensor, expected, actual in zip(case.spec.outputs, run_reference(case), found, strict=True):
+        bits = (np.ascontiguousarray(values).view(np.uint8) for values in (expected, actual))
+        assert np.array_equal(*bits), f"{case} {tensor.name}"
+
+
+@pytest.mark.parametrize("case", [case for case in COMPILED if case.op in OPS], ids=str)
+def test_a_launcher_gives_the_bits_of_its_reference(library: KernelLibrary, case: Case) -> None:
+    for alignment in ALIGNMENTS:
+        assert_bits_of_the_reference(library, case, alignment)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_random_shapes(library: KernelLibrary, op: str) -> None:
+    for i, case in enumerate(islice(random_cases(op, seed=2), RANDOM_SHAPES)):
+        assert_bits_of_the_reference(library, case, ALIGNMENTS[i % len(ALIGNMENTS)])
