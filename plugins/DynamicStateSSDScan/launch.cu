@@ -31,8 +31,9 @@ extern "C" int quamba_DynamicStateSSDScan_launch(const QuambaDynamicStateSSDScan
     quamba::Gpu gpu = {};
     const cudaError_t error = quamba::current_gpu(gpu);
     if (error != cudaSuccess) return error;
-    const auto launch =
-        op->stochastic ? quamba::launch_tokens<quamba::ChanceCode> : quamba::launch_tokens<quamba::RowCode>;
+    using Call = QuambaQuantizedSSDScan;
+    const auto launch = op->stochastic ? quamba::launch_tokens<quamba::ChanceCode, Call>
+                                       : quamba::launch_tokens<quamba::RowCode, Call>;
     return launch(quamba::static_call(*op), {op->row_scale, op->row_scale_out},
                   static_cast<quamba::SSDStep *>(workspace), 0, gpu, stream);
 }

@@ -18,6 +18,34 @@ namespace quamba {
 
 constexpr int SSD_WARPS = 4, SSD_THREADS = 32 * SSD_WARPS, SSD_BATCH = 8;
 
+// How an op holds what its scan reads: elements of x, dt, B and C, and what one of them stands for.
+template <class Op>
+struct SSDInputs;
+
+template <>
+struct SSDInputs<QuambaQuantizedSSDScan> {
+    using Op = QuambaQuantizedSSDScan;
+    using Element = int8_t;
+    static constexpr bool CODES = true;
+
+    static __device__ __forceinline__ float dt(const Op &op, int8_t code) { return dequantized(code, op.dt_scale); }
+    static __device__ __forceinline__ float B_scale(const Op &op, int g) { return op.B_scale[g]; }
+    static __device__ __forceinline__ float C_scale(const Op &op, int g) { return op.C_scale[g]; }
+    // channel: of (H, P)
+    static __device__ __forceinline__ float x_scale(const Op &op, int channel) {
+        return op.x_scale[op.scale_index[channel]];
+    }
+};
+
+template <class Op>
+using SSDElement = typename SSDInputs<Op>::Element;
+
+// A tensor of elements as it is in the op's struct.
+template <class Op>
+__device__ __forceinline__ const SSDElement<Op> *elements(const void *tensor) {
+    return static_cast<const SSDElement<Op> *>(tensor);
+}
+
 // What the steps of one head have in common; no kernel writes it.
 struct SSDHead {
     float A, dt_bias;
@@ -27,18 +55,20 @@ __device__ __forceinline__ SSDHead ssd_head(float A_log, float dt_bias) {
     return {-exp_rounded_soon(A_log), dt_bias};
 }
 
-__device__ __forceinline__ SSDStep ssd_step(const QuambaQuantizedSSDScan &op, SSDHead head, int8_t dt) {
-    const float sum = dequantized(dt, op.dt_scale) + head.dt_bias;
+template <class Op>
+__device__ __forceinline__ SSDStep ssd_step(const Op &op, SSDHead head, SSDElement<Op> dt) {
+    const float sum = SSDInputs<Op>::dt(op, dt) + head.dt_bias;
     const float step = fminf(fmaxf(softplus_soon(sum), op.dt_min), op.dt_max);
     return {step, exp_rounded_soon(step * head.A)};
 }
 
 // steps (B L, H): all steps of a call without chunks, once instead of once a block.
-static __global__ void ssd_steps(QuambaQuantizedSSDScan op, SSDStep *steps) {
+template <class Op>
+static __global__ void ssd_steps(Op op, SSDStep *steps) {
     const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, H = op.size.H;
     const SSDHead head = ssd_head(op.A_log[i % H], op.dt_bias[i % H]);
     wait_for_inputs();
-    if (i < op.size.B * op.size.L * H) steps[i] = ssd_step(op, head, op.dt[i / H * op.dt_stride + i % H]);
+    if (i < op.size.B * op.size.L * H) steps[i] = ssd_step(op, head, elements<Op>(op.dt)[i / H * op.dt_stride + i % H]);
     let_next_kernel_begin();
 }
 
@@ -49,14 +79,15 @@ struct alignas(COUNT < 4 ? 4 * COUNT : 16) Entries {
 };
 
 // N_LANE: entries of a row's state a lane holds, a power of two; 32 N_LANE >= N. TILE: tokens a tile.
-template <class Stored, int N_LANE, int ROWS, int TILE>
+template <class Op, class Stored, int N_LANE, int ROWS, int TILE>
 struct SSDScan {
+    using Element = SSDElement<Op>;
     static constexpr int BLOCK_ROWS = SSD_WARPS * ROWS, WIDTH = 32 * N_LANE;
     static constexpr bool ROW_SCALES = HAS_ROW_SCALES<Stored>;
 
     // A tile as it comes from memory; two of them, so that one is filled while the other is worked on.
     struct Codes {
-        int8_t B[TILE][WIDTH], C[TILE][WIDTH], x[TILE][BLOCK_ROWS];
+        Element B[TILE][WIDTH], C[TILE][WIDTH], x[TILE][BLOCK_ROWS];
         SSDStep step[TILE];
     };
 
@@ -73,42 +104,39 @@ struct SSDScan {
         Values values;
     };
 
-    const QuambaQuantizedSSDScan &op;
+    const Op &op;
     const SSDStep *steps;  // null: found here
-    int piece_bytes;       // B, C and x may be copied 16, 4 or 1 codes at a time
+    int piece_bytes;       // B, C and x may be copied 16 or 4 bytes at a time, or by the element
     int64_t b;
     int h, g, p_0, lane, warp;
 
-    __device__ SSDScan(const QuambaQuantizedSSDScan &op, const SSDStep *steps, int piece_bytes)
+    __device__ SSDScan(const Op &op, const SSDStep *steps, int piece_bytes)
         : op(op), steps(steps), piece_bytes(piece_bytes), b(blockIdx.z), h(blockIdx.y),
           g(h / int(op.size.H / op.size.G)), p_0(blockIdx.x * BLOCK_ROWS), lane(threadIdx.x % 32),
           warp(threadIdx.x / 32) {}
 
     __device__ __forceinline__ int channel(int row) const { return min(p_0 + row, int(op.size.P) - 1); }
 
-    // `count` rows of `width` codes, `stride` apart, into rows of PITCH, BYTES at a time.
+    // `count` rows of `width` elements, `stride` apart, into rows of PITCH, BYTES at a time.
     template <int BYTES, int PITCH>
-    __device__ __forceinline__ void copy_pieces(int8_t (*to)[PITCH], const int8_t *from, int64_t stride,
+    __device__ __forceinline__ void copy_pieces(Element (*to)[PITCH], const Element *from, int64_t stride,
                                                 int width, int count) const {
-        constexpr int PIECES = PITCH / BYTES, ROWS_AT_ONCE = SSD_THREADS / PIECES;
+        constexpr int PIECE = BYTES / sizeof(Element), PIECES = PITCH / PIECE, ROWS_AT_ONCE = SSD_THREADS / PIECES;
         static_assert(ROWS_AT_ONCE > 0, "a row is more pieces than the block has threads");
-        const int first = threadIdx.x / PIECES, at = threadIdx.x % PIECES * BYTES;
+        const int first = threadIdx.x / PIECES, at = threadIdx.x % PIECES * PIECE;
         if (at >= width) return;
         from += first * stride + at;
         for (int t = first; t < count; t += ROWS_AT_ONCE, from += ROWS_AT_ONCE * stride) {
-            if constexpr (BYTES == 16) {
-                copy_async(shared_address(&to[t][at]), from, 16);
-            } else {
-                copy_word_async(&to[t][at], from);
-            }
+            copy_piece_async<BYTES>(&to[t][at], from);
         }
     }
 
     template <int PITCH>
-    __device__ __forceinline__ void copy_rows(int8_t (*to)[PITCH], const int8_t *from, int64_t stride,
+    __device__ __forceinline__ void copy_rows(Element (*to)[PITCH], const Element *from, int64_t stride,
                                               int width, int count) const {
-        if (PITCH % 16 == 0 && piece_bytes == 16) {
-            copy_pieces<PITCH % 16 == 0 ? 16 : 4>(to, from, stride, width, count);
+        constexpr bool WHOLE = PITCH * sizeof(Element) % 16 == 0;
+        if (WHOLE && piece_bytes == 16) {
+            copy_pieces<WHOLE ? 16 : 4>(to, from, stride, width, count);
         } else if (piece_bytes >= 4) {
             copy_pieces<4>(to, from, stride, width, count);
         } else {
@@ -123,24 +151,24 @@ struct SSDScan {
     __device__ __forceinline__ void load(Codes &codes, SSDHead head, int64_t first, int count) const {
         const int64_t row = b * op.size.L + first;
         const int N = int(op.size.N), P = int(op.size.P);
-        copy_rows(codes.B, op.B + row * op.B_stride + g * N, op.B_stride, N, count);
-        copy_rows(codes.C, op.C + row * op.C_stride + g * N, op.C_stride, N, count);
-        copy_rows(codes.x, op.x + row * op.x_stride + h * P + p_0, op.x_stride, min(BLOCK_ROWS, P - p_0),
-                  count);
+        copy_rows(codes.B, elements<Op>(op.B) + row * op.B_stride + g * N, op.B_stride, N, count);
+        copy_rows(codes.C, elements<Op>(op.C) + row * op.C_stride + g * N, op.C_stride, N, count);
+        copy_rows(codes.x, elements<Op>(op.x) + row * op.x_stride + h * P + p_0, op.x_stride,
+                  min(BLOCK_ROWS, P - p_0), count);
         if (threadIdx.x < count) {
             const int64_t at = row + threadIdx.x;
             if (steps) {
-                copy_word_async(&codes.step[threadIdx.x].step, &steps[at * op.size.H + h].step);
-                copy_word_async(&codes.step[threadIdx.x].decay, &steps[at * op.size.H + h].decay);
+                copy_piece_async<4>(&codes.step[threadIdx.x].step, &steps[at * op.size.H + h].step);
+                copy_piece_async<4>(&codes.step[threadIdx.x].decay, &steps[at * op.size.H + h].decay);
             } else {
-                codes.step[threadIdx.x] = ssd_step(op, head, op.dt[at * op.dt_stride + h]);
+                codes.step[threadIdx.x] = ssd_step(op, head, elements<Op>(op.dt)[at * op.dt_stride + h]);
             }
         }
         end_copy_group();
     }
 
     // In the basis that the state is held in: rows with scales of their own are rotated.
-    __device__ __forceinline__ Entries<N_LANE> dequantized_row(const int8_t *codes, float scale) const {
+    __device__ __forceinline__ Entries<N_LANE> dequantized_row(const Element *codes, float scale) const {
         Entries<N_LANE> entries;
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
@@ -162,7 +190,7 @@ struct SSDScan {
         }
         for (int i = threadIdx.x; i < count * BLOCK_ROWS; i += SSD_THREADS) {
             const int t = i / BLOCK_ROWS, r = i % BLOCK_ROWS;
-            const float x = dequantized(codes.x[t][r], x_scale);
+            const float x = static_cast<float>(codes.x[t][r]) * x_scale;
             values.inputs[t][r / ROWS].at[r % ROWS] = codes.step[t].step * x;
             values.skip[t][r] = D * x;
             if (r == 0) values.decay[t] = codes.step[t].decay;
@@ -206,11 +234,11 @@ struct SSDScan {
 };
 
 // Tokens from `begin` on, which are behind the chunks that left their state in state_out.
-template <class Stored, int N_LANE, int ROWS, int TILE>
-__global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan op, RowScales rows,
-                                                        const SSDStep *steps, int64_t begin,
-                                                        int piece_bytes) {
-    using Scan = SSDScan<Stored, N_LANE, ROWS, TILE>;
+template <class Stored, int N_LANE, int ROWS, int TILE, class Op>
+__global__ void __launch_bounds__(SSD_THREADS) ssd_scan(Op op, RowScales rows, const SSDStep *steps,
+                                                        int64_t begin, int piece_bytes) {
+    using Scan = SSDScan<Op, Stored, N_LANE, ROWS, TILE>;
+    using Inputs = SSDInputs<Op>;
     extern __shared__ float4 bytes[];
     typename Scan::Shared &shared = *reinterpret_cast<typename Scan::Shared *>(bytes);
     const Scan scan(op, steps, piece_bytes);
@@ -223,15 +251,18 @@ __global__ void __launch_bounds__(SSD_THREADS) ssd_scan(QuambaQuantizedSSDScan o
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
             const int n = scan.lane + 32 * k;
-            const bool read = std::is_same_v<Stored, int8_t> && n < N;
             const int p = scan.channel(scan.warp * ROWS + r);
-            scale[r][k] = read ? op.state_scale[op.scale_index[scan.h * P + p] * N + n] : 1.0f;
+            if constexpr (std::is_same_v<Stored, int8_t>) {
+                scale[r][k] = n < N ? op.state_scale[op.scale_index[scan.h * P + p] * N + n] : 1.0f;
+            } else {
+                scale[r][k] = 1.0f;
+            }
         }
     }
     const int own = scan.h * P + scan.channel(threadIdx.x % Scan::BLOCK_ROWS);
-    const float x_scale = op.x_scale[op.scale_index[own]], D = op.D[scan.h];
+    const float x_scale = Inputs::x_scale(op, own), D = op.D[scan.h];
     const float share = Scan::ROW_SCALES ? 1.0f / rotation_size(N) : 1.0f;
-    const float B_scale = op.B_scale[scan.g], C_scale = op.C_scale[scan.g] * share;
+    const float B_scale = Inputs::B_scale(op, scan.g), C_scale = Inputs::C_scale(op, scan.g) * share;
     const SSDHead head =
         !steps && threadIdx.x < TILE ? ssd_head(op.A_log[scan.h], op.dt_bias[scan.h]) : SSDHead{};
 

@@ -1,8 +1,9 @@
 // One token (L = 1) of the recurrence of op.py: what does not depend on the inputs is found before they are
 // there, what does takes one read, one look-up and one tree sum, without a barrier.
 //
-// dt is a code: each thread of a block finds the step and the decay of one of its 256 values (one thread that
-// of the value at hand, where kernels do not overlap and dt is there from the start). A warp owns ROWS
+// Where dt is a code, each thread of a block finds the step and the decay of one of its 256 values (one thread that
+// of the value at hand, where kernels do not overlap and dt is there from the start). Where it is none, one warp finds
+// them while the others wait for what they read. A warp owns ROWS
 // channels p of one head, lane l the entries n = N_LANE l + k of each row, so that it reads words. The tree's
 // levels above N_LANE are exchanges between lanes, and so are the last ones, because lane_sums leaves the
 // entries of a row in different lanes.
@@ -146,9 +147,10 @@ template <int ROWS, bool WHOLE>
 struct StepWarp {
     static constexpr int LANES = 32 / ROWS;
     int lane, h, g, p_0, inside, last, own, scale_row;
-    float A_log, dt_bias, D, B_scale, C_scale;
+    float A_log, dt_bias, D, B_scale, C_scale, x_scale;
 
-    __device__ __forceinline__ explicit StepWarp(const QuambaQuantizedSSDScan &op)
+    template <class Op>
+    __device__ __forceinline__ explicit StepWarp(const Op &op)
         : lane(threadIdx.x % 32), h(blockIdx.y), g(h * unsigned(op.size.G) / unsigned(op.size.H)),
           p_0((blockIdx.x * STEP_WARPS + threadIdx.x / 32) * ROWS),
           inside(min(p_0, int(op.size.P) - 1) / ROWS * ROWS), last(int(op.size.P) - 1 - inside),
@@ -169,26 +171,33 @@ struct StepWarp {
         const auto from = [&](int other) { return __shfl_sync(ALL_LANES, read, other); };
         scale_row = __float_as_int(from(8 + lane / LANES));
         A_log = from(0), dt_bias = from(1), D = from(2), B_scale = from(3), C_scale = from(4);
+        x_scale = op.x_scale[scale_row];
+    }
+
+    // Of an op without scales.
+    template <class Op>
+    __device__ __forceinline__ void read(const Op &op) {
+        A_log = op.A_log[h], dt_bias = op.dt_bias[h], D = op.D[h];
+        B_scale = C_scale = x_scale = 1.0f;
     }
 };
 
 // Where the inputs and outputs of a warp lie, found before the wait.
-template <class Stored, int ROWS, bool WHOLE>
+template <class Op, class Stored, int ROWS, bool WHOLE>
 struct StepPlaces {
-    const int8_t *dt, *x, *B, *C;
+    const SSDElement<Op> *dt, *x, *B, *C;
     int64_t row;  // the warp's first of the state
     const Stored *state;
     Stored *state_out;
     float *y;
 
-    __device__ __forceinline__ StepPlaces(const QuambaQuantizedSSDScan &op,
-                                          const StepWarp<ROWS, WHOLE> &warp, int N) {
+    __device__ __forceinline__ StepPlaces(const Op &op, const StepWarp<ROWS, WHOLE> &warp, int N) {
         const int64_t b = blockIdx.z, P = op.size.P;
         row = (b * op.size.H + warp.h) * P + warp.inside;
-        dt = found_now(op.dt + b * op.dt_stride + warp.h);
-        x = found_now(op.x + b * op.x_stride + warp.h * P + warp.inside + warp.own);
-        B = found_now(op.B + b * op.B_stride + warp.g * N);
-        C = found_now(op.C + b * op.C_stride + warp.g * N);
+        dt = found_now(elements<Op>(op.dt) + b * op.dt_stride + warp.h);
+        x = found_now(elements<Op>(op.x) + b * op.x_stride + warp.h * P + warp.inside + warp.own);
+        B = found_now(elements<Op>(op.B) + b * op.B_stride + warp.g * N);
+        C = found_now(elements<Op>(op.C) + b * op.C_stride + warp.g * N);
         state = found_now(static_cast<const Stored *>(op.state) + row * N);
         state_out = found_now(static_cast<Stored *>(op.state_out) + row * N);
         y = op.y + row;
@@ -196,8 +205,8 @@ struct StepPlaces {
 };
 
 // B or C of the lane in the basis that the state is held in.
-template <bool ROTATED, int N_LANE>
-__device__ __forceinline__ Entry<float, N_LANE> values_of(const Entry<int8_t, N_LANE> &codes, float scale,
+template <bool ROTATED, class Element, int N_LANE>
+__device__ __forceinline__ Entry<float, N_LANE> values_of(const Entry<Element, N_LANE> &codes, float scale,
                                                           int lane, int N) {
     Entry<float, N_LANE> values;
 #pragma unroll
@@ -208,12 +217,12 @@ __device__ __forceinline__ Entry<float, N_LANE> values_of(const Entry<int8_t, N_
     return values;
 }
 
-// Behind the wait.
-template <bool WHOLE, bool PLAIN, class Stored, int ROWS, int N_LANE>
-__device__ __forceinline__ void take_token(const StepPlaces<Stored, ROWS, WHOLE> &places,
+// Behind the wait. step_of(dt) is called once, by all threads.
+template <bool WHOLE, bool PLAIN, class Op, class Stored, int ROWS, int N_LANE, class StepOf>
+__device__ __forceinline__ void take_token(const StepPlaces<Op, Stored, ROWS, WHOLE> &places,
                                            const StepWarp<ROWS, WHOLE> &warp,
-                                           StoredStates<Stored, ROWS, N_LANE> &states, const SSDStep *steps,
-                                           const RowScales &rows, float x_scale, int N) {
+                                           StoredStates<Stored, ROWS, N_LANE> &states, StepOf step_of,
+                                           const RowScales &rows, int N) {
     constexpr bool SCALED = StoredStates<Stored, ROWS, N_LANE>::SCALED;
     const int first = warp.lane * N_LANE, own_row = warp.lane / warp.LANES;
     const auto B_codes = read_entries<WHOLE, N_LANE>(places.B, first, N);
@@ -223,9 +232,9 @@ __device__ __forceinline__ void take_token(const StepPlaces<Stored, ROWS, WHOLE>
         states.held[r] = read_entries<WHOLE, N_LANE>(places.state + warp.row(r) * N, first, N);
         if constexpr (SCALED) states.scale[r] = rows.in[places.row + warp.row(r)];
     }
-    const int8_t x_code = *places.x, dt = *places.dt;
-    const SSDStep step = steps[static_cast<uint8_t>(dt)];
-    const float x = dequantized(x_code, x_scale), own_input = step.step * x;
+    const SSDElement<Op> x_code = *places.x, dt = *places.dt;
+    const SSDStep step = step_of(dt);
+    const float x = static_cast<float>(x_code) * warp.x_scale, own_input = step.step * x;
     const auto B = values_of<SCALED>(B_codes, warp.B_scale, warp.lane, N);
     const float share = SCALED ? 1.0f / rotation_size(N) : 1.0f;
     const auto C = values_of<SCALED>(C_codes, warp.C_scale * share, warp.lane, N);
@@ -254,17 +263,17 @@ __device__ __forceinline__ void take_token(const StepPlaces<Stored, ROWS, WHOLE>
 
 // Grid: rows of P in blocks, H, B. N_LANE: a power of two, 32 N_LANE >= N. WHOLE: 32 N_LANE = N, P is a
 // multiple of ROWS, and a lane's entries are aligned words.
-template <class Stored, int N_LANE, int ROWS, bool WHOLE>
-__global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSDScan op, RowScales rows) {
-    __shared__ SSDStep steps[256];  // by the code of dt
+template <class Stored, int N_LANE, int ROWS, bool WHOLE, class Op>
+__global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(Op op, RowScales rows) {
+    constexpr bool CODES = SSDInputs<Op>::CODES;
+    __shared__ SSDStep steps[CODES ? 256 : 1];  // by the code of dt
     let_next_kernel_begin();
     StepWarp<ROWS, WHOLE> warp(op);
     const int N = WHOLE ? 32 * N_LANE : int(op.size.N), first = warp.lane * N_LANE;
-    const StepPlaces<Stored, ROWS, WHOLE> places(op, warp, N);
+    const StepPlaces<Op, Stored, ROWS, WHOLE> places(op, warp, N);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) prefetch_into_L2(places.state + warp.row(r) * N + min(first, N - 1));
     warp.read(op);
-    const float x_scale = op.x_scale[warp.scale_row];
     StoredStates<Stored, ROWS, N_LANE> states;
     if constexpr (std::is_same_v<Stored, int8_t>) {
 #pragma unroll
@@ -273,20 +282,31 @@ __global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(QuambaQuantizedSSD
             states.set_scale(r, read_entries<WHOLE, N_LANE>(op.state_scale + index * N, first, N), N - first);
         }
     }
-    const auto step_of = [&](int8_t dt) { return ssd_step(op, ssd_head(warp.A_log, warp.dt_bias), dt); };
-    if constexpr (kernels_overlap()) {
-        steps[threadIdx.x] = step_of(static_cast<int8_t>(threadIdx.x));
-    } else if (threadIdx.x == 0) {  // fp64 may be slow here, and nothing hides it
-        steps[static_cast<uint8_t>(*places.dt)] = step_of(*places.dt);
+    const auto step_of = [&](SSDElement<Op> dt) { return ssd_step(op, ssd_head(warp.A_log, warp.dt_bias), dt); };
+    if constexpr (CODES) {
+        if constexpr (kernels_overlap()) {
+            steps[threadIdx.x] = step_of(static_cast<int8_t>(threadIdx.x));
+        } else if (threadIdx.x == 0) {  // fp64 may be slow here, and nothing hides it
+            steps[static_cast<uint8_t>(*places.dt)] = step_of(*places.dt);
+        }
     }
+    const auto found_step = [&](SSDElement<Op> dt) {
+        if constexpr (CODES) {
+            return steps[static_cast<uint8_t>(dt)];
+        } else {
+            if (threadIdx.x < 32) steps[0] = step_of(dt);
+            __syncthreads();
+            return steps[0];
+        }
+    };
     const bool plain = sizeof(Stored) > 1 || __all_sync(ALL_LANES, states.plain);
-    __syncthreads();
+    if constexpr (CODES) __syncthreads();
     wait_for_inputs();
     if (warp.p_0 != warp.inside) return;  // behind the last row
     if (plain) {
-        take_token<WHOLE, true>(places, warp, states, steps, rows, x_scale, N);
+        take_token<WHOLE, true>(places, warp, states, found_step, rows, N);
     } else {
-        take_token<WHOLE, false>(places, warp, states, steps, rows, x_scale, N);
+        take_token<WHOLE, false>(places, warp, states, found_step, rows, N);
     }
 }
 

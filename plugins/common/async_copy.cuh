@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 namespace quamba {
 
@@ -22,9 +23,19 @@ __device__ __forceinline__ void copy_streamed(uint32_t to, const void *from, int
                  : "memory");
 }
 
-// Starts a copy of four bytes, both addresses on four.
-__device__ __forceinline__ void copy_word_async(void *to, const void *from) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
+// Starts a copy of 4 or 16 bytes, both addresses on as many.
+template <int BYTES>
+__device__ __forceinline__ void copy_piece_async(void *to, const void *from) {
+#ifndef __CUDA_ARCH__
+    memcpy(to, from, BYTES);
+#else
+    if constexpr (BYTES == 16) {
+        copy_async(shared_address(to), from, 16);
+    } else {
+        static_assert(BYTES == 4, "through L1");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
+    }
+#endif
 }
 
 __device__ __forceinline__ void end_copy_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }

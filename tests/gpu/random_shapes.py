@@ -8,6 +8,8 @@ import numpy as np
 from op_cases import Case, head, int4, step
 from op_cases.drawing import draw
 
+from quamba_export.plugins.common.registry import get_op
+
 LENGTHS = (1, 1, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 65)
 HADAMARD_WIDTHS = (
     1,
@@ -44,7 +46,6 @@ TOKEN_WIDTHS = (
     14336,
     16384,
 )  # of single tokens, which several blocks share
-STATE_DTYPES = ("float16", "float32", "int8")
 
 
 def random_cases(op: str, seed: int) -> Iterator[Case]:
@@ -127,6 +128,11 @@ def _head(random: np.random.Generator, name: str) -> Case:
     return head.case_of(name, sizes)
 
 
+def _state_dtype(op: str, random: np.random.Generator) -> str:
+    (state,) = (tensor for tensor in get_op(op).spec.inputs if tensor.name == "state")
+    return str(random.choice(state.allowed))
+
+
 def _selective(op: str, random: np.random.Generator, name: str) -> Case:
     B = _pick(random, 1, 2)
     prompts = (31, 32, 33, 100, 130, 160)  # whose kernel begins at 32 and holds 96 tokens
@@ -139,7 +145,7 @@ def _selective(op: str, random: np.random.Generator, name: str) -> Case:
     }
     if op == "DynamicStateSelectiveScan":
         return draw(op, name, sizes, attrs={"stochastic": _pick(random, 0, 1)})
-    return draw(op, name, sizes, state_dtype=str(random.choice(STATE_DTYPES)))
+    return draw(op, name, sizes, state_dtype=_state_dtype(op, random))
 
 
 def _ssd(op: str, random: np.random.Generator, name: str) -> Case:
@@ -154,7 +160,7 @@ def _ssd(op: str, random: np.random.Generator, name: str) -> Case:
         "N": _pick(random, 16, 32, 64, 128, 128, 256, int(random.integers(1, 257))),
         "S": _pick(random, 1, 16),
     }
-    dtype, strided = str(random.choice(STATE_DTYPES)), bool(random.integers(2))
+    dtype, strided = _state_dtype(op, random), bool(random.integers(2))
     attrs = {"stochastic": _pick(random, 0, 1)} if op == "DynamicStateSSDScan" else None
     return draw(op, name, sizes, state_dtype=dtype, strided=strided, attrs=attrs)
 
@@ -186,6 +192,7 @@ DRAWN = {
     "GatedRMSNormHadamardQuantize": _gated,
     "HadamardQuantize": _hadamard,
     "HalfCausalConv1d": lambda random, name: _conv("HalfCausalConv1d", random, name),
+    "HalfSSDScan": lambda random, name: _ssd("HalfSSDScan", random, name),
     "HalfRMSNorm": lambda random, name: _rms_norm("HalfRMSNorm", random, name),
     "InputProjectionStep": _step,
     "Int4InputProjectionStep": _int4_step,

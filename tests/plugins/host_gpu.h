@@ -172,6 +172,8 @@ inline int __dp4a(int a, int b, int sum) {
     return sum;
 }
 
+inline size_t __cvta_generic_to_shared(const void *pointer) { return reinterpret_cast<size_t>(pointer); }
+
 struct char4 {
     signed char x, y, z, w;
 };

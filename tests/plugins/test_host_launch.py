@@ -19,7 +19,7 @@ from quamba_export.plugins.common.registry import PLUGINS
 from tests.gpu.kernel_library import KernelLibrary
 from tests.gpu.random_shapes import random_cases
 
-OPS = ("HalfCausalConv1d", "HalfRMSNorm")
+OPS = ("HalfCausalConv1d", "HalfRMSNorm", "HalfSSDScan")
 ALIGNMENTS = ((0, 0), (48, 16), (5, 1))  # elements behind a row, elements off alignment
 RANDOM_SHAPES = 12  # an op
 
