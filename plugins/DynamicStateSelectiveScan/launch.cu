@@ -29,7 +29,8 @@ extern "C" size_t quamba_DynamicStateSelectiveScan_workspace(const QuambaDynamic
 
 extern "C" int quamba_DynamicStateSelectiveScan_launch(const QuambaDynamicStateSelectiveScan *op, void *,
                                                        cudaStream_t stream) {
-    const auto launch =
-        op->stochastic ? quamba::launch_state<quamba::ChanceCode> : quamba::launch_state<quamba::RowCode>;
+    using Call = QuambaQuantizedSelectiveScan;
+    const auto launch = op->stochastic ? quamba::launch_state<quamba::ChanceCode, Call>
+                                       : quamba::launch_state<quamba::RowCode, Call>;
     return launch(quamba::static_call(*op), {op->row_scale, op->row_scale_out}, stream);
 }

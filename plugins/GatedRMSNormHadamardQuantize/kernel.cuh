@@ -1,5 +1,6 @@
-// y = quantize(H (norm(x silu(z)) norm_weight), out_scale): a token in the shared memory of one block, for most widths
-// in its registers at both ends, or in the registers of PARTS blocks, each of which makes a part of the outputs.
+// y = H (norm(x silu(z)) norm_weight), quantized or as another Output writes it: a token in the shared memory of one block,
+// for most widths in its registers at both ends, or in the registers of PARTS blocks, each of which makes a part of the
+// outputs.
 //
 // silu of a gate code is one of 256 numbers, found once a block. The norm runs over n_groups groups of E /
 // n_groups channels; each group's sum of squares is shared out to `parts` warps, the sums in fp64.
@@ -22,11 +23,20 @@ QUAMBA_HOST_DEVICE constexpr int group_parts(int groups, int threads) {
     return groups < threads / 32 ? threads / 32 / groups : 1;
 }
 
-__device__ inline void fill_gate(float (&gate)[256], float z_scale) {
-    for (int code = threadIdx.x; code < 256; code += blockDim.x) {
-        gate[code] = silu(dequantized(static_cast<int8_t>(code - 128), z_scale));
+// silu of what an element of z stands for, by a table that all threads of a block fill. HalfGate is another.
+struct CodeGate {
+    using Element = int8_t;
+    float of[256];
+
+    template <class Op>
+    __device__ __forceinline__ void fill(const Op &op, int thread, int threads) {
+        for (int code = thread; code < 256; code += threads) {
+            of[code] = silu(dequantized(static_cast<int8_t>(code - 128), op.z_scale));
+        }
     }
-}
+
+    __device__ __forceinline__ float operator()(int8_t z) const { return of[z + 128]; }
+};
 
 // root (n_groups): the root mean square of each group of gated(i). partial: shared memory of (n_groups, parts)
 // sums of squares. The block is in step after.
@@ -55,21 +65,22 @@ __device__ void group_roots(Root *root, double *partial, int groups, int group_w
     __syncthreads();
 }
 
-// gated = x gate[z] of this thread's positions; returns their sum of squares. The gate need not be complete.
-template <int ITEMS>
-__device__ __forceinline__ double gate_positions(float (&gated)[ITEMS][PARTS], const float *x, const int8_t *z,
-                                                 const float (&gate)[256], const TokenPart &part) {
+// gated = x gate(z) of this thread's positions; returns their sum of squares. The gate need not be complete.
+template <int ITEMS, class Gate>
+__device__ __forceinline__ double gate_positions(float (&gated)[ITEMS][PARTS], const float *x,
+                                                 const typename Gate::Element *z, const Gate &gate,
+                                                 const TokenPart &part) {
     double sum = 0.0;
 #pragma unroll
     for (int item = 0; item < ITEMS; item++) {
-        int8_t code[PARTS];
+        typename Gate::Element code[PARTS];
         load_position(gated[item], x, position_of(item, part), part);
         load_position(code, z, position_of(item, part), part);
         if (item == 0) __syncthreads();
         double squares = 0.0;
 #pragma unroll
         for (int c = 0; c < PARTS; c++) {
-            gated[item][c] = gated[item][c] * gate[code[c] + 128];
+            gated[item][c] = gated[item][c] * gate(code[c]);
             const double value = gated[item][c];
             squares = fma(value, value, squares);
         }
@@ -98,27 +109,29 @@ __device__ __forceinline__ void norm_entries(double (&normed)[COUNT], const floa
     for (int c = 0; c < COUNT; c++) normed[c] = quotient[c] * weight[c];
 }
 
+template <class Element>
 struct Gated {
     float x;
-    int8_t z;
+    Element z;
 };
 
-__global__ void __launch_bounds__(512, 2)
-    gated_norm_hadamard_quantize(QuambaGatedRMSNormHadamardQuantize op) {
+template <class Gate, class Output, class Op>
+__global__ void __launch_bounds__(512, 2) gated_norm_hadamard(Op op) {
+    using Element = typename Gate::Element;
     extern __shared__ double entries[];  // the token, then n_groups * parts sums of squares
-    __shared__ float gate[256];
+    __shared__ Gate gate;
     __shared__ Root root[MOST_GROUPS];
     const int E = int(op.size.E), groups = op.n_groups, group_width = E / groups;
     const int64_t token = blockIdx.x;
 
-    fill_gate(gate, op.z_scale);
+    gate.fill(op, int(threadIdx.x), int(blockDim.x));
     wait_for_inputs();
     __syncthreads();
     const float *x = op.x + token * op.x_stride;
-    const int8_t *z = op.z + token * op.z_stride;
+    const Element *z = static_cast<const Element *>(op.z) + token * op.z_stride;
     in_batches<8>(
-        E, [&](int i) { return Gated{x[i], z[i]}; },
-        [&](int i, Gated loaded) { entries[place(i)] = loaded.x * gate[loaded.z + 128]; });
+        E, [&](int i) { return Gated<Element>{x[i], z[i]}; },
+        [&](int i, Gated<Element> loaded) { entries[place(i)] = loaded.x * gate(loaded.z); });
     let_next_kernel_begin();
     __syncthreads();
     group_roots(root, entries + place(E) + 1, groups, group_width, op.epsilon,
@@ -130,14 +143,15 @@ __global__ void __launch_bounds__(512, 2)
             entries[place(i)] = gated / root[groups == 1 ? 0 : i / group_width].value * weight;
         });
     __syncthreads();
-    transform_and_quantize(entries, E, op.hadamard, op.out_scale, op.y + token * E);
+    transform_and_write<Output>(op, entries, E, op.hadamard,
+                                static_cast<typename Output::Stored *>(op.y) + token * E);
 }
 
-template <int ITEMS>
-__global__ void __launch_bounds__(1024)
-    gated_norm_hadamard_quantize_part(QuambaGatedRMSNormHadamardQuantize op, OutputScale scale) {
+template <class Gate, int ITEMS, class Op, class Output>
+__global__ void __launch_bounds__(1024) gated_norm_hadamard_part(Op op, Output scale) {
+    using Element = typename Gate::Element;
     extern __shared__ double entries[];  // the part's, then n_groups * parts sums of squares
-    __shared__ float gate[256];
+    __shared__ Gate gate;
     __shared__ Root root[MOST_GROUPS];
     const int E = int(op.size.E), groups = op.n_groups, group_width = E / groups;
     const int64_t token = blockIdx.x / PARTS;
@@ -145,10 +159,10 @@ __global__ void __launch_bounds__(1024)
 
     const Divisor by_group_width(group_width);
     const float *x = op.x + token * op.x_stride;
-    const int8_t *z = op.z + token * op.z_stride;
+    const Element *z = static_cast<const Element *>(op.z) + token * op.z_stride;
     float weight[PARTS], gated[ITEMS][PARTS];
     load_position(weight, op.norm_weight, position_of(0, part), part);
-    fill_gate(gate, op.z_scale);
+    gate.fill(op, int(threadIdx.x), int(blockDim.x));
     wait_for_inputs();
     let_next_kernel_begin();
     const double squares = gate_positions(gated, x, z, gate, part);
@@ -157,7 +171,7 @@ __global__ void __launch_bounds__(1024)
         only = Root::of(root_mean_square(block_sum(squares), E, op.epsilon));
     } else {
         group_roots(root, entries + place(part.count) + 1, groups, group_width, op.epsilon,
-                    [&](int i) { return x[i] * gate[z[i] + 128]; });
+                    [&](int i) { return x[i] * gate(z[i]); });
     }
     double folded[ITEMS];
 #pragma unroll
@@ -173,28 +187,28 @@ __global__ void __launch_bounds__(1024)
         }
         folded[item] = fold_position(normed, part.part);
     }
-    transform_part(folded, entries, part, scale, op.y + token * E);
+    transform_part(folded, entries, part, scale, static_cast<typename Output::Stored *>(op.y) + token * E);
 }
 
 // THREADS: the most of a block; BLOCKS: the fewest that a multiprocessor has room for.
-template <int RADIX, int THREADS, int BLOCKS>
-__global__ void __launch_bounds__(THREADS, BLOCKS)
-    gated_norm_hadamard_quantize_whole(QuambaGatedRMSNormHadamardQuantize op, OutputScale scale) {
+template <class Gate, int RADIX, int THREADS, int BLOCKS, class Op, class Output>
+__global__ void __launch_bounds__(THREADS, BLOCKS) gated_norm_hadamard_whole(Op op, Output scale) {
+    using Element = typename Gate::Element;
     extern __shared__ double entries[];  // the token, then n_groups * parts sums of squares
-    __shared__ float gate[256];
+    __shared__ Gate gate;
     __shared__ Root root[MOST_GROUPS];
     const int E = int(op.size.E), groups = op.n_groups, group_width = E / groups;
     const int64_t token = blockIdx.x;
     const WholeToken<RADIX> whole(E);
     const int mine = threadIdx.x;
 
-    fill_gate(gate, op.z_scale);
+    gate.fill(op, int(threadIdx.x), int(blockDim.x));
     wait_for_inputs();
     let_next_kernel_begin();
     const float *x = op.x + token * op.x_stride;
-    const int8_t *z = op.z + token * op.z_stride;
+    const Element *z = static_cast<const Element *>(op.z) + token * op.z_stride;
     float gated[RADIX], weight[RADIX];
-    int8_t code[RADIX];
+    Element code[RADIX];
     load_group(gated, x, mine, whole);
     load_group(code, z, mine, whole);
     load_group(weight, op.norm_weight, mine, whole);
@@ -202,7 +216,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
     double squares = 0.0;
 #pragma unroll
     for (int k = 0; k < RADIX; k++) {
-        gated[k] = gated[k] * gate[code[k] + 128];
+        gated[k] = gated[k] * gate(code[k]);
         const double value = gated[k];
         squares = fma(value, value, squares);
     }
@@ -213,13 +227,13 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
         norm_entries(normed, gated, weight, [&](int) { return only; });
     } else {
         group_roots(root, entries + place(E) + 1, groups, group_width, op.epsilon,
-                    [&](int i) { return x[i] * gate[z[i] + 128]; });
+                    [&](int i) { return x[i] * gate(z[i]); });
         const Divisor by_group_width(group_width);
         const int first = whole.entry(min(mine, whole.groups() - 1));
         norm_entries(normed, gated, weight,
                      [&](int k) { return root[by_group_width.divide(first + k * whole.apart)]; });
     }
-    transform_whole(normed, entries, whole, scale, op.y + token * E);
+    transform_whole(normed, entries, whole, scale, static_cast<typename Output::Stored *>(op.y) + token * E);
 }
 
 }  // namespace quamba

@@ -1,5 +1,5 @@
-// y = quantize(H x, out_scale): a token in the shared memory of one block, for most widths in its registers at both
-// ends, or in the registers of PARTS blocks, each of which makes a part of the outputs.
+// y = H x, quantized or as another Output writes it: a token in the shared memory of one block, for most widths in its
+// registers at both ends, or in the registers of PARTS blocks, each of which makes a part of the outputs.
 #pragma once
 
 #include "../common/batches.cuh"
@@ -10,7 +10,8 @@
 
 namespace quamba {
 
-__global__ void __launch_bounds__(512, 2) hadamard_quantize(QuambaHadamardQuantize op) {
+template <class Output, class Op>
+__global__ void __launch_bounds__(512, 2) hadamard(Op op) {
     extern __shared__ double entries[];
     const int64_t token = blockIdx.x;
     const int E = int(op.size.E);
@@ -20,11 +21,12 @@ __global__ void __launch_bounds__(512, 2) hadamard_quantize(QuambaHadamardQuanti
         E, [&](int i) { return x[i]; }, [&](int i, float loaded) { entries[place(i)] = loaded; });
     let_next_kernel_begin();
     __syncthreads();
-    transform_and_quantize(entries, E, op.hadamard, op.out_scale, op.y + token * E);
+    transform_and_write<Output>(op, entries, E, op.hadamard,
+                                static_cast<typename Output::Stored *>(op.y) + token * E);
 }
 
-template <int ITEMS>
-__global__ void __launch_bounds__(1024) hadamard_quantize_part(QuambaHadamardQuantize op, OutputScale scale) {
+template <int ITEMS, class Op, class Output>
+__global__ void __launch_bounds__(1024) hadamard_part(Op op, Output scale) {
     extern __shared__ double entries[];
     const int64_t token = blockIdx.x / PARTS;
     const TokenPart part(int(op.size.E), int(blockIdx.x % PARTS));
@@ -43,11 +45,11 @@ __global__ void __launch_bounds__(1024) hadamard_quantize_part(QuambaHadamardQua
         for (int c = 0; c < PARTS; c++) v[c] = x[item][c];
         folded[item] = fold_position(v, part.part);
     }
-    transform_part(folded, entries, part, scale, op.y + token * op.size.E);
+    transform_part(folded, entries, part, scale, static_cast<typename Output::Stored *>(op.y) + token * op.size.E);
 }
 
-template <int RADIX>
-__global__ void __launch_bounds__(1024) hadamard_quantize_whole(QuambaHadamardQuantize op, OutputScale scale) {
+template <int RADIX, class Op, class Output>
+__global__ void __launch_bounds__(1024) hadamard_whole(Op op, Output scale) {
     extern __shared__ double entries[];
     const int64_t token = blockIdx.x;
     const WholeToken<RADIX> whole(int(op.size.E));
@@ -58,7 +60,7 @@ __global__ void __launch_bounds__(1024) hadamard_quantize_whole(QuambaHadamardQu
     double held[RADIX];
 #pragma unroll
     for (int k = 0; k < RADIX; k++) held[k] = x[k];
-    transform_whole(held, entries, whole, scale, op.y + token * op.size.E);
+    transform_whole(held, entries, whole, scale, static_cast<typename Output::Stored *>(op.y) + token * op.size.E);
 }
 
 }  // namespace quamba

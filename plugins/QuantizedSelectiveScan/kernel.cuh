@@ -19,6 +19,52 @@ constexpr int SELECTIVE_THREADS = 128, SELECTIVE_TILE = 16;
 // Tokens whose decays a thread holds at once: of more than eight entries, registers spill.
 QUAMBA_HOST_DEVICE constexpr int selective_batch(int n_lane) { return 8 / n_lane; }
 
+// How an op holds its tensors: Element of those that come with the tokens, Constant of the others, and what they stand for.
+template <class Op>
+struct SelectiveInputs;
+
+template <>
+struct SelectiveInputs<QuambaQuantizedSelectiveScan> {
+    using Op = QuambaQuantizedSelectiveScan;
+    using Element = int8_t;
+    using Constant = int8_t;
+
+    static __device__ __forceinline__ float x(const Op &op, int8_t code) { return dequantized(code, op.x_scale); }
+    static __device__ __forceinline__ float dt(const Op &op, int8_t code) { return dequantized(code, op.dt_scale); }
+    static __device__ __forceinline__ float B(const Op &op, int8_t code) { return dequantized(code, op.B_scale); }
+    static __device__ __forceinline__ float C(const Op &op, int8_t code) { return dequantized(code, op.C_scale); }
+    static __device__ __forceinline__ float z(const Op &op, int8_t code) { return dequantized(code, op.z_scale); }
+    static __device__ __forceinline__ float D(const Op &op, int8_t code) { return dequantized(code, op.D_scale); }
+    static __device__ __forceinline__ float A_log(const Op &op, int8_t code) {
+        return dequantized(code, op.A_log_scale);
+    }
+    static __device__ __forceinline__ float dt_bias(const Op &op, int8_t code) {
+        return dequantized(code, op.dt_bias_scale);
+    }
+    static __device__ __forceinline__ float state_scale(const Op &op) { return op.state_scale; }
+
+    // silu of what z stands for, one of 256 numbers.
+    struct Gate {
+        float of[256];
+
+        __device__ __forceinline__ void fill(const Op &op, int thread, int threads) {
+            for (int code = thread; code < 256; code += threads) {
+                of[code] = silu_soon(dequantized(static_cast<int8_t>(code), op.z_scale));
+            }
+        }
+        __device__ __forceinline__ float operator()(int8_t code) const { return of[static_cast<uint8_t>(code)]; }
+    };
+};
+
+template <class Op>
+using SelectiveElement = typename SelectiveInputs<Op>::Element;
+
+// A tensor of elements as it is in the op's struct.
+template <class Op>
+__device__ __forceinline__ const SelectiveElement<Op> *elements(const void *tensor) {
+    return static_cast<const SelectiveElement<Op> *>(tensor);
+}
+
 template <int LANES, int N_LANE>
 struct SelectiveTile {
     static constexpr int WIDTH = LANES * N_LANE, CHANNELS = SELECTIVE_THREADS / LANES;
@@ -28,23 +74,25 @@ struct SelectiveTile {
     float skip[SELECTIVE_TILE][CHANNELS], gate[SELECTIVE_TILE][CHANNELS];
 
     // `count` tokens from row `row` on, channels e_0 ..
-    __device__ void stage(const QuambaQuantizedSelectiveScan &op, int64_t row, int64_t e_0, int count) {
+    template <class Op>
+    __device__ void stage(const Op &op, int64_t row, int64_t e_0, int count) {
+        using Inputs = SelectiveInputs<Op>;
         const int N = int(op.size.N);
         for (int i = threadIdx.x; i < count * WIDTH; i += SELECTIVE_THREADS) {
             const int t = i / WIDTH, n = i % WIDTH;
-            B[t][n] = n < N ? dequantized(op.B[(row + t) * op.B_stride + n], op.B_scale) : 0.0f;
-            C[t][n] = n < N ? dequantized(op.C[(row + t) * op.C_stride + n], op.C_scale) : 0.0f;
+            B[t][n] = n < N ? Inputs::B(op, elements<Op>(op.B)[(row + t) * op.B_stride + n]) : 0.0f;
+            C[t][n] = n < N ? Inputs::C(op, elements<Op>(op.C)[(row + t) * op.C_stride + n]) : 0.0f;
         }
         for (int i = threadIdx.x; i < count * CHANNELS; i += SELECTIVE_THREADS) {
             const int t = i / CHANNELS, channel = i % CHANNELS;
             const int64_t e = min(e_0 + channel, op.size.E - 1);
-            const float bias = dequantized(op.dt_bias[e], op.dt_bias_scale);
-            const float x = dequantized(op.x[(row + t) * op.x_stride + e], op.x_scale);
-            const float now = softplus(dequantized(op.dt[(row + t) * op.dt_stride + e], op.dt_scale) + bias);
+            const float bias = Inputs::dt_bias(op, op.dt_bias[e]);
+            const float x = Inputs::x(op, elements<Op>(op.x)[(row + t) * op.x_stride + e]);
+            const float now = softplus(Inputs::dt(op, elements<Op>(op.dt)[(row + t) * op.dt_stride + e]) + bias);
             step[t][channel] = now;
             inputs[t][channel] = now * x;
-            skip[t][channel] = dequantized(op.D[e], op.D_scale) * x;
-            gate[t][channel] = silu(dequantized(op.z[(row + t) * op.z_stride + e], op.z_scale));
+            skip[t][channel] = Inputs::D(op, op.D[e]) * x;
+            gate[t][channel] = silu(Inputs::z(op, elements<Op>(op.z)[(row + t) * op.z_stride + e]));
         }
     }
 };
@@ -74,9 +122,9 @@ __device__ __forceinline__ float advance(float (&h)[N_LANE], const float (&A)[N_
     return (lane_sums<BATCH, LANES / 2>(partial) + tile.skip[token][channel]) * tile.gate[token][channel];
 }
 
-template <class Stored, int LANES, int N_LANE>
-__global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuantizedSelectiveScan op,
-                                                                    RowScales rows) {
+template <class Stored, int LANES, int N_LANE, class Op>
+__global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(Op op, RowScales rows) {
+    using Inputs = SelectiveInputs<Op>;
     using Tile = SelectiveTile<LANES, N_LANE>;
     constexpr int BATCH = selective_batch(N_LANE);
     __shared__ Tile tile;
@@ -92,13 +140,13 @@ __global__ void __launch_bounds__(SELECTIVE_THREADS) selective_scan(QuambaQuanti
 #pragma unroll
     for (int k = 0; k < N_LANE; k++) {
         const int n = lane + LANES * k;
-        A[k] = n < N ? -exp_rounded(dequantized(op.A_log[e * N + n], op.A_log_scale)) : 0.0f;
+        A[k] = n < N ? -exp_rounded(Inputs::A_log(op, op.A_log[e * N + n])) : 0.0f;
     }
     wait_for_inputs();
 #pragma unroll
     for (int k = 0; k < N_LANE; k++) {
         const int n = lane + LANES * k;
-        scale[k] = ROW_SCALES ? rows.in[at / N] : op.state_scale;
+        scale[k] = ROW_SCALES ? rows.in[at / N] : Inputs::state_scale(op);
         h[k] = n < N ? State<Stored>::load(stored[at + n], scale[k]) : 0.0f;
     }
     for (int64_t first = 0; first < op.size.L; first += SELECTIVE_TILE) {

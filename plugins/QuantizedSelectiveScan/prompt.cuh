@@ -44,33 +44,36 @@ struct PromptTile {
     float skip[Shape::TOKENS][Shape::CHANNELS], gate[Shape::TOKENS][Shape::CHANNELS];
 };
 
-template <class Shape>
+template <class Op, class Shape>
 struct PromptShared {
     PromptTile<Shape> tiles[3];
     LaneEntries<Shape::N_LANE> decay[2][Shape::TOKENS][Shape::ENTRIES / Shape::N_LANE];
-    float gates[256];  // by the code of z
+    typename SelectiveInputs<Op>::Gate gate;
 };
 
 // What a helper finds, in each turn for one token and channel of a tile and one entry of the tile before it.
-template <class Shape>
+template <class Op, class Shape>
 class PromptHelper {
+    using Inputs = SelectiveInputs<Op>;
+    using Element = typename Inputs::Element;
+
 public:
     static constexpr int WIDTH = Shape::WIDTH, TOKENS = Shape::TOKENS, ROWS = Shape::HELPERS / WIDTH;
 
     // Reads weights only, so the kernel before this one may still run. row: of the first token.
-    __device__ PromptHelper(const QuambaQuantizedSelectiveScan &op, int thread, int64_t row, int64_t e_0)
+    __device__ PromptHelper(const Op &op, int thread, int64_t row, int64_t e_0)
         : op(op), thread(thread), token(thread / Shape::CHANNELS), channel(thread % Shape::CHANNELS) {
         const int N = int(op.size.N), n = entry_at<Shape>(thread % WIDTH);
         const int64_t owner = min(e_0 + thread % Shape::ENTRIES / WIDTH, op.size.E - 1);
-        A = n < N ? -exp_rounded_soon(dequantized(op.A_log[owner * N + n], op.A_log_scale)) : 0.0f;
+        A = n < N ? -exp_rounded_soon(Inputs::A_log(op, op.A_log[owner * N + n])) : 0.0f;
         const int64_t e = min(e_0 + channel, op.size.E - 1);
-        bias = dequantized(op.dt_bias[e], op.dt_bias_scale);
-        D = dequantized(op.D[e], op.D_scale);
-        next_dt = op.dt + (row + token) * op.dt_stride + e;
-        next_x = op.x + (row + token) * op.x_stride + e;
-        next_z = op.z + (row + token) * op.z_stride + e;
-        next_B = op.B + (row + thread / WIDTH) * op.B_stride + n;
-        next_C = op.C + (row + thread / WIDTH) * op.C_stride + n;
+        bias = Inputs::dt_bias(op, op.dt_bias[e]);
+        D = Inputs::D(op, op.D[e]);
+        next_dt = elements<Op>(op.dt) + (row + token) * op.dt_stride + e;
+        next_x = elements<Op>(op.x) + (row + token) * op.x_stride + e;
+        next_z = elements<Op>(op.z) + (row + token) * op.z_stride + e;
+        next_B = elements<Op>(op.B) + (row + thread / WIDTH) * op.B_stride + n;
+        next_C = elements<Op>(op.C) + (row + thread / WIDTH) * op.C_stride + n;
         there = n < N;
     }
 
@@ -85,20 +88,20 @@ public:
         next_B += TOKENS * op.B_stride, next_C += TOKENS * op.C_stride;
     }
 
-    __device__ void stage(PromptTile<Shape> &tile, const float (&gates)[256]) const {
-        const float wide_x = dequantized(x, op.x_scale);
-        const float step = softplus_soon(dequantized(dt, op.dt_scale) + bias);
+    __device__ void stage(PromptTile<Shape> &tile, const typename Inputs::Gate &gate) const {
+        const float wide_x = Inputs::x(op, x);
+        const float step = softplus_soon(Inputs::dt(op, dt) + bias);
         tile.step[channel][token] = step;
         tile.inputs[token][channel] = step * wide_x;
         tile.skip[token][channel] = D * wide_x;
-        tile.gate[token][channel] = gates[static_cast<uint8_t>(z)];
+        tile.gate[token][channel] = gate(z);
         const int lane = thread % WIDTH / Shape::N_LANE, k = thread % Shape::N_LANE;
 #pragma unroll
         for (int i = 0; i < Shape::ROW_CODES; i++) {
             const int t = thread / WIDTH + i * ROWS;
             if (t >= TOKENS) break;
-            tile.B[t][lane].of[k] = dequantized(B[i], op.B_scale);
-            tile.C[t][lane].of[k] = dequantized(C[i], op.C_scale);
+            tile.B[t][lane].of[k] = Inputs::B(op, B[i]);
+            tile.C[t][lane].of[k] = Inputs::C(op, C[i]);
         }
     }
 
@@ -134,17 +137,17 @@ private:
 #pragma unroll
         for (int i = 0; i < Shape::ROW_CODES; i++) {
             const int64_t t = thread / WIDTH + i * ROWS, from = i * ROWS + moved(int(t));
-            B[i] = there && t < TOKENS ? next_B[from * op.B_stride] : int8_t(0);
-            C[i] = there && t < TOKENS ? next_C[from * op.C_stride] : int8_t(0);
+            B[i] = there && t < TOKENS ? next_B[from * op.B_stride] : Element{};
+            C[i] = there && t < TOKENS ? next_C[from * op.C_stride] : Element{};
         }
     }
 
-    const QuambaQuantizedSelectiveScan &op;
+    const Op &op;
     const int thread, token, channel;
     float A, bias, D;
     bool there;  // in rows of B and C
-    const int8_t *next_dt, *next_x, *next_z, *next_B, *next_C;
-    int8_t dt, x, z, B[Shape::ROW_CODES], C[Shape::ROW_CODES];
+    const Element *next_dt, *next_x, *next_z, *next_B, *next_C;
+    Element dt, x, z, B[Shape::ROW_CODES], C[Shape::ROW_CODES];
     LaneDecay decayed;
 };
 
@@ -155,7 +158,8 @@ public:
     static constexpr int LANES = Shape::LANES, N_LANE = Shape::N_LANE, TOKENS = Shape::TOKENS;
     static constexpr bool ROW_SCALES = HAS_ROW_SCALES<Stored>;
 
-    __device__ PromptChain(const QuambaQuantizedSelectiveScan &op, const RowScales &rows, int64_t b, int64_t e_0)
+    template <class Op>
+    __device__ PromptChain(const Op &op, const RowScales &rows, int64_t b, int64_t e_0)
         : lane(threadIdx.x % LANES), channel(min(int(threadIdx.x) / LANES, Shape::CHANNELS - 1)),
           N(int(op.size.N)), e(min(e_0 + channel, op.size.E - 1)), at((b * op.size.E + e) * N),
           owned(threadIdx.x / LANES < Shape::CHANNELS && e_0 + channel < op.size.E) {
@@ -163,7 +167,7 @@ public:
 #pragma unroll
         for (int k = 0; k < N_LANE; k++) {
             const int n = lane + LANES * k;
-            scale[k] = ROW_SCALES ? rows.in[at / N] : op.state_scale;
+            scale[k] = ROW_SCALES ? rows.in[at / N] : SelectiveInputs<Op>::state_scale(op);
             h[k] = n < N ? State<Stored>::load(stored[at + n], scale[k]) : 0.0f;
         }
     }
@@ -183,7 +187,8 @@ public:
         }
     }
 
-    __device__ void store(const QuambaQuantizedSelectiveScan &op, const RowScales &rows) const {
+    template <class Op>
+    __device__ void store(const Op &op, const RowScales &rows) const {
         if (!owned) return;
         Stored *out = static_cast<Stored *>(op.state_out);
 #pragma unroll
@@ -233,11 +238,10 @@ __device__ __forceinline__ void block_barrier() {
 }
 
 // Grid: channels in blocks, B.
-template <class Stored, class Shape>
-__global__ void __launch_bounds__(Shape::THREADS, Shape::BLOCKS)
-    selective_prompt(QuambaQuantizedSelectiveScan op, RowScales rows) {
+template <class Stored, class Shape, class Op>
+__global__ void __launch_bounds__(Shape::THREADS, Shape::BLOCKS) selective_prompt(Op op, RowScales rows) {
     extern __shared__ __align__(16) unsigned char raw[];
-    auto &shared = *reinterpret_cast<PromptShared<Shape> *>(raw);
+    auto &shared = *reinterpret_cast<PromptShared<Op, Shape> *>(raw);
     const int64_t b = blockIdx.y, e_0 = int64_t(blockIdx.x) * Shape::CHANNELS, L = op.size.L, row = b * L;
     const int64_t tiles = (L + Shape::TOKENS - 1) / Shape::TOKENS;
     const auto count = [&](int64_t tile) { return int(min(L - tile * Shape::TOKENS, int64_t(Shape::TOKENS))); };
@@ -257,10 +261,8 @@ __global__ void __launch_bounds__(Shape::THREADS, Shape::BLOCKS)
         chain.store(op, rows);
     } else {
         const int thread = threadIdx.x - Shape::CHAIN;
-        PromptHelper<Shape> helper(op, thread, row, e_0);
-        for (int code = thread; code < 256; code += Shape::HELPERS) {
-            shared.gates[code] = silu_soon(dequantized(static_cast<int8_t>(code), op.z_scale));
-        }
+        PromptHelper<Op, Shape> helper(op, thread, row, e_0);
+        shared.gate.fill(op, thread, Shape::HELPERS);
         wait_for_inputs();
         for (int64_t turn = 0; turn < tiles + 2; turn++) {
             block_barrier<Shape::THREADS>();
@@ -268,7 +270,7 @@ __global__ void __launch_bounds__(Shape::THREADS, Shape::BLOCKS)
             if (turn >= 1 && turn <= tiles) {
                 helper.find_decays(shared.decay[(turn - 1) % 2], shared.tiles[(turn - 1) % 3]);
             }
-            if (turn < tiles) helper.stage(shared.tiles[turn % 3], shared.gates);
+            if (turn < tiles) helper.stage(shared.tiles[turn % 3], shared.gate);
         }
         let_next_kernel_begin();
     }

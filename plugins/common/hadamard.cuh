@@ -164,8 +164,9 @@ QUAMBA_HOST_DEVICE double hadamard_unit(HadamardShape shape) {
     return 1.0 / sqrt(static_cast<double>(shape.base * shape.power));
 }
 
-// What the outputs are scaled by.
+// What the outputs are scaled by, and how they are written: as codes, or as HalfOutput does.
 struct OutputScale {
+    using Stored = int8_t;
     double unit;              // hadamard_unit of the shape
     float out_scale, factor;  // factor: unit / out_scale; NaN where that is no plain number
 
@@ -173,6 +174,14 @@ struct OutputScale {
         : unit(hadamard_unit(hadamard_shape(size))),
           out_scale(out_scale),
           factor(safe_reciprocal(out_scale) * static_cast<float>(unit)) {}
+
+    template <class Op>
+    explicit OutputScale(const Op &op) : OutputScale(int(op.size.E), op.out_scale) {}
+
+    template <class Op>
+    QUAMBA_HOST_DEVICE static int8_t written(const Op &op, float v) {
+        return quantized(v, op.out_scale);
+    }
 
     // quantized(sum unit, out_scale) where `sure`: seven fp32 roundings apart, below 2^-21.
     QUAMBA_HOST_DEVICE EstimatedCode estimate(double sum) const {
@@ -183,7 +192,7 @@ struct OutputScale {
         return quantized(static_cast<float>(sum * unit), out_scale);
     }
 
-    QUAMBA_HOST_DEVICE int8_t code(double sum) const {
+    QUAMBA_HOST_DEVICE int8_t output(double sum) const {
         const EstimatedCode found = estimate(sum);
         return found.sure ? static_cast<int8_t>(found.bits) : decided(sum);
     }
@@ -270,13 +279,15 @@ __device__ inline void hadamard_transform(double *entries, HadamardShape shape) 
     looped_base_passes(entries, shape.base, shape.power);
 }
 
-// y = quantize(H entries, scale) for one token of `size` entries; `hadamard` 0 leaves H out.
-__device__ inline void transform_and_quantize(double *entries, int size, int hadamard, float scale, int8_t *y) {
+// y = H entries as Output writes it, for one token of `size` entries; `hadamard` 0 leaves H out.
+template <class Output, class Op>
+__device__ void transform_and_write(const Op &op, double *entries, int size, int hadamard,
+                                    typename Output::Stored *y) {
     const HadamardShape shape = hadamard_shape(size);
     const double unit = hadamard ? hadamard_unit(shape) : 1.0;
     if (hadamard) hadamard_transform(entries, shape);
     for (int i = threadIdx.x; i < size; i += blockDim.x) {
-        y[i] = quantized(static_cast<float>(entries[place(i)] * unit), scale);
+        y[i] = Output::written(op, static_cast<float>(entries[place(i)] * unit));
     }
 }
 

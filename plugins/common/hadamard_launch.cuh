@@ -14,26 +14,25 @@ inline bool part_a_token(int64_t tokens, int64_t size, int hadamard, const Gpu &
 }
 
 // Launches kernel(op, scale) with PARTS blocks a token.
-template <class Op>
-cudaError_t launch_parts(void (*kernel)(Op, OutputScale), const Op &op, int64_t tokens, int64_t shared_bytes,
+template <class Op, class Output>
+cudaError_t launch_parts(void (*kernel)(Op, Output), const Op &op, int64_t tokens, int64_t shared_bytes,
                          const Gpu &gpu, cudaStream_t stream) {
     return launch_overlapped(kernel, dim3(unsigned(tokens * PARTS)), part_threads(op.size.E / PARTS),
-                             size_t(shared_bytes), 1, gpu, stream, op,
-                             OutputScale(int(op.size.E), op.out_scale));
+                             size_t(shared_bytes), 1, gpu, stream, op, Output(op));
 }
 
-// Where one block holds the token in registers at both ends of its transform, and stores 16 codes at once.
-inline bool takes_whole(int64_t size, int hadamard, const int8_t *y) {
+// Where one block holds the token in registers at both ends of its transform, and stores 16 outputs side by side.
+inline bool takes_whole(int64_t size, int hadamard, const void *y) {
     return hadamard && first_radix(hadamard_shape(int(size))) && whole_threads(int(size)) <= 1024 &&
-           reinterpret_cast<uintptr_t>(y) % LAST_RADIX == 0;
+           reinterpret_cast<uintptr_t>(y) % 16 == 0;
 }
 
 // Launches kernel(op, scale) with a block a token.
-template <class Op>
-cudaError_t launch_whole(void (*kernel)(Op, OutputScale), const Op &op, int64_t tokens, int64_t shared_bytes,
+template <class Op, class Output>
+cudaError_t launch_whole(void (*kernel)(Op, Output), const Op &op, int64_t tokens, int64_t shared_bytes,
                          const Gpu &gpu, cudaStream_t stream) {
     return launch_overlapped(kernel, dim3(unsigned(tokens)), whole_threads(int(op.size.E)), size_t(shared_bytes), 1,
-                             gpu, stream, op, OutputScale(int(op.size.E), op.out_scale));
+                             gpu, stream, op, Output(op));
 }
 
 }  // namespace quamba

@@ -77,11 +77,11 @@ __device__ __forceinline__ void load_position(Entry (&entries)[PARTS], const Ent
     for (int c = 0; c < PARTS; c++) entries[c] = position[c * part.width];
 }
 
-// y = quantize(H token) for this block's outputs. folded: of this thread's positions; entries: shared memory of
-// `count` entries.
-template <int ITEMS>
+// y = H token for this block's outputs. folded: of this thread's positions; entries: shared memory of `count`
+// entries.
+template <int ITEMS, class Output>
 __device__ __forceinline__ void transform_part(double (&folded)[ITEMS], double *entries, const TokenPart &part,
-                                               const OutputScale &scale, int8_t *y) {
+                                               const Output &scale, typename Output::Stored *y) {
 #pragma unroll
     for (int item = 0; item < ITEMS; item++) {
         double v = folded[item];
@@ -96,7 +96,7 @@ __device__ __forceinline__ void transform_part(double (&folded)[ITEMS], double *
     __syncthreads();
     sylvester_passes(entries, part.count, part.width, part.lane_levels());
     looped_base_passes(entries, part.shape.base, part.width);
-    for (int p = threadIdx.x; p < part.count; p += blockDim.x) y[part.output(p)] = scale.code(entries[place(p)]);
+    for (int p = threadIdx.x; p < part.count; p += blockDim.x) y[part.output(p)] = scale.output(entries[place(p)]);
 }
 
 #endif  // __CUDACC__

@@ -50,12 +50,8 @@ __device__ __forceinline__ void load_group(Entry (&entries)[RADIX], const Entry 
     for (int k = 0; k < RADIX; k++) entries[k] = first[k * whole.apart];
 }
 
-// 16 entries side by side through the last levels, as codes.
-__device__ __forceinline__ uint4 last_codes(const double *entries, const OutputScale &scale) {
-    double v[LAST_RADIX];
-#pragma unroll
-    for (int k = 0; k < LAST_RADIX; k++) v[k] = entries[k];
-    butterflies(v);
+// 16 outputs side by side, as they are stored.
+__device__ __forceinline__ uint4 side_by_side(const double (&v)[LAST_RADIX], const OutputScale &scale) {
     uint32_t bits[LAST_RADIX];
     bool sure = true;
 #pragma unroll
@@ -74,11 +70,21 @@ __device__ __forceinline__ uint4 last_codes(const double *entries, const OutputS
     return {words[0], words[1], words[2], words[3]};
 }
 
-// y = quantize(H token), y at a multiple of 16 bytes. held: of the group that is this thread's number; entries: shared
-// memory of a token's.
-template <int RADIX>
+// 16 entries side by side through the last levels.
+template <class Output>
+__device__ __forceinline__ auto last_outputs(const double *entries, const Output &scale) {
+    double v[LAST_RADIX];
+#pragma unroll
+    for (int k = 0; k < LAST_RADIX; k++) v[k] = entries[k];
+    butterflies(v);
+    return side_by_side(v, scale);
+}
+
+// y = H token, y at a multiple of 16 bytes. held: of the group that is this thread's number; entries: shared memory of
+// a token's.
+template <int RADIX, class Output>
 __device__ __forceinline__ void transform_whole(double (&held)[RADIX], double *entries, const WholeToken<RADIX> &whole,
-                                                const OutputScale &scale, int8_t *y) {
+                                                const Output &scale, typename Output::Stored *y) {
     butterflies(held);
     const int group = threadIdx.x;
     if (group < whole.groups()) {
@@ -91,7 +97,8 @@ __device__ __forceinline__ void transform_whole(double (&held)[RADIX], double *e
     base_passes(entries, whole.shape.base, whole.shape.power);
     const int last = threadIdx.x;
     if (last < whole.size / LAST_RADIX) {
-        reinterpret_cast<uint4 *>(y)[last] = last_codes(entries + place(LAST_RADIX * last), scale);
+        using Outputs = decltype(last_outputs(entries, scale));
+        reinterpret_cast<Outputs *>(y)[last] = last_outputs(entries + place(LAST_RADIX * last), scale);
     }
 }
 

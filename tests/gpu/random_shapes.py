@@ -54,7 +54,7 @@ def random_cases(op: str, seed: int) -> Iterator[Case]:
     number = 0
     while True:
         number += 1
-        yield DRAWN[op](random, f"{seed}_{number}")
+        yield DRAWN[op](op, random, f"{seed}_{number}")
 
 
 def _pick(random: np.random.Generator, *choices: int) -> int:
@@ -101,12 +101,12 @@ def _conv(op: str, random: np.random.Generator, name: str) -> Case:
     return draw(op, name, sizes)
 
 
-def _step(random: np.random.Generator, name: str) -> Case:
+def _step(op: str, random: np.random.Generator, name: str) -> Case:
     D = _pick(random, int(random.integers(1, 700)), 4 * int(random.integers(1, 900)), 768, 2560)
     return step.case_of(name, *_step_sizes(random, D))
 
 
-def _int4_step(random: np.random.Generator, name: str) -> Case:
+def _int4_step(op: str, random: np.random.Generator, name: str) -> Case:
     D = _pick(random, 32 * int(random.integers(1, 90)), 768, 2560)
     return step.int4_case_of(name, *_step_sizes(random, D))
 
@@ -118,7 +118,7 @@ def _step_sizes(random: np.random.Generator, D: int) -> tuple[dict[str, int], in
     return {"B": B, "L": 1, "D": D, "M": begin + C + behind, "C": C, "W": W}, begin
 
 
-def _head(random: np.random.Generator, name: str) -> Case:
+def _head(op: str, random: np.random.Generator, name: str) -> Case:
     sizes = {
         "B": _pick(random, 1, 1, 1, 2, 4, 5, 8, 9, 64),
         "L": _pick(random, 1, 1, 1, 1, 3),
@@ -174,35 +174,38 @@ def _tokens(random: np.random.Generator) -> dict[str, int]:
     return {"B": _pick(random, 1, 2), "L": _pick(random, 1, 3, 17), "E": E}
 
 
-def _hadamard(random: np.random.Generator, name: str) -> Case:
+def _hadamard(op: str, random: np.random.Generator, name: str) -> Case:
     sizes = _tokens(random)
-    return draw("HadamardQuantize", name, sizes, attrs={"hadamard": _pick(random, 1, 1, 1, 0)})
+    return draw(op, name, sizes, attrs={"hadamard": _pick(random, 1, 1, 1, 0)})
 
 
-def _gated(random: np.random.Generator, name: str) -> Case:
+def _gated(op: str, random: np.random.Generator, name: str) -> Case:
     sizes = _tokens(random)
     groups = [n for n in (1, 2, 4, 8, 16) if sizes["E"] % n == 0]
     attrs = {"hadamard": _pick(random, 1, 1, 1, 0), "n_groups": _pick(random, *groups)}
-    return draw("GatedRMSNormHadamardQuantize", name, sizes, attrs=attrs)
+    return draw(op, name, sizes, attrs=attrs)
 
 
 DRAWN = {
-    "DynamicStateSSDScan": lambda random, name: _ssd("DynamicStateSSDScan", random, name),
-    "DynamicStateSelectiveScan": lambda random, name: _selective("DynamicStateSelectiveScan", random, name),
+    "DynamicStateSSDScan": _ssd,
+    "DynamicStateSelectiveScan": _selective,
     "GatedRMSNormHadamardQuantize": _gated,
     "HadamardQuantize": _hadamard,
-    "HalfCausalConv1d": lambda random, name: _conv("HalfCausalConv1d", random, name),
-    "HalfSSDScan": lambda random, name: _ssd("HalfSSDScan", random, name),
-    "HalfRMSNorm": lambda random, name: _rms_norm("HalfRMSNorm", random, name),
+    "HalfCausalConv1d": _conv,
+    "HalfGatedRMSNormHadamard": _gated,
+    "HalfHadamard": _hadamard,
+    "HalfRMSNorm": _rms_norm,
+    "HalfSSDScan": _ssd,
+    "HalfSelectiveScan": _selective,
     "InputProjectionStep": _step,
     "Int4InputProjectionStep": _int4_step,
-    "Int4Linear": lambda random, name: _int4_linear("Int4Linear", random, name),
-    "Int4RequantizedLinear": lambda random, name: _int4_linear("Int4RequantizedLinear", random, name),
-    "QuantizedCausalConv1d": lambda random, name: _conv("QuantizedCausalConv1d", random, name),
-    "QuantizedLinear": lambda random, name: _linear("QuantizedLinear", random, name),
-    "QuantizedSSDScan": lambda random, name: _ssd("QuantizedSSDScan", random, name),
-    "QuantizedSelectiveScan": lambda random, name: _selective("QuantizedSelectiveScan", random, name),
+    "Int4Linear": _int4_linear,
+    "Int4RequantizedLinear": _int4_linear,
+    "QuantizedCausalConv1d": _conv,
+    "QuantizedLinear": _linear,
+    "QuantizedSSDScan": _ssd,
+    "QuantizedSelectiveScan": _selective,
     "RMSNormLinear": _head,
-    "RMSNormQuantize": lambda random, name: _rms_norm("RMSNormQuantize", random, name),
-    "RequantizedLinear": lambda random, name: _linear("RequantizedLinear", random, name),
+    "RMSNormQuantize": _rms_norm,
+    "RequantizedLinear": _linear,
 }

@@ -123,7 +123,7 @@ int hadamard_in_parts(const float *x, int size, float *y, double *entries) {
 }
 
 void part_codes(const double *sums, int count, int size, float scale, int8_t *y) {
-    for (int i = 0; i < count; i++) y[i] = OutputScale(size, scale).code(sums[i]);
+    for (int i = 0; i < count; i++) y[i] = OutputScale(size, scale).output(sums[i]);
 }
 
 int64_t hadamard_bytes(int size) { return entries_bytes(size); }

@@ -15,7 +15,7 @@ namespace {
 
 template <class Stored, class Shape>
 bool run(const QuambaQuantizedSelectiveScan &op, const RowScales &rows, bool backwards) {
-    static_assert(sizeof(PromptShared<Shape>) <= sizeof(raw));
+    static_assert(sizeof(PromptShared<QuambaQuantizedSelectiveScan, Shape>) <= sizeof(raw));
     for (unsigned b = 0; b < op.size.B; b++) {
         for (unsigned x = 0; x * Shape::CHANNELS < op.size.E; x++) {
             blockIdx = {x, b, 0};

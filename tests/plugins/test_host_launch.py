@@ -15,11 +15,11 @@ from op_cases import COMPILED, Case
 from op_implementations import run_reference
 
 from quamba_export.plugins.common.c_header import header
-from quamba_export.plugins.common.registry import PLUGINS
+from quamba_export.plugins.common.registry import PLUGINS, kernel_names
 from tests.gpu.kernel_library import KernelLibrary
 from tests.gpu.random_shapes import random_cases
 
-OPS = ("HalfCausalConv1d", "HalfRMSNorm", "HalfSSDScan")
+OPS = tuple(op for op in kernel_names() if op.startswith("Half") and not op.endswith(("Linear", "Projection")))
 ALIGNMENTS = ((0, 0), (48, 16), (5, 1))  # elements behind a row, elements off alignment
 RANDOM_SHAPES = 12  # an op
 
