@@ -90,7 +90,7 @@ def scan_workspace(model: onnx.ModelProto, batch: int, length: int) -> int:
         if node.op_type == "QuantizedSSDScan":
             (_, _, heads, width), (_, _, groups, states) = shapes[node.input[0]], shapes[node.input[3]]
             sizes.append(ssd_workspace(batch, length, heads, width, groups, states))
-        elif node.op_type == "DynamicStateSSDScan":
+        elif node.op_type in ("DynamicStateSSDScan", "HalfSSDScan"):
             sizes.append(_steps_bytes(batch, length, shapes[node.input[0]][2]))
     return max(sizes)
 

@@ -23,20 +23,24 @@ QUAMBA_HOST_DEVICE constexpr int group_parts(int groups, int threads) {
     return groups < threads / 32 ? threads / 32 / groups : 1;
 }
 
-// silu of what an element of z stands for, by a table that all threads of a block fill. HalfGate is another.
+// silu of what an element of z stands for, by a table. HalfGate is another.
 struct CodeGate {
     using Element = int8_t;
-    float of[256];
+    static constexpr int SIZE = 256;
+    float of[SIZE];
 
     template <class Op>
-    __device__ __forceinline__ void fill(const Op &op, int thread, int threads) {
-        for (int code = thread; code < 256; code += threads) {
-            of[code] = silu(dequantized(static_cast<int8_t>(code - 128), op.z_scale));
-        }
+    __device__ __forceinline__ void set(const Op &op, int i) {
+        of[i] = silu(dequantized(static_cast<int8_t>(i - 128), op.z_scale));
     }
 
     __device__ __forceinline__ float operator()(int8_t z) const { return of[z + 128]; }
 };
+
+template <class Gate, class Op>
+__device__ void fill_gate(Gate &gate, const Op &op) {
+    for (int i = threadIdx.x; i < Gate::SIZE; i += blockDim.x) gate.set(op, i);
+}
 
 // root (n_groups): the root mean square of each group of gated(i). partial: shared memory of (n_groups, parts)
 // sums of squares. The block is in step after.
@@ -124,7 +128,7 @@ __global__ void __launch_bounds__(512, 2) gated_norm_hadamard(Op op) {
     const int E = int(op.size.E), groups = op.n_groups, group_width = E / groups;
     const int64_t token = blockIdx.x;
 
-    gate.fill(op, int(threadIdx.x), int(blockDim.x));
+    fill_gate(gate, op);
     wait_for_inputs();
     __syncthreads();
     const float *x = op.x + token * op.x_stride;
@@ -162,7 +166,7 @@ __global__ void __launch_bounds__(1024) gated_norm_hadamard_part(Op op, Output s
     const Element *z = static_cast<const Element *>(op.z) + token * op.z_stride;
     float weight[PARTS], gated[ITEMS][PARTS];
     load_position(weight, op.norm_weight, position_of(0, part), part);
-    gate.fill(op, int(threadIdx.x), int(blockDim.x));
+    fill_gate(gate, op);
     wait_for_inputs();
     let_next_kernel_begin();
     const double squares = gate_positions(gated, x, z, gate, part);
@@ -202,7 +206,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) gated_norm_hadamard_whole(Op 
     const WholeToken<RADIX> whole(E);
     const int mine = threadIdx.x;
 
-    gate.fill(op, int(threadIdx.x), int(blockDim.x));
+    fill_gate(gate, op);
     wait_for_inputs();
     let_next_kernel_begin();
     const float *x = op.x + token * op.x_stride;

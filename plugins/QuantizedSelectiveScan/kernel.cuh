@@ -43,14 +43,13 @@ struct SelectiveInputs<QuambaQuantizedSelectiveScan> {
     }
     static __device__ __forceinline__ float state_scale(const Op &op) { return op.state_scale; }
 
-    // silu of what z stands for, one of 256 numbers.
+    // silu of what z stands for, one of 256 numbers, each of which some thread sets.
     struct Gate {
-        float of[256];
+        static constexpr int SIZE = 256;
+        float of[SIZE];
 
-        __device__ __forceinline__ void fill(const Op &op, int thread, int threads) {
-            for (int code = thread; code < 256; code += threads) {
-                of[code] = silu_soon(dequantized(static_cast<int8_t>(code), op.z_scale));
-            }
+        __device__ __forceinline__ void set(const Op &op, int code) {
+            of[code] = silu_soon(dequantized(static_cast<int8_t>(code), op.z_scale));
         }
         __device__ __forceinline__ float operator()(int8_t code) const { return of[static_cast<uint8_t>(code)]; }
     };

@@ -262,7 +262,8 @@ __global__ void __launch_bounds__(Shape::THREADS, Shape::BLOCKS) selective_promp
     } else {
         const int thread = threadIdx.x - Shape::CHAIN;
         PromptHelper<Op, Shape> helper(op, thread, row, e_0);
-        shared.gate.fill(op, thread, Shape::HELPERS);
+        constexpr int GATES = SelectiveInputs<Op>::Gate::SIZE;
+        for (int i = thread; i < GATES; i += Shape::HELPERS) shared.gate.set(op, i);
         wait_for_inputs();
         for (int64_t turn = 0; turn < tiles + 2; turn++) {
             block_barrier<Shape::THREADS>();

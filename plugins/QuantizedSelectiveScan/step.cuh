@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(SELECTIVE_STEP_THREADS) selective_one_token(Op
 #pragma unroll
     for (int k = 0; k < N_LANE; k++) A[k] = -exp_rounded_soon(Inputs::A_log(op, A_log[k]));
     const float dt_bias = Inputs::dt_bias(op, dt_bias_held), D = Inputs::D(op, D_held);
-    gate.fill(op, int(threadIdx.x), SELECTIVE_STEP_THREADS);
+    gate.set(op, threadIdx.x);
     __syncthreads();
 
     wait_for_inputs();

@@ -1,4 +1,4 @@
-// silu of an fp16 number without fp64: the same bits for every one of them, as test_host_half.py finds by trying all.
+// silu of an fp16 number without fp64: the same bits for every one of them, as test_host_math.py finds by trying all.
 //
 // silu(z) = z / (1 + exp(-z)): the exponential of -|z| as a pair of fp32 numbers, by the table and the steps of decay.cuh,
 // then the quotient with one correction by its remainder. Together within 2^-43 of silu(z).
@@ -51,7 +51,7 @@ QUAMBA_HOST_DEVICE Pair decay_pair(float a, const Powers &powers) {
 template <class Powers>
 QUAMBA_HOST_DEVICE float silu_of_half(float z, const Powers &powers) {
     const float a = fabsf(z);
-    if (!(a >= LEAST_PAIRED && a <= MOST_PAIRED)) return silu_soon(z);
+    if (!(a >= LEAST_PAIRED && a <= MOST_PAIRED)) return silu(z);
     const Pair decay = decay_pair(a, powers);
     const Pair divisor = pair_sum(1.0f, decay.high);
     Pair over = {a, 0.0f};
@@ -66,11 +66,12 @@ QUAMBA_HOST_DEVICE float silu_of_half(float z, const Powers &powers) {
 // silu of z in a block whose threads fill a table of powers, where the gates of codes have one of silu's values.
 struct HalfGate {
     using Element = __half;
-    NarrowPower powers[32];
+    static constexpr int SIZE = 32;
+    NarrowPower powers[SIZE];
 
     template <class Op>
-    __device__ __forceinline__ void fill(const Op &, int thread, int) {
-        if (thread < 32) powers[thread] = NarrowPower::entry(thread, POWERS);
+    __device__ __forceinline__ void set(const Op &, int i) {
+        if (i < SIZE) powers[i] = NarrowPower::entry(i, POWERS);
     }
 
     __device__ __forceinline__ float operator()(__half z) const {

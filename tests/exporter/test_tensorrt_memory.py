@@ -87,6 +87,8 @@ def test_the_scan_s_workspace_is_counted(exported: onnx.ModelProto) -> None:
         estimate = estimate_memory(model, weights, batch, length)
         assert estimate.activations == batch * (length + 1) * token_bytes(model) + wanted
     assert scan_workspace(exported, 3, 200) == 0  # Mamba-1
+    halves = onnx_from_model(quantize_model(checkpoint, None, "w4a16"))
+    assert [scan_workspace(halves, 2, length) for length in (7, 200)] == [0, 2 * 200 * H * 8]
 
 
 def test_what_does_not_fit_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,22 @@ def _rotations() -> list[Case]:
     ]
 
 
+def _silu_between_halves() -> Case:
+    """Sums whose silu lies in the middle between two fp16 numbers, and their neighbours."""
+    halves = np.random.default_rng(5).integers(0x0001, 0x7BFF, 3000).astype(np.uint16).view(np.float16)
+    above = np.nextafter(halves, np.float16(np.inf))
+    middles = (halves.astype(np.float64) + above) / 2
+    x = middles + 1.0
+    for _ in range(60):  # Newton for silu(x) = middle
+        gate = 1 / (1 + np.exp(-x))
+        x -= (x * gate - middles) / (gate * (1 + x * (1 - gate)))
+    falling = -np.linspace(0.0, 110.0, 3000)
+    near = np.concatenate([x, falling]).astype(np.float32)
+    bias = np.concatenate([near, *(np.nextafter(near, np.float32(far)) for far in (-1e9, 1e9))])
+    sizes = letters(B=1, L=1, C=bias.size, W=2)
+    return draw("HalfCausalConv1d", "silu_between_halves", sizes, x=0, state=0, bias=bias)
+
+
 CASES = [
     *(draw("HalfRMSNorm", name, sizes) for name, sizes in norms.NORM_SHAPES.items()),
     draw("HalfRMSNorm", "strided", norms.NORM_SHAPES["odd_width"], strided=True),
@@ -79,6 +95,7 @@ CASES = [
     draw("HalfCausalConv1d", "saturated", CONV["W_2"], x=60000.0, weight=1.5),
     draw("HalfCausalConv1d", "strided", CONV["shorter_than_the_window"], strided=True),
     draw("HalfCausalConv1d", "negative_zeros", CONV["W_2"], x=-0.0, state=-0.0, weight=1.0, bias=-0.0),
+    _silu_between_halves(),
     *_int4("HalfInt4Linear"),
     *_int4("HalfInt4Projection"),
     *(draw("HalfInt8Projection", name, sizes) for name, sizes in PROJECTIONS.items()),

@@ -1,4 +1,5 @@
-// A launcher on the host: what it asks of CUDA's runtime. A launch runs the grid, block after block.
+// A launcher on the host: what it asks of CUDA's runtime. A launch runs the grid, block after block, in every other one
+// with the last warp first.
 #pragma once
 
 #include "host_gpu.h"
@@ -64,6 +65,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
     if (!grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535) return cudaErrorInvalidValue;
     if (!threads || threads > 1024 || config->dynamicSmemBytes > quamba::SHARED_BYTES) return cudaErrorInvalidValue;
     gridDim = grid;
+    bool backwards = false;
     for (unsigned z = 0; z < grid.z; z++) {
         for (unsigned y = 0; y < grid.y; y++) {
             for (unsigned x = 0; x < grid.x; x++) {
@@ -71,7 +73,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
                 memset(quamba::bytes, 0xff, config->dynamicSmemBytes);  // NaN
                 memset(quamba::entries, 0xff, config->dynamicSmemBytes);
                 memset(quamba::raw, 0xff, config->dynamicSmemBytes);
-                if (!host_gpu::run(threads, false, [&] { kernel(arguments...); })) return cudaErrorLaunchFailure;
+                if (!host_gpu::run(threads, backwards, [&] { kernel(arguments...); })) return cudaErrorLaunchFailure;
+                backwards = !backwards;
             }
         }
     }

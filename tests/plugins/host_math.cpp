@@ -2,6 +2,7 @@
 // arrays, and what a block or a warp does with them replayed as loops over its threads.
 #include "../../plugins/common/decay.cuh"
 #include "../../plugins/common/fixed_point.cuh"
+#include "../../plugins/common/half_gate.cuh"
 #include "../../plugins/common/numeric.cuh"
 #include "../../plugins/common/state.cuh"
 #include "../../plugins/common/warp.cuh"
@@ -105,6 +106,11 @@ void softplus_soon_all(const float *x, int count, float *y) {
 
 void silu_soon_all(const float *x, int count, float *y) {
     for (int i = 0; i < count; i++) y[i] = silu_soon(x[i]);
+}
+
+void silu_of_half_all(const float *z, int count, float *y) {
+    const HostPowers<NarrowPower> powers;
+    for (int i = 0; i < count; i++) y[i] = silu_of_half(z[i], powers);
 }
 
 void wide_exp_soon_all(const double *x, int count, double *y) {

@@ -21,7 +21,7 @@ from tests.gpu.random_shapes import random_cases
 
 OPS = tuple(op for op in kernel_names() if op.startswith("Half") and not op.endswith(("Linear", "Projection")))
 ALIGNMENTS = ((0, 0), (48, 16), (5, 1))  # elements behind a row, elements off alignment
-RANDOM_SHAPES = 12  # an op
+RANDOM_SHAPES, MOST_INPUTS = 12, 1 << 16  # of an op; of a call
 
 
 @pytest.fixture(scope="module")
@@ -63,5 +63,6 @@ def test_a_launcher_gives_the_bits_of_its_reference(library: KernelLibrary, case
 
 @pytest.mark.parametrize("op", OPS)
 def test_random_shapes(library: KernelLibrary, op: str) -> None:
-    for i, case in enumerate(islice(random_cases(op, seed=2), RANDOM_SHAPES)):
+    cases = (case for case in random_cases(op, seed=2) if case.inputs["x"].size < MOST_INPUTS)
+    for i, case in enumerate(islice(cases, RANDOM_SHAPES)):
         assert_bits_of_the_reference(library, case, ALIGNMENTS[i % len(ALIGNMENTS)])

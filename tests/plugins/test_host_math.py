@@ -83,6 +83,14 @@ def test_short_chains_end_in_the_same_floats(kernels: ctypes.CDLL, name: str) ->
     assert np.isnan(mapped(getattr(kernels, f"{name}_soon_all"), np.array([np.nan], np.float32))).all()
 
 
+def test_silu_of_every_fp16_number(kernels: ctypes.CDLL) -> None:
+    z = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    found, expected = mapped(kernels.silu_of_half_all, z), precise.silu(torch.from_numpy(z))
+    finite = np.isfinite(z)
+    assert_same_bits(expected[torch.from_numpy(finite)], found[finite])
+    assert np.array_equal(expected.numpy(), found, equal_nan=True)
+
+
 @pytest.mark.parametrize(("name", "low", "high"), [("exp", -105.0, 89.0), ("log1p", 1e-46, 1.0)])
 def test_short_chains_are_within_two_to_the_minus_51(
     kernels: ctypes.CDLL, name: str, low: float, high: float
