@@ -17,7 +17,8 @@ F32 = NDArray[np.float32]
 
 SOURCES = Path(__file__).parent / "plugins"
 EXACT = ("-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror")
-HOST_GPU = ("-O1", "-Wno-unused-parameter", "-Wno-sign-compare", "-fno-extern-tls-init")  # with plugins/host_gpu.h
+# with plugins/host_gpu.h
+HOST_GPU = ("-O1", "-Wno-unused-parameter", "-Wno-sign-compare", "-fno-extern-tls-init")
 
 
 def host_math(folder: Path, source: str = "host_math.cpp", *options: str) -> ctypes.CDLL:

@@ -1,4 +1,6 @@
-"""Whole launchers compiled for the host, their kernels run block by block: the references' bits, nothing beside them."""
+"""Whole launchers compiled for the host, their kernels run block by block: the references'
+bits, and nothing written beside them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ from quamba_export.plugins.common.registry import PLUGINS, kernel_names
 from tests.gpu.kernel_library import KernelLibrary
 from tests.gpu.random_shapes import random_cases
 
-OPS = tuple(op for op in kernel_names() if op.startswith("Half") and not op.endswith(("Linear", "Projection")))
+pytestmark = pytest.mark.xdist_group("launchers on the host")  # one process compiles them
+OPS = tuple(
+    op for op in kernel_names() if op.startswith("Half") and not op.endswith(("Linear", "Projection"))
+)
 ALIGNMENTS = ((0, 0), (48, 16), (5, 1))  # elements behind a row, elements off alignment
 RANDOM_SHAPES, MOST_INPUTS = 12, 1 << 16  # of an op; of a call
 
