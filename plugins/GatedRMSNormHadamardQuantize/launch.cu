@@ -1,4 +1,5 @@
 // C ABI of GatedRMSNormHadamardQuantize; the struct is made from op.py.
+#include "../common/code_output.cuh"
 #include "launch.cuh"
 
 extern "C" const char *quamba_GatedRMSNormHadamardQuantize_refusal(
@@ -12,5 +13,5 @@ extern "C" size_t quamba_GatedRMSNormHadamardQuantize_workspace(const QuambaGate
 
 extern "C" int quamba_GatedRMSNormHadamardQuantize_launch(const QuambaGatedRMSNormHadamardQuantize *op,
                                                           void *, cudaStream_t stream) {
-    return quamba::launch_gated<quamba::CodeGate, quamba::OutputScale>(*op, stream);
+    return quamba::launch_gated<quamba::CodeGate, quamba::CodeOutput>(*op, stream);
 }

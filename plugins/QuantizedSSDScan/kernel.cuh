@@ -12,39 +12,12 @@
 #include "../common/state.cuh"
 #include "../common/warp.cuh"
 #include "contracts.h"
+#include "inputs.cuh"
 #include "workspace.cuh"
 
 namespace quamba {
 
 constexpr int SSD_WARPS = 4, SSD_THREADS = 32 * SSD_WARPS, SSD_BATCH = 8;
-
-// How an op holds what its scan reads: elements of x, dt, B and C, and what one of them stands for.
-template <class Op>
-struct SSDInputs;
-
-template <>
-struct SSDInputs<QuambaQuantizedSSDScan> {
-    using Op = QuambaQuantizedSSDScan;
-    using Element = int8_t;
-    static constexpr bool CODES = true;
-
-    static __device__ __forceinline__ float dt(const Op &op, int8_t code) { return dequantized(code, op.dt_scale); }
-    static __device__ __forceinline__ float B_scale(const Op &op, int g) { return op.B_scale[g]; }
-    static __device__ __forceinline__ float C_scale(const Op &op, int g) { return op.C_scale[g]; }
-    // channel: of (H, P)
-    static __device__ __forceinline__ float x_scale(const Op &op, int channel) {
-        return op.x_scale[op.scale_index[channel]];
-    }
-};
-
-template <class Op>
-using SSDElement = typename SSDInputs<Op>::Element;
-
-// A tensor of elements as it is in the op's struct.
-template <class Op>
-__device__ __forceinline__ const SSDElement<Op> *elements(const void *tensor) {
-    return static_cast<const SSDElement<Op> *>(tensor);
-}
 
 // What the steps of one head have in common; no kernel writes it.
 struct SSDHead {

@@ -6,6 +6,7 @@
 // for ahead of those decays.
 #pragma once
 
+#include "../common/block.cuh"
 #include "kernel.cuh"
 
 namespace quamba {
@@ -230,12 +231,6 @@ private:
     const bool owned;
     float h[N_LANE], scale[N_LANE];
 };
-
-// All THREADS of the block, each role at a place of its own: __syncthreads() would want one place for all.
-template <int THREADS>
-__device__ __forceinline__ void block_barrier() {
-    asm volatile("bar.sync 1, %0;" : : "n"(THREADS) : "memory");
-}
 
 // Grid: channels in blocks, B.
 template <class Stored, class Shape, class Op>

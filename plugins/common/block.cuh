@@ -1,4 +1,4 @@
-// Sums over the threads of a block.
+// Sums over the threads of a block, and a barrier for all of them.
 #pragma once
 
 #include "warp.cuh"
@@ -25,6 +25,12 @@ __device__ __forceinline__ double block_sum(double value) {
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
     __syncthreads();
     return wide_lane_sum(threadIdx.x % 32 < blockDim.x / 32 ? partial[threadIdx.x % 32] : 0.0);
+}
+
+// All THREADS of the block, each role at a place of its own: __syncthreads() would want one place for all.
+template <int THREADS>
+__device__ __forceinline__ void block_barrier() {
+    asm volatile("bar.sync 1, %0;" : : "n"(THREADS) : "memory");
 }
 
 }  // namespace quamba

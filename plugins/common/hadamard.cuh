@@ -164,40 +164,6 @@ QUAMBA_HOST_DEVICE double hadamard_unit(HadamardShape shape) {
     return 1.0 / sqrt(static_cast<double>(shape.base * shape.power));
 }
 
-// What the outputs are scaled by, and how they are written: as codes, or as HalfOutput does.
-struct OutputScale {
-    using Stored = int8_t;
-    double unit;              // hadamard_unit of the shape
-    float out_scale, factor;  // factor: unit / out_scale; NaN where that is no plain number
-
-    QUAMBA_HOST_DEVICE OutputScale(int size, float out_scale)
-        : unit(hadamard_unit(hadamard_shape(size))),
-          out_scale(out_scale),
-          factor(safe_reciprocal(out_scale) * static_cast<float>(unit)) {}
-
-    template <class Op>
-    explicit OutputScale(const Op &op) : OutputScale(int(op.size.E), op.out_scale) {}
-
-    template <class Op>
-    QUAMBA_HOST_DEVICE static int8_t written(const Op &op, float v) {
-        return quantized(v, op.out_scale);
-    }
-
-    // quantized(sum unit, out_scale) where `sure`: seven fp32 roundings apart, below 2^-21.
-    QUAMBA_HOST_DEVICE EstimatedCode estimate(double sum) const {
-        return estimated_code(static_cast<float>(sum) * factor, 0x1p-20f, factor > 0.0f ? 0.0f : INFINITY);
-    }
-
-    QUAMBA_HOST_DEVICE int8_t decided(double sum) const {
-        return quantized(static_cast<float>(sum * unit), out_scale);
-    }
-
-    QUAMBA_HOST_DEVICE int8_t output(double sum) const {
-        const EstimatedCode found = estimate(sum);
-        return found.sure ? static_cast<int8_t>(found.bits) : decided(sum);
-    }
-};
-
 #ifdef __CUDACC__
 
 template <int RADIX>

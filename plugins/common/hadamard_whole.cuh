@@ -50,27 +50,7 @@ __device__ __forceinline__ void load_group(Entry (&entries)[RADIX], const Entry 
     for (int k = 0; k < RADIX; k++) entries[k] = first[k * whole.apart];
 }
 
-// 16 outputs side by side, as they are stored.
-__device__ __forceinline__ uint4 side_by_side(const double (&v)[LAST_RADIX], const OutputScale &scale) {
-    uint32_t bits[LAST_RADIX];
-    bool sure = true;
-#pragma unroll
-    for (int k = 0; k < LAST_RADIX; k++) {
-        const EstimatedCode code = scale.estimate(v[k]);
-        bits[k] = code.bits;
-        sure = sure && code.sure;
-    }
-    if (!sure) {
-#pragma unroll
-        for (int k = 0; k < LAST_RADIX; k++) bits[k] = uint32_t(scale.decided(v[k]));
-    }
-    uint32_t words[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) words[i] = last_bytes(bits[4 * i], bits[4 * i + 1], bits[4 * i + 2], bits[4 * i + 3]);
-    return {words[0], words[1], words[2], words[3]};
-}
-
-// 16 entries side by side through the last levels.
+// 16 entries side by side through the last levels, as Output stores them.
 template <class Output>
 __device__ __forceinline__ auto last_outputs(const double *entries, const Output &scale) {
     double v[LAST_RADIX];

@@ -1,4 +1,4 @@
-// The outputs of a Hadamard transform as fp16 numbers; OutputScale writes codes.
+// The outputs of a Hadamard transform as fp16 numbers; code_output.cuh writes codes.
 #pragma once
 
 #include "hadamard_whole.cuh"
@@ -23,6 +23,7 @@ struct HalfOutput {
     __device__ __forceinline__ __half output(double sum) const { return saturated_half(static_cast<float>(sum * unit)); }
 };
 
+// 16 numbers side by side.
 struct alignas(16) Halves {
     __half at[LAST_RADIX];
 };

@@ -1,7 +1,7 @@
 // The Hadamard transform for test_host_hadamard.py: what a block does in its three forms, replayed as loops over its
 // threads.
+#include "../../plugins/common/code_output.cuh"
 #include "../../plugins/common/hadamard_part.cuh"
-#include "../../plugins/common/hadamard_whole.cuh"
 
 using namespace quamba;
 
@@ -123,7 +123,7 @@ int hadamard_in_parts(const float *x, int size, float *y, double *entries) {
 }
 
 void part_codes(const double *sums, int count, int size, float scale, int8_t *y) {
-    for (int i = 0; i < count; i++) y[i] = OutputScale(size, scale).output(sums[i]);
+    for (int i = 0; i < count; i++) y[i] = CodeOutput(size, scale).output(sums[i]);
 }
 
 int64_t hadamard_bytes(int size) { return entries_bytes(size); }
