@@ -2,7 +2,7 @@
 // there, what does takes one read, one look-up and one tree sum, without a barrier.
 //
 // Where dt is a code, each thread of a block finds the step and the decay of one of its 256 values (one thread that
-// of the value at hand, where kernels do not overlap and dt is there from the start). Where it is none, one warp finds
+// of the value at hand, where kernels do not overlap and dt is there from the start). Where it is none, one thread finds
 // both behind a barrier. A warp owns ROWS channels p of one head, lane l the entries n = N_LANE l + k of each row, so that
 // it reads words. The tree's levels above N_LANE are exchanges between lanes, and so are the last ones, because lane_sums
 // leaves the entries of a row in different lanes.
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(STEP_THREADS) ssd_one_token(Op op, RowScales r
         if constexpr (CODES) {
             return steps[static_cast<uint8_t>(dt)];
         } else {
-            if (threadIdx.x < 32) steps[0] = step_of(dt);
+            if (threadIdx.x == 0) steps[0] = step_of(dt);
             block_barrier<STEP_THREADS>();
             return steps[0];
         }
