@@ -7,8 +7,9 @@
 // arrived, so that a block of in_proj and one of out_proj fit on an SM together. Two of in_proj must not, or some
 // SMs would get two and others none: it has more than half of an SM's registers.
 //
-// The slots are the A operand of mma.sync, the tokens its eight columns. Warps add up through shared memory. What
-// the bytes of a weight mean is the Format's: Int8Format in int8_gemv.cuh, Int4Format in int4_gemv.cuh.
+// The slots are the A operand of mma.sync, the tokens its eight columns; where a token is several rows of int8 digits
+// (Format::LIMBS), those are the columns and each token has sums of its own. Warps add up through shared memory. What
+// the bytes of a weight mean is the Format's: int8_gemv.cuh, int4_gemv.cuh, half_gemv.cuh.
 #pragma once
 
 #include "int8_mma.cuh"
@@ -57,9 +58,9 @@ struct GemvShared {
 
     // Of a block that is `depth` steps ahead.
     QUAMBA_HOST_DEVICE GemvShared(int K, int T, const GemvShape &shape, int depth)
-        : slots(depth * GEMV_THREADS * 32), tokens(T * Format::pitch(K)),
+        : slots(depth * GEMV_THREADS * 32), tokens(T * Format::LIMBS * Format::pitch(K)),
           scales((shape.rows * Format::scales(K) * 2 + 15) / 16 * 16),
-          sums(shape.chunks() * Format::parts(shape, K) * T * GEMV_ROWS * 4) {}
+          sums(shape.chunks() * Format::parts(shape, K) * T * Format::SUMS * GEMV_ROWS * 4) {}
 
     QUAMBA_HOST_DEVICE int64_t bytes() const { return int64_t(slots) + tokens + scales + sums; }
 };
@@ -68,7 +69,7 @@ struct GemvShared {
 // does not fit.
 template <class Format>
 QUAMBA_HOST_DEVICE int gemv_depth(int K, int M, int T, int multiprocessors, int available, int most) {
-    if (T > GEMV_TOKENS) return 0;
+    if (T > Format::MOST_TOKENS) return 0;
     const GemvShape shape = gemv_shape<Format>(K, M, T, multiprocessors);
     const auto fits = [&](int depth) {
         return GemvShared<Format>(K, T, shape, depth).bytes() + GEMV_RESERVE <= available;
@@ -164,17 +165,26 @@ __device__ __forceinline__ void copy_step(uint4 *upper, uint4 *lower, const int8
     }
 }
 
+// The integer sums of eight tokens by 16 rows of weight to where the threads that end the rows look for them.
+__device__ __forceinline__ void store_columns(int32_t *to, const int32_t (&sums)[4], int lane, int T) {
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        const int t = sum_column(lane, j);
+        if (t < T) to[t * GEMV_ROWS + sum_row(lane, j)] = sums[j];
+    }
+}
+
 // source: brings the codes of the tokens into shared memory. End::REGISTERS: of a thread. End::NEXT_MAY_BEGIN_EARLY:
 // whether the kernel behind may come before the inputs are there.
 template <class Format, class Source, class End, bool ALIGNED, int DEPTH>
-__global__ void QUAMBA_REGISTERS(End::REGISTERS)
+__global__ void QUAMBA_REGISTERS(End::REGISTERS + 4 * (Format::TILES - 1))
     gemv(typename Format::Product p, Source source, End end, GemvShape shape) {
     extern __shared__ uint4 slots[];  // (DEPTH, 2, threads), then as GemvShared says
     const GemvShared<Format> shared(p.K, p.T, shape, DEPTH);
     uint4 *tokens = slots + shared.slots / 16;
     uint16_t *scales = reinterpret_cast<uint16_t *>(tokens + shared.tokens / 16);            // (rows, scales of a row)
     int32_t *partial = reinterpret_cast<int32_t *>(tokens + (shared.tokens + shared.scales) / 16);
-    const int row_bytes = Format::row_bytes(p.K), parts = Format::parts(shape, p.K);  // partial: (chunks, parts, T, 16)
+    const int row_bytes = Format::row_bytes(p.K), parts = Format::parts(shape, p.K);  // partial: (chunks, parts, T, SUMS, 16)
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int first_row = blockIdx.x * shape.rows, last_row = min(first_row + shape.rows, p.M);
 
@@ -212,25 +222,32 @@ __global__ void QUAMBA_REGISTERS(End::REGISTERS)
     __syncthreads();
     if (!End::NEXT_MAY_BEGIN_EARLY) let_next_kernel_begin();
 
-    int32_t sums[4] = {};
+    int32_t sums[Format::TILES][4] = {};
     const uint4 *const first_piece = tokens + Format::first_piece(lane, share.begin, p.K);
     const uint4 *piece = first_piece;
     uint4 *slot = first_slot;
-    const int part = p.T * GEMV_ROWS;
+    const int token = Format::SUMS * GEMV_ROWS, part = p.T * token;
     int32_t *to = partial + (share.chunk * parts + Format::first_part(share, warp % shape.k_warps)) * part;
     for (int step = 0, left = share.steps(); step < all_steps; step++) {
         wait_copy_groups<DEPTH - 1>();
-        Format::multiply_step(sums, {slot[0], slot[GEMV_THREADS]}, piece, lane / 4 < p.T);
+        const WeightStep weight = {slot[0], slot[GEMV_THREADS]};
+#pragma unroll
+        for (int tile = 0; tile < Format::TILES; tile++) {
+            if (tile > 0 && tile >= p.T) break;
+            Format::multiply_step(sums[tile], weight, piece + tile * (Format::LIMBS * Format::pitch(p.K) / 16),
+                                  Format::has_column(lane / 4, p.T));
+        }
         copy_next(slot);  // it has been read
         slot = slot == last_slot ? first_slot : slot + 2 * GEMV_THREADS;
         piece += Format::COLUMNS / 16;
         const bool last_of_chunk = --left == 0;
         if (!Format::SUM_A_STEP && !last_of_chunk) continue;
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const int t = sum_column(lane, j);
-            if (t < p.T) to[t * GEMV_ROWS + sum_row(lane, j)] = sums[j];
-            sums[j] = 0;
+        for (int tile = 0; tile < Format::TILES; tile++) {
+            if (tile > 0 && tile >= p.T) break;
+            Format::store(to + tile * token, sums[tile], lane, p.T);
+#pragma unroll
+            for (int j = 0; j < 4; j++) sums[tile][j] = 0;
         }
         to += Format::SUM_A_STEP ? part : 0;
         if (!last_of_chunk) continue;
@@ -242,7 +259,7 @@ __global__ void QUAMBA_REGISTERS(End::REGISTERS)
     const int32_t *own = partial + row_in_block / GEMV_ROWS * parts * part + row_in_block % GEMV_ROWS;
     for (int t = first_t; t < p.T; t += abreast) {
         if (t != first_t) loaded = end.load(t, m);
-        const auto sum = Format::total(own + t * GEMV_ROWS, parts, part, scales + row_in_block * Format::scales(p.K));
+        const auto sum = Format::total(own + t * token, parts, part, scales + row_in_block * Format::scales(p.K));
         end.y[static_cast<int64_t>(t) * p.M + m] = end.value(sum, row, loaded);
     }
 }

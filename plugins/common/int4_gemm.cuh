@@ -98,20 +98,21 @@ __device__ __forceinline__ void add_group(float (&sums)[Tile::WT / 16][Tile::WM 
 }
 
 // Of row m and a group, for biased_group_part().
-__device__ __forceinline__ float sixteenth_of_scale(const Int4Product &p, int m, int group) {
+template <class X>
+__device__ __forceinline__ float sixteenth_of_scale(const ProductByInt4<X> &p, int m, int group) {
     return __half2float(__ushort_as_half(p.weight_scale[int64_t(m) * p.groups() + group])) * 0.0625f;
 }
 
 // The scales of a block's rows: a thread brings those of one row, each two groups before it is needed.
-template <class Tile>
+template <class Tile, class X>
 struct GroupScales {
     static_assert(Tile::THREADS >= Tile::BM, "a thread a row");
-    const Int4Product &p;
+    const ProductByInt4<X> &p;
     float *shared;  // (2, BM)
     int m, next;
     float held;  // of group `next`
 
-    __device__ GroupScales(float *shared, const Int4Product &p, int first_m)
+    __device__ GroupScales(float *shared, const ProductByInt4<X> &p, int first_m)
         : p(p), shared(shared), m(first_m + int(threadIdx.x)), next(0), held(load()) {}
 
     __device__ float load() const {
@@ -147,7 +148,7 @@ __global__ void __launch_bounds__(Tile::THREADS, Tile::BLOCKS)
                                                          p.K / 2, first_m, group * GROUP_BYTES, weight_aligned);
     };
     for (int i = 0; i < Tile::STAGES - 1 && i < groups; i++) load_weight(i);
-    GroupScales<Tile> scales(scale_pairs, p, first_m);
+    GroupScales<Tile, int8_t> scales(scale_pairs, p, first_m);
     scales.advance();
     let_next_kernel_begin();
     wait_for_inputs();

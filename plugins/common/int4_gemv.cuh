@@ -18,6 +18,7 @@ namespace quamba {
 
 struct Int4Format {
     using Product = Int4Product;
+    static constexpr int MOST_TOKENS = GEMV_TOKENS, LIMBS = 1, TILES = 1, SUMS = 1;
     static constexpr int COLUMNS = INT4_CHUNK * INT4_GROUP_CHUNKS;  // of a step: a group
     static constexpr bool SUM_A_STEP = true;
 
@@ -45,10 +46,17 @@ struct Int4Format {
 
 #ifdef __CUDACC__
 
-    static __device__ __forceinline__ void load_scales(uint16_t *to, const Product &p, int first_row, int last_row) {
+    template <class P>
+    static __device__ __forceinline__ void load_scales(uint16_t *to, const P &p, int first_row, int last_row) {
         const int each = scales(p.K), count = (last_row - first_row) * each;
         const uint16_t *from = p.weight_scale + int64_t(first_row) * each;
         in_batches<4>(count, [&](int i) { return from[i]; }, [&](int i, uint16_t scale) { to[i] = scale; });
+    }
+
+    static __device__ __forceinline__ bool has_column(int column, int T) { return column < T; }
+
+    static __device__ __forceinline__ void store(int32_t *to, const int32_t (&sums)[4], int lane, int T) {
+        store_columns(to, sums, lane, T);
     }
 
     static __device__ __forceinline__ void multiply_step(int32_t (&sums)[4], const WeightStep &weight,

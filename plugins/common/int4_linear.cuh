@@ -9,9 +9,10 @@ namespace quamba {
 constexpr int INT4_CHUNK = 32;        // columns whose codes are 16 bytes
 constexpr int INT4_GROUP_CHUNKS = 4;  // chunks that share a scale
 
-// sum (T, M) of x (T, K) int8 by weight (M, K / 2), two codes a byte; rows of x lie x_stride bytes apart.
-struct Int4Product {
-    const int8_t *x;
+// sum (T, M) of x (T, K) by weight (M, K / 2), two codes a byte; rows of x lie x_stride elements apart.
+template <class X>
+struct ProductByInt4 {
+    const X *x;
     const int8_t *weight;
     const uint16_t *weight_scale;  // (M, groups) fp16
     int64_t x_stride;
@@ -22,6 +23,7 @@ struct Int4Product {
         return (chunks() + INT4_GROUP_CHUNKS - 1) / INT4_GROUP_CHUNKS;
     }
 };
+using Int4Product = ProductByInt4<int8_t>;
 
 // What a group adds to the sum of its row; `total` is sixteen times the integer sum, because a code in the upper half of a
 // byte is a signed one as it is.

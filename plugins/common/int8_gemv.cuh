@@ -10,6 +10,7 @@ namespace quamba {
 
 struct Int8Format {
     using Product = Int8Product;
+    static constexpr int MOST_TOKENS = GEMV_TOKENS, LIMBS = 1, TILES = 1, SUMS = 1;
     static constexpr int COLUMNS = GEMV_STEP;  // of a step
     static constexpr bool SUM_A_STEP = false;
 
@@ -31,7 +32,14 @@ struct Int8Format {
 
 #ifdef __CUDACC__
 
-    static __device__ __forceinline__ void load_scales(uint16_t *, const Product &, int, int) {}
+    template <class P>
+    static __device__ __forceinline__ void load_scales(uint16_t *, const P &, int, int) {}
+
+    static __device__ __forceinline__ bool has_column(int column, int T) { return column < T; }
+
+    static __device__ __forceinline__ void store(int32_t *to, const int32_t (&sums)[4], int lane, int T) {
+        store_columns(to, sums, lane, T);
+    }
 
     static __device__ __forceinline__ void multiply_step(int32_t (&sums)[4], const WeightStep &weight,
                                                          const uint4 *piece, bool token) {

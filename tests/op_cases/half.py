@@ -25,6 +25,14 @@ def _ends(*shape: int) -> Array:
     return np.resize(NEAR_THE_ENDS, shape)
 
 
+def _all_sizes(*shape: int) -> Array:
+    """Numbers of every binade up to 16,384 in turn, of either sign, with random fractions."""
+    random = np.random.default_rng(11)
+    exponents = np.resize(np.arange(-24, 14), shape)
+    fractions = np.where(exponents < -14, 1.0, random.integers(1024, 2048, shape) / 1024)
+    return (fractions * np.exp2(exponents) * random.choice([-1, 1], shape)).astype(np.float16)
+
+
 def _int4(op: str) -> list[Case]:
     sizes = letters(B=1, L=2, K=416, M=6)
     return [
@@ -33,6 +41,16 @@ def _int4(op: str) -> list[Case]:
         draw(op, "largest_sum", sizes, x=65504.0, weight=-120),
         draw(op, "ends", sizes, x=_ends(1, 2, 416)),
         draw(op, "cancelling", sizes, x=_ends(1, 2, 416), weight=0x11),
+        draw(op, "all_sizes", sizes, x=_all_sizes(1, 2, 416)),
+    ]
+
+
+def _int8(op: str) -> list[Case]:
+    sizes, one = letters(B=1, L=2, K=416, M=6), letters(B=1, L=1, K=704, M=600)
+    return [
+        draw(op, "ends", sizes, x=_ends(1, 2, 416), weight=1),
+        draw(op, "all_sizes", sizes, x=_all_sizes(1, 2, 416)),
+        draw(op, "largest_digits", one, x=0x7F00 * 2.0**-24, weight=-128),  # 127 is the digit, in radix 256
     ]
 
 
@@ -100,6 +118,8 @@ CASES = [
     *_int4("HalfInt4Projection"),
     *(draw("HalfInt8Projection", name, sizes) for name, sizes in PROJECTIONS.items()),
     draw("HalfInt8Projection", "strided", PROJECTIONS["odd_sizes"], strided=True),
+    *_int8("HalfInt8Linear"),
+    *_int8("HalfInt8Projection"),
     draw("HalfInt8Projection", "saturated", PROJECTIONS["L_65"], saturated=True, weight_scale=1000.0),
     *_rotations(),
     *_scans(),

@@ -141,6 +141,15 @@ Value __shfl_xor_sync(unsigned all, Value value, int distance) {
 
 inline void __syncthreads() { host_gpu::block.wait(); }
 
+inline int __syncthreads_or(int value) {
+    static int any[1024];
+    any[threadIdx.x] = value;
+    host_gpu::block.wait();
+    const bool found = std::any_of(any, any + blockDim.x, [](int one) { return one != 0; });
+    host_gpu::block.wait();
+    return found;
+}
+
 inline int __all_sync(unsigned, int predicate) {
     int all = 1;
     for (int lane = 0; lane < 32; lane++) all &= __shfl_sync(0, predicate, lane) != 0;
@@ -189,6 +198,9 @@ struct alignas(8) uint2 {
 struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
+struct alignas(16) int4 {
+    int x, y, z, w;
+};
 struct __half {
     uint16_t bits;
     operator float() const;
@@ -197,6 +209,7 @@ struct __half2 {
     __half x, y;
 };
 inline unsigned short __half_as_ushort(__half value) { return value.bits; }
+inline __half __ushort_as_half(unsigned short bits) { return {bits}; }
 
 // Of a subnormal number all bits are of the fraction, in units of 2^-24.
 inline float __half2float(__half value) {

@@ -1,0 +1,23 @@
+// C ABI of HalfInt8Projection; the struct is made from op.py.
+#include <cuda_runtime.h>
+
+#include "../common/half_linear_launch.cuh"
+#include "contracts.h"
+#include "kernel.cuh"
+
+extern "C" const char *quamba_HalfInt8Projection_refusal(const QuambaHalfInt8Projection *op) {
+    return quamba::half_linear_refusal(op->size.B, op->size.L, op->size.K, quamba::HALF_INT8_LARGEST_K, op->size.M);
+}
+
+extern "C" size_t quamba_HalfInt8Projection_workspace(const QuambaHalfInt8Projection *) { return 0; }
+
+extern "C" int quamba_HalfInt8Projection_launch(const QuambaHalfInt8Projection *op, void *, cudaStream_t stream) {
+    const quamba::HalfInt8Product product = {static_cast<const uint16_t *>(op->x),
+                                             op->weight,
+                                             op->x_stride,
+                                             int(op->size.B * op->size.L),
+                                             int(op->size.K),
+                                             int(op->size.M)};
+    const quamba::HalfInt8HalfEnd end = {static_cast<__half *>(op->y), op->weight_scale, op->bias};
+    return quamba::launch_half_linear<quamba::HalfInt8Format, quamba::HalfInt8Weight>(product, end, stream);
+}
