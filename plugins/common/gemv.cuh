@@ -74,7 +74,7 @@ QUAMBA_HOST_DEVICE int gemv_depth(int K, int M, int T, int multiprocessors, int 
     const auto fits = [&](int depth) {
         return GemvShared<Format>(K, T, shape, depth).bytes() + GEMV_RESERVE <= available;
     };
-    return fits(most) ? most : fits(GEMV_SMALL_DEPTH) ? GEMV_SMALL_DEPTH : 0;
+    return fits(most) ? most : fits(Format::SMALL_DEPTH) ? Format::SMALL_DEPTH : 0;
 }
 
 // What a warp multiplies: steps begin .. stop of a row, in every chunk_stride-th chunk of rows from `chunk` on.
@@ -177,7 +177,7 @@ __device__ __forceinline__ void store_columns(int32_t *to, const int32_t (&sums)
 // source: brings the codes of the tokens into shared memory. End::REGISTERS: of a thread. End::NEXT_MAY_BEGIN_EARLY:
 // whether the kernel behind may come before the inputs are there.
 template <class Format, class Source, class End, bool ALIGNED, int DEPTH>
-__global__ void QUAMBA_REGISTERS(End::REGISTERS + 4 * (Format::TILES - 1))
+__global__ void QUAMBA_REGISTERS(End::REGISTERS + 5 * (Format::TILES - 1))
     gemv(typename Format::Product p, Source source, End end, GemvShape shape) {
     extern __shared__ uint4 slots[];  // (DEPTH, 2, threads), then as GemvShared says
     const GemvShared<Format> shared(p.K, p.T, shape, DEPTH);

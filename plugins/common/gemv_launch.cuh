@@ -33,7 +33,7 @@ cudaError_t launch_gemv(const typename Format::Product &p, const Source &source,
                         const Gpu &gpu, cudaStream_t stream) {
     return gemv_depth<Format, End>(p, gpu) == End::DEPTH
                ? launch_gemv_depth<Format, End::DEPTH>(p, source, end, aligned, gpu, stream)
-               : launch_gemv_depth<Format, GEMV_SMALL_DEPTH>(p, source, end, aligned, gpu, stream);
+               : launch_gemv_depth<Format, Format::SMALL_DEPTH>(p, source, end, aligned, gpu, stream);
 }
 
 }  // namespace quamba

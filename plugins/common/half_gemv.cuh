@@ -33,11 +33,11 @@ __device__ __forceinline__ int row_of_total(int lane) { return lane / 4 + (lane 
 
 #endif  // __CUDACC__
 
-// TOKENS: the most; one alone takes fewer registers.
+// TOKENS: the most; one alone takes fewer registers. SMALL_DEPTH: six rows of digits a token leave less for steps ahead.
 template <int TOKENS>
 struct HalfInt4Format : Int4Format {
     using Product = HalfInt4Product;
-    static constexpr int MOST_TOKENS = TOKENS, LIMBS = quamba::LIMBS, TILES = TOKENS, SUMS = 1;
+    static constexpr int MOST_TOKENS = TOKENS, SMALL_DEPTH = 2, LIMBS = quamba::LIMBS, TILES = TOKENS, SUMS = 1;
 
 #ifdef __CUDACC__
 
@@ -64,7 +64,7 @@ struct HalfInt4Format : Int4Format {
 template <int TOKENS>
 struct HalfInt8Format : Int8Format {
     using Product = HalfInt8Product;
-    static constexpr int MOST_TOKENS = TOKENS, LIMBS = quamba::LIMBS, TILES = TOKENS, SUMS = 2;
+    static constexpr int MOST_TOKENS = TOKENS, SMALL_DEPTH = 2, LIMBS = quamba::LIMBS, TILES = TOKENS, SUMS = 2;
 
     // So that the sums of a block take at most 64 KiB.
     static QUAMBA_HOST_DEVICE constexpr int most_rows(int, int T) { return 65536 / (GEMV_WARPS * 8 * T) / 8 * 8; }

@@ -18,7 +18,7 @@ namespace quamba {
 
 struct Int4Format {
     using Product = Int4Product;
-    static constexpr int MOST_TOKENS = GEMV_TOKENS, LIMBS = 1, TILES = 1, SUMS = 1;
+    static constexpr int MOST_TOKENS = GEMV_TOKENS, SMALL_DEPTH = GEMV_SMALL_DEPTH, LIMBS = 1, TILES = 1, SUMS = 1;
     static constexpr int COLUMNS = INT4_CHUNK * INT4_GROUP_CHUNKS;  // of a step: a group
     static constexpr bool SUM_A_STEP = true;
 

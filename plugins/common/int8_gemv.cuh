@@ -10,7 +10,7 @@ namespace quamba {
 
 struct Int8Format {
     using Product = Int8Product;
-    static constexpr int MOST_TOKENS = GEMV_TOKENS, LIMBS = 1, TILES = 1, SUMS = 1;
+    static constexpr int MOST_TOKENS = GEMV_TOKENS, SMALL_DEPTH = GEMV_SMALL_DEPTH, LIMBS = 1, TILES = 1, SUMS = 1;
     static constexpr int COLUMNS = GEMV_STEP;  // of a step
     static constexpr bool SUM_A_STEP = false;
 

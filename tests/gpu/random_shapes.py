@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from op_cases import Case, head, int4, step
-from op_cases.drawing import draw
+from op_cases.drawing import Array, draw
 
 from quamba_export.plugins.common.registry import get_op
 
@@ -81,14 +81,40 @@ def _linear(op: str, random: np.random.Generator, name: str) -> Case:
     return draw(op, name, sizes, **scales)
 
 
-def _int4_linear(op: str, random: np.random.Generator, name: str) -> Case:
-    sizes = {
+def _int4_sizes(random: np.random.Generator) -> dict[str, int]:
+    return {
         "B": _pick(random, 1, 1, 2, 3, 8),
         "L": _pick(random, *LENGTHS, 63, 100, 127, 129, 200),
         "K": _pick(random, 32 * int(random.integers(1, 60)), 128 * int(random.integers(1, 20)), 768, 2560),
         "M": _pick(random, int(random.integers(1, 300)), int(random.integers(1, 3000)), 384),
     }
-    return int4.case_of(op, name, sizes)
+
+
+def _int4_linear(op: str, random: np.random.Generator, name: str) -> Case:
+    return int4.case_of(op, name, _int4_sizes(random))
+
+
+def _half_int4(op: str, random: np.random.Generator, name: str) -> Case:
+    sizes = _int4_sizes(random)
+    return draw(op, name, sizes, weight_scale=int4.spread(sizes["K"]), **_halves(random, sizes))
+
+
+def _half_int8(op: str, random: np.random.Generator, name: str) -> Case:
+    sizes = {
+        "B": _pick(random, 1, 1, 2, 3, 8),
+        "L": _pick(random, *LENGTHS, 63, 100, 130),
+        "K": _pick(random, int(random.integers(1, 700)), 16 * int(random.integers(1, 150)), 48, 160, 1536),
+        "M": _pick(random, int(random.integers(1, 300)), int(random.integers(1, 3000)), 384),
+    }
+    return draw(op, name, sizes, weight_scale=0.011, **_halves(random, sizes))
+
+
+def _halves(random: np.random.Generator, sizes: dict[str, int]) -> dict[str, Array]:
+    """x as it is drawn or, in every other call, numbers of all binades below 32,768."""
+    if random.random() < 0.5:
+        return {}
+    shape = (sizes["B"], sizes["L"], sizes["K"])
+    return {"x": random.normal(size=shape).astype(np.float32) * np.exp2(random.integers(-20, 13, shape))}
 
 
 def _conv(op: str, random: np.random.Generator, name: str) -> Case:
@@ -194,6 +220,10 @@ DRAWN = {
     "HalfCausalConv1d": _conv,
     "HalfGatedRMSNormHadamard": _gated,
     "HalfHadamard": _hadamard,
+    "HalfInt4Linear": _half_int4,
+    "HalfInt4Projection": _half_int4,
+    "HalfInt8Linear": _half_int8,
+    "HalfInt8Projection": _half_int8,
     "HalfRMSNorm": _rms_norm,
     "HalfSSDScan": _ssd,
     "HalfSelectiveScan": _selective,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from op_cases import COMPILED, Case, int4
+from op_cases.drawing import draw
 from op_implementations import assert_within_bound, run_reference, ulps
 
 from quamba_export.plugins.common.registry import kernel_names
@@ -54,12 +55,15 @@ def test_a_kernel_gives_the_bits_of_its_reference(library: KernelLibrary, case: 
 
 
 @pytest.mark.parametrize("rows", TILE_BORDERS)
-@pytest.mark.parametrize("op", ["Int4Linear", "Int4RequantizedLinear"])
-def test_row_counts_around_the_borders_of_int4_tiles(library: KernelLibrary, op: str, rows: int) -> None:
+@pytest.mark.parametrize(
+    "op", ["Int4Linear", "Int4RequantizedLinear", "HalfInt4Linear", "HalfInt8Projection"]
+)
+def test_row_counts_around_the_borders_of_tiles(library: KernelLibrary, op: str, rows: int) -> None:
+    case_of = draw if "Int8" in op else int4.case_of
     for columns, M in ((416, 130), (1280, 257)):
         sizes = {"B": 1, "L": rows, "K": columns, "M": M}
         for alignment in ALIGNMENTS:
-            compare(library, int4.case_of(op, f"{rows}_rows", sizes), alignment)
+            compare(library, case_of(op, f"{rows}_rows", sizes), alignment)
 
 
 @pytest.mark.parametrize("op", kernel_names())

@@ -27,7 +27,7 @@ bool run_block(unsigned x, unsigned y, int threads, bool backwards, Work work) {
 
 template <class Format, class Product, class End>
 bool run_gemv(const Product &p, const End &end, bool backwards) {
-    constexpr int MULTIPROCESSORS = 3, DEPTH = 3;
+    constexpr int MULTIPROCESSORS = 3, DEPTH = Format::SMALL_DEPTH;
     const GemvShape shape = gemv_shape<Format>(p.K, p.M, p.T, MULTIPROCESSORS);
     if (GemvShared<Format>(p.K, p.T, shape, DEPTH).bytes() > int(sizeof(shared))) abort();
     const bool whole_rows = Format::row_bytes(p.K) % 16 == 0, whole_tokens = p.K % 4 == 0 && p.x_stride % 4 == 0;

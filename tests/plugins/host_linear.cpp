@@ -5,6 +5,7 @@
 #include "../../plugins/InputProjectionStep/kernel.cuh"
 #include "../../plugins/QuantizedLinear/kernel.cuh"
 #include "../../plugins/RequantizedLinear/kernel.cuh"
+#include "../../plugins/common/half_gemv.cuh"
 #include "../../plugins/common/int8_gemm.cuh"
 #include "../../plugins/common/int4_gemm.cuh"
 #include "../../plugins/common/int4_gemv.cuh"
@@ -189,6 +190,14 @@ int gemv_depth_of(int K, int M, int T, int multiprocessors, int available, int m
 
 int int4_gemv_depth_of(int K, int M, int T, int multiprocessors, int available, int most) {
     return gemv_depth<Int4Format>(K, M, T, multiprocessors, available, most);
+}
+
+int half_int4_gemv_depth_of(int K, int M, int T, int multiprocessors, int available, int most) {
+    return gemv_depth<HalfInt4Format<GEMV_TOKENS>>(K, M, T, multiprocessors, available, most);
+}
+
+int half_int8_gemv_depth_of(int K, int M, int T, int multiprocessors, int available, int most) {
+    return gemv_depth<HalfInt8Format<GEMV_TOKENS>>(K, M, T, multiprocessors, available, most);
 }
 
 // Byte in a token's or several tokens' rows of a lane's first piece in step 0.

@@ -133,6 +133,8 @@ def test_one_token_of_every_published_size_takes_the_gemv(kernels: ctypes.CDLL, 
     for K, M in [(768, 3352), (1536, 768), (2560, 10576), (5120, 2560), (4096, 18560), (8192, 4096)]:
         assert kernels.gemv_depth_of(K, M, 1, multiprocessors, kib * 1024, 7) >= 3, (K, M)
         assert kernels.int4_gemv_depth_of(K, M, 1, multiprocessors, kib * 1024, 6) >= 3, (K, M)
+        for gemv_depth_of in (kernels.half_int4_gemv_depth_of, kernels.half_int8_gemv_depth_of):
+            assert gemv_depth_of(K, M, 1, multiprocessors, kib * 1024, 6) >= 2, (K, M)
     assert kernels.gemv_depth_of(2560, 10576, 1, multiprocessors, 227 * 1024, 7) == 7
     assert kernels.gemv_depth_of(2560, 10576, 9, multiprocessors, 227 * 1024, 7) == 0
     assert kernels.gemv_depth_of(131071, 10576, 1, multiprocessors, kib * 1024, 7) == (3 if kib == 227 else 0)
