@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from quamba_export.calib.config import MambaConfig
-from quamba_export.calib.model.qformat import BlockWidths, qformat_named
+from quamba_export.calib.model.qformat import MIXABLE, BlockWidths, qformat_named
 from quamba_export.calib.model.quantized_model import QuantizedModel
 from quamba_export.calib.model.state_dtype import SsmStateDtype
 from quamba_export.exporter.model_sizes import CONFIGS
@@ -36,13 +36,16 @@ def random_model(
 ) -> QuantizedModel:
     """The quantized model called `name` in CONFIGS, with `n_layer` layers instead of its own where given.
 
-    qformat: one with int8 activations. Raises QuambaError (exit 2) for an unknown name or width.
+    qformat: one whose weights are codes. Raises QuambaError (exit 2) for an unknown name or width.
     """
     widths = qformat_named(qformat)
     block = widths.block
-    if block is None or block.activation_bits != 8 or widths.name != block.name:
+    if block is None or widths.of_floats or widths.name != block.name:
         raise QuambaError(
-            "no random models of these widths", found=qformat, allowed="w8a8, w4a8", code=ExitCode.USAGE
+            "no random models of these widths",
+            found=qformat,
+            allowed=", ".join(MIXABLE),
+            code=ExitCode.USAGE,
         )
     if name not in CONFIGS:
         raise QuambaError(
@@ -71,38 +74,50 @@ class _Draw:
 
     def layer(self, i: int) -> None:
         config, site = self.config, f"layers.{i}"
-        sites = ["norm_out", "z", "dt", "out_proj_in"]
-        if config.kind == "mamba1":
-            sites += ["conv_in", "x", "dt_low", "B", "C"]
-            self.scales[f"{site}.ssm_state"] = ACTIVATION_SCALE / 8
-            self._mamba1(site)
-        else:
-            self._mamba2(site)
-        self.scales.update({f"{site}.{name}": ACTIVATION_SCALE for name in sites})
+        mamba1, codes = config.kind == "mamba1", self.widths.activation_bits == 8
+        parameters = self._mamba1(site) if mamba1 else self._mamba2()
+        self.tensors |= {f"{site}.{name}": values for name, values in parameters.items()}
+        if codes:
+            sites = ["norm_out", "z", "dt", "out_proj_in"]
+            if mamba1:
+                sites += ["conv_in", "x", "dt_low", "B", "C"]
+                self.scales[f"{site}.ssm_state"] = ACTIVATION_SCALE / 8
+                self._round(site, parameters)
+            else:
+                self._tables(site)
+            self.scales.update({f"{site}.{name}": ACTIVATION_SCALE for name in sites})
         self._linear(f"{site}.in_proj", config.d_in_proj, config.d_model)
-        self._conv(f"{site}.conv1d")
+        self._conv(f"{site}.conv1d", codes)
         self._linear(f"{site}.out_proj", config.d_model, config.d_inner, RESIDUAL_GAIN)
 
-    def _mamba1(self, site: str) -> None:
+    def _mamba1(self, site: str) -> dict[str, Tensor]:
         config = self.config
         self._linear(f"{site}.x_proj", config.dt_rank + 2 * config.d_state, config.d_inner)
         self._linear(f"{site}.dt_proj", config.d_inner, config.dt_rank, 0.2)
-        for name, values in (
-            ("A_log", torch.arange(1, config.d_state + 1).log().expand(config.d_inner, -1)),
-            ("D", torch.ones(config.d_inner)),
-            ("dt_bias", self._step_bias(config.d_inner)),
-        ):
+        return {
+            "A_log": torch.arange(1, config.d_state + 1).log().expand(config.d_inner, -1).contiguous(),
+            "D": torch.ones(config.d_inner),
+            "dt_bias": self._step_bias(config.d_inner),
+        }
+
+    def _round(self, site: str, parameters: dict[str, Tensor]) -> None:
+        for name, values in parameters.items():
             scale = float(values.abs().max() / 127)
             self.tensors[f"{site}.{name}"] = torch.round(values / scale).to(torch.int8)
             self.scales[f"{site}.{name}"] = scale
 
-    def _mamba2(self, site: str) -> None:
+    def _mamba2(self) -> dict[str, Tensor]:
+        config = self.config
+        return {
+            "A_log": torch.log(1 + 15 * torch.from_numpy(self.random.random(config.n_heads))).float(),
+            "D": torch.ones(config.n_heads),
+            "dt_bias": self._step_bias(config.n_heads),
+            "norm.weight": torch.ones(config.d_inner),
+        }
+
+    def _tables(self, site: str) -> None:
         config = self.config
         self.tensors |= {
-            f"{site}.A_log": torch.log(1 + 15 * torch.from_numpy(self.random.random(config.n_heads))).float(),
-            f"{site}.D": torch.ones(config.n_heads),
-            f"{site}.dt_bias": self._step_bias(config.n_heads),
-            f"{site}.norm.weight": torch.ones(config.d_inner),
             f"{site}.x_scale": torch.full((16 * config.n_groups,), ACTIVATION_SCALE),
             f"{site}.B_scale": torch.full((config.n_groups,), ACTIVATION_SCALE),
             f"{site}.C_scale": torch.full((config.n_groups,), ACTIVATION_SCALE),
@@ -134,8 +149,12 @@ class _Draw:
             f"{name}.out_scale": torch.full((rows,), ACTIVATION_SCALE),
         }
 
-    def _conv(self, name: str) -> None:
+    def _conv(self, name: str, codes: bool) -> None:
         channels, width = self.config.conv_dim, self.config.d_conv
+        if not codes:
+            weight = self.normal(channels, width) / math.sqrt(width)
+            self.tensors |= {f"{name}.weight": weight, f"{name}.bias": torch.zeros(channels)}
+            return
         self._linear(name, channels, width)
         self.tensors[f"{name}.x_scale"] = torch.full((channels,), ACTIVATION_SCALE)
 

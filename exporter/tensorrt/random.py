@@ -29,7 +29,7 @@ from quamba_export.runtime.errors import ExitCode
 def main(
     sizes: Annotated[list[str], typer.Argument(help="Names of exporter/model_sizes.py, `:N` for N layers.")],
     plugins: Annotated[Path, typer.Option(help="libquamba_plugins.so.")],
-    qformat: Annotated[str, typer.Option(help="w8a8 or w4a8.")] = "w8a8",
+    qformat: Annotated[str, typer.Option(help="w8a8, w4a8, w4a16 or w8a16.")] = "w8a8",
     compare_below: Annotated[int, typer.Option(help="Millions of weights up to which to compare.")] = 200,
 ) -> None:
     """Draw, build, time, compare."""

@@ -51,7 +51,7 @@ def main(
     context: Annotated[
         list[int], typer.Option(min=1, help="Tokens to time TPOT after; repeatable.")
     ] = CONTEXTS,
-    qformat: Annotated[str, typer.Option(help="w8a8 or w4a8.")] = "w8a8",
+    qformat: Annotated[str, typer.Option(help="w8a8, w4a8, w4a16 or w8a16.")] = "w8a8",
     output: Annotated[Path | None, typer.Option(help="File to add the lines to.")] = None,
 ) -> None:
     """Draw, build, time."""

@@ -15,7 +15,7 @@ from tests.random_calibrations import random_calibration
 from tests.random_checkpoints import random_checkpoint
 
 
-@pytest.mark.parametrize("qformat", ["w8a8", "w4a8"])
+@pytest.mark.parametrize("qformat", ["w8a8", "w4a8", "w4a16", "w8a16"])
 @pytest.mark.parametrize("name", ["mamba-130m", "mamba2-130m", "mamba2-8b"])
 def test_it_is_made_like_a_calibrated_model(name: str, qformat: str, monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(CONFIGS[name], n_layer=2, d_model=64, d_inner=2048, vocab_size=64)
@@ -55,5 +55,5 @@ def test_an_unknown_size_is_refused() -> None:
 
 
 def test_widths_of_no_random_model_are_refused() -> None:
-    with refused("no random models of these widths", "found: w4a16", code=2):
-        random_model("mamba2-130m", qformat="w4a16")
+    with refused("no random models of these widths", "found: fp16", "allowed: w8a8, w4a8, w4a16, w8a16", code=2):
+        random_model("mamba2-130m", qformat="fp16")

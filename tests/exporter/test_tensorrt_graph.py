@@ -153,6 +153,22 @@ def test_four_bit_projections_compute_the_same_bits(name: str, steps: bool) -> N
         assert not {"RMSNormQuantize", "QuantizedCausalConv1d", "Int4RequantizedLinear"}.intersection(kinds)
 
 
+@pytest.mark.parametrize("steps", [False, True], ids=["prefill", "steps"])
+@pytest.mark.parametrize("qformat", ["w4a16", "w8a16"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_fp16_activations_compute_the_same_bits(name: str, qformat: str, steps: bool) -> None:
+    exported = onnx_from_model(quantized(CONFIGS[name], qformat))
+    feed = feed_of(exported, 2, 1 if steps else 5)
+    graph = tensorrt_graph(exported, logits="all", steps=steps)
+    expected, found = run(exported, feed), run(graph, feed)
+    assert all(torch.equal(found[output], tensor) for output, tensor in expected.items())
+    kinds = [node.op_type for node in graph.graph.node]
+    projection = {"w4a16": "HalfInt4Projection", "w8a16": "HalfInt8Projection"}[qformat]
+    assert kinds.count(projection) >= CONFIGS[name].n_layer
+    assert kinds.count("HalfRMSNorm") == kinds.count("HalfCausalConv1d") == CONFIGS[name].n_layer
+    assert "Split" not in kinds
+
+
 @pytest.mark.parametrize("qformat", ["w8a8", "w4a8"])
 @pytest.mark.parametrize(("config", "plugins"), [(MAMBA1, 6), (MAMBA2, 4)], ids=["mamba1", "mamba2"])
 def test_a_layer_of_a_step_is_a_few_plugins(config: MambaConfig, plugins: int, qformat: str) -> None:
