@@ -19,6 +19,7 @@ struct HalfTile : GemmTile<BT, BM, WARPS_T, WARPS_M, STAGES, BLOCKS, Weight::ROW
     static constexpr int TOKENS_BYTES = 2 * HALF_TOKENS, STAGE_BYTES = TOKENS_BYTES + BM * Weight::ROW_BYTES;
     static constexpr int PLANE_BYTES = BT * GEMM_COLUMNS, PLANES = STAGES * STAGE_BYTES;
     static constexpr int SCALES = PLANES + LIMBS * PLANE_BYTES, SHARED_BYTES = SCALES + 2 * BM * 4;
+    static_assert(SHARED_BYTES <= 99 * 1024, "what a block has on sm_86 and sm_89");
     static_assert(BT * Base::SUMS_PITCH * 4 <= SCALES, "the sums take the place of ring and planes");
     static_assert(BT % (Base::THREADS / 32) == 0, "all warps make digits of as many tokens");
 };
@@ -31,7 +32,8 @@ using HalfMany = HalfTile<Weight, 32, 128, 2, 4, 3, 2>;
 
 #ifdef __CUDACC__
 
-// Codes of int4: operands of mma.sync times sixteen, and a scale a group behind each group's sum.
+// Codes of int4: operands of mma.sync times sixteen, and a scale a group behind each group's sum. Scales come divided by
+// sixteen and times the unit of the digits: powers of two, so the product's rounding is that of the scale itself.
 struct HalfInt4Weight {
     using Product = HalfInt4Product;
     static constexpr int ROW_BYTES = GROUP_BYTES;
@@ -45,8 +47,8 @@ struct HalfInt4Weight {
     struct Sums {
         float of[Tile::WM / 8][4] = {};
 
-        __device__ __forceinline__ void add(int64_t total, int j, int k, float2 sixteenth_of_scale) {
-            of[j][k] += nearest_float(total) * LIMB_UNIT * (k % 2 ? sixteenth_of_scale.y : sixteenth_of_scale.x);
+        __device__ __forceinline__ void add(int64_t total, int j, int k, float2 scale) {
+            of[j][k] += nearest_float(total) * (k % 2 ? scale.y : scale.x);
         }
         __device__ __forceinline__ float end(int j, int k) const { return of[j][k]; }
     };
@@ -149,7 +151,8 @@ __device__ __forceinline__ void add_stage_of_halves(Sums &sums, const char *plan
     }
 #pragma unroll
     for (int j = 0; j < Tile::WM / 8; j++) {
-        const float2 scale = reinterpret_cast<const float2 *>(scales)[lane % 4 * (Tile::WM / 8) + j];
+        const float2 two = reinterpret_cast<const float2 *>(scales)[lane % 4 * (Tile::WM / 8) + j];
+        const float2 scale = {two.x * LIMB_UNIT, two.y * LIMB_UNIT};
 #pragma unroll
         for (int k = 0; k < 4; k++) sums.add(totals[j][k], j, k, scale);
     }

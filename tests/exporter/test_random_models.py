@@ -55,5 +55,7 @@ def test_an_unknown_size_is_refused() -> None:
 
 
 def test_widths_of_no_random_model_are_refused() -> None:
-    with refused("no random models of these widths", "found: fp16", "allowed: w8a8, w4a8, w4a16, w8a16", code=2):
+    with refused(
+        "no random models of these widths", "found: fp16", "allowed: w8a8, w4a8, w4a16, w8a16", code=2
+    ):
         random_model("mamba2-130m", qformat="fp16")

@@ -1,7 +1,7 @@
 """Time of every kernel at published sizes, on random data, in a CUDA graph of many launches: us a call.
 
     python -m tests.gpu.measure [--size mamba2-2.7b] [--length 512] [--stack] [--separate] [--without scan]
-        [--qformat w4a8]
+        [--qformat w4a8|w4a16|w8a16]
 
 Needs QUAMBA_PLUGINS as `make gpu-test` sets it. A graph of 50 launches over rotating buffers is replayed;
 with --stack, one graph of the kernels of all layers in their order, each layer on weights of its own; what a
@@ -76,6 +76,35 @@ def calls(
     return cases
 
 
+def half_calls(config: MambaConfig, batch: int, length: int, op: str) -> dict[str, Case]:
+    """The same with fp16 activations. op: what the ops of in_proj and out_proj begin with."""
+    tokens, D, E, N = {"B": batch, "L": length}, config.d_model, config.d_inner, config.d_state
+
+    def linear(op: str, K: int, M: int) -> Case:
+        return draw(op, "m", {**tokens, "K": K, "M": M}, weight_scale=0.001, bias=0.0)
+
+    cases = {
+        "norm": draw("HalfRMSNorm", "m", {**tokens, "D": D}),
+        "in_proj": linear(f"{op}Projection", D, config.d_in_proj),
+        "conv": draw("HalfCausalConv1d", "m", {**tokens, "C": config.conv_dim, "W": config.d_conv}),
+        "out_proj": linear(f"{op}Linear", E, D),
+    }
+    if config.kind == "mamba2":
+        sizes = {**tokens, "H": config.n_heads, "P": config.headdim, "G": config.n_groups, "N": N}
+        cases["scan"] = draw("HalfSSDScan", "m", sizes, state_dtype="float16", A_log=1.0, dt_bias=-4.0)
+        groups = {"n_groups": config.n_groups}
+        cases["gated"] = draw("HalfGatedRMSNormHadamard", "m", {**tokens, "E": E}, attrs=groups)
+    else:
+        cases["x_proj"] = linear("HalfInt8Projection", E, config.dt_rank + 2 * N)
+        cases["dt_proj"] = linear("HalfInt8Projection", config.dt_rank, E)
+        cases["scan"] = draw("HalfSelectiveScan", "m", {**tokens, "E": E, "N": N}, state_dtype="float16")
+        cases["hadamard"] = draw("HalfHadamard", "m", {**tokens, "E": E})
+    return cases
+
+
+HALF = {"w4a16": "HalfInt4", "w8a16": "HalfInt8"}
+
+
 def microseconds(library: KernelLibrary, case: Case) -> float:
     """One launch of many in a graph."""
     prepared = [library.prepare(case) for _ in range(COPIES)]
@@ -115,15 +144,20 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--stack", action="store_true")
     parser.add_argument("--separate", action="store_true")
-    parser.add_argument("--qformat", choices=["w8a8", "w4a8"], default="w8a8")
+    parser.add_argument("--qformat", choices=["w8a8", "w4a8", *HALF], default="w8a8")
     parser.add_argument("--without", nargs="*", default=[], choices=ORDER)
     arguments = parser.parse_args()
     library = KernelLibrary(Path(os.environ["QUAMBA_PLUGINS"]))
     for size in arguments.size:
         for length in arguments.length:
             title, config = f"{size} {arguments.qformat} B={arguments.batch} L={length}", CONFIGS[size]
-            four_bits = arguments.qformat == "w4a8"
-            whole = calls(config, arguments.batch, length, separate=arguments.separate, four_bits=four_bits)
+            if op := HALF.get(arguments.qformat):
+                whole = half_calls(config, arguments.batch, length, op)
+            else:
+                four_bits = arguments.qformat == "w4a8"
+                whole = calls(
+                    config, arguments.batch, length, separate=arguments.separate, four_bits=four_bits
+                )
             layer = {name: case for name, case in whole.items() if name not in arguments.without}
             if arguments.stack:
                 total = stack_microseconds(library, layer, config)

@@ -10,9 +10,9 @@
 
 namespace quamba {
 
-alignas(1024) __shared__ char shared[1 << 18];  // of a block, by the names that kernels have for it
-alignas(1024) __shared__ uint4 slots[1 << 14];
-inline bool early_copies;
+alignas(1024) inline __shared__ char shared[1 << 18];  // of a block, by the names that kernels have for it
+alignas(1024) inline __shared__ uint4 slots[1 << 14];
+inline bool early_copies = true;
 
 namespace host {
 

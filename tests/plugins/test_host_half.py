@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import shutil
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
@@ -19,7 +20,9 @@ from op_cases import Case, cases_of
 from op_cases.drawing import draw
 from op_implementations import run_reference
 
+from quamba_export.plugins.common.c_header import header
 from quamba_export.plugins.common.registry import PLUGINS
+from tests.gpu.kernel_library import KernelLibrary
 
 FUNCTION = {
     "HalfInt4Linear": "int4_linear",
@@ -33,24 +36,28 @@ ASSEMBLY = re.compile(r"#ifdef __CUDACC__\n.*#endif  // __CUDACC__\n", re.DOTALL
 CASES = [case for op in FUNCTION for case in cases_of(op)]
 
 
-def compiled(folder: Path, fault: tuple[str, str, str] | None = None) -> ctypes.CDLL:
-    """fault: a header of plugins/common, its right text and a wrong one."""
+def copied_kernels(folder: Path, fault: tuple[str, str, str] | None = None) -> Path:
+    """Folder of the sources without assembly. fault: a header, its right text and a wrong one."""
     for op in FUNCTION:
-        (folder / op).mkdir()
-        (folder / op / "kernel.cuh").write_text((PLUGINS / op / "kernel.cuh").read_text())
+        shutil.copytree(PLUGINS / op, folder / op)
     common = folder / "common"
     common.mkdir()
-    for header in (PLUGINS / "common").glob("*.cuh"):
-        text = header.read_text()
-        if header.name in ("int8_mma.cuh", "async_copy.cuh"):
+    for source in (PLUGINS / "common").glob("*.cuh"):
+        text = source.read_text()
+        if source.name in ("int8_mma.cuh", "async_copy.cuh"):
             text, count = ASSEMBLY.subn("", text)
             assert count == 1
-        if fault is not None and header.name == fault[0]:
+        if fault is not None and source.name == fault[0]:
             assert fault[1] in text, fault
             text = text.replace(fault[1], fault[2])
-        (common / header.name).write_text(text)
+        (common / source.name).write_text(text)
+    return common
+
+
+def compiled(folder: Path, fault: tuple[str, str, str] | None = None) -> ctypes.CDLL:
+    common = copied_kernels(folder, fault)
     (common / "cuda_fp16.h").write_text('#include "host_gpu.h"\n')
-    (common / "host_half.cpp").write_text((SOURCES / "host_half.cpp").read_text())
+    shutil.copy(SOURCES / "host_half.cpp", common)
     words = (*HOST_GPU, f"-I{SOURCES}", f"-I{common}")
     return host_math(folder, str(common / "host_half.cpp"), *words)
 
@@ -58,6 +65,28 @@ def compiled(folder: Path, fault: tuple[str, str, str] | None = None) -> ctypes.
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return compiled(tmp_path_factory.mktemp("host_half"))
+
+
+@pytest.fixture(scope="module")
+def launchers(tmp_path_factory: pytest.TempPathFactory) -> KernelLibrary:
+    folder = tmp_path_factory.mktemp("host_launchers")
+    common = copied_kernels(folder)
+    (common / "contracts.h").write_text(header())
+    for name in ("cuda_fp16.h", "cuda_runtime.h"):
+        (common / name).write_text('#include "host_launch.h"\n')
+    lines = ['#include "host_launch.cpp"\n#include "host_tensor_core.h"\n']
+    lines += [f'#include "../{op}/launch.cu"\n' for op in FUNCTION]
+    (common / "launchers.cpp").write_text("".join(lines))
+    words = (*HOST_GPU, "-D__CUDACC__", "-D__maxnreg__(count)=", f"-I{SOURCES}", f"-I{common}")
+    host_math(folder, str(common / "launchers.cpp"), *words)
+    return KernelLibrary(folder / "host_math.so", "cpu")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_launcher_gives_the_reference_s_bits(launchers: KernelLibrary, case: Case) -> None:
+    for wider, shift in ((0, 0), (48, 16), (5, 1)):  # elements behind a row, elements off alignment
+        (found,) = launchers.run(case, wider=wider, shift=shift)
+        assert same(case, found)
 
 
 def run(
