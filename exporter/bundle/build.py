@@ -34,7 +34,7 @@ from quamba_export.runtime.self_test import SelfTest, self_test_of
 from quamba_export.targets.target import load_target
 from quamba_export.targets.target_file import Target
 
-WITH_KERNELS = ("w8a8", "w4a8")  # the widths whose ops the plugin library holds
+WITH_KERNELS = ("w8a8", "w4a8", "w4a16", "w8a16")  # the widths whose ops the plugin library holds
 
 
 @dataclass(frozen=True)
@@ -171,13 +171,13 @@ def _check_choices(choices: EngineChoices, target: Target, elsewhere: bool) -> N
 
 
 def _check_kernels(source: Manifest, target: str) -> None:
-    """Refuse (exit 5) an export in widths that no kernel computes yet, before anything is compiled."""
+    """Refuse (exit 5) an export in widths that no engine computes yet, before anything is compiled."""
     if source.qformat not in WITH_KERNELS:
         raise QuambaError(
-            f"{target} has no kernels for {source.qformat} yet: they are planned",
+            f"{target} does not run {source.qformat} yet: planned",
             found=f"an export made with --qformat {source.qformat}",
             allowed=", ".join(WITH_KERNELS),
-            fix=f"use --target cpu, or export with --qformat {WITH_KERNELS[-1]}",
+            fix="use --target cpu, or export with one of these --qformat",
             code=ExitCode.INCOMPATIBLE,
         )
 

@@ -46,7 +46,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     return build_one
 
 
-@pytest.mark.parametrize("qformat", ["w8a8", "w4a8"])
+@pytest.mark.parametrize("qformat", ["w8a8", "w4a8", "w4a16", "w8a16"])
 @pytest.mark.parametrize("name", ["mamba-130m", "mamba2-130m"])
 def test_engines_pass_the_gate_with_their_weights_once_in_memory(
     build: Callable[..., Any], name: str, qformat: str
