@@ -27,10 +27,11 @@ __device__ __forceinline__ double block_sum(double value) {
     return wide_lane_sum(threadIdx.x % 32 < blockDim.x / 32 ? partial[threadIdx.x % 32] : 0.0);
 }
 
-// All THREADS of the block, each role at a place of its own: __syncthreads() would want one place for all.
+// All THREADS of the block, each role at a place of its own. __syncthreads() and bar.sync are aligned: they want
+// one place for all, in a function of its own too (synccheck).
 template <int THREADS>
 __device__ __forceinline__ void block_barrier() {
-    asm volatile("bar.sync 1, %0;" : : "n"(THREADS) : "memory");
+    asm volatile("barrier.cta.sync 1, %0;" : : "n"(THREADS) : "memory");
 }
 
 }  // namespace quamba

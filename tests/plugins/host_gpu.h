@@ -69,7 +69,7 @@ inline Barrier block, warps[32];
 
 // What is reached below sm_90: the barrier of a block, and what copies and prefetches say.
 inline void assembly(const std::string &text) {
-    if (text.find("bar.sync") != std::string::npos) return block.wait();
+    if (text.find("barrier.cta.sync") != std::string::npos) return block.wait();
     for (const char *known : {"\"\"", "prefetch.", "cp.async.commit_group", "cp.async.wait_group"}) {
         if (text.rfind(known, 0) == 0 || text.rfind(std::string("\"") + known, 0) == 0) return;
     }
