@@ -64,6 +64,11 @@ cudaError_t launch_lanes(const Op &op, const RowScales &scales, SSDStep *steps, 
     const bool fits = sizeof(typename SSDScan<Op, Stored, N_LANE, 2, 32>::Shared) <= size_t(gpu.shared_bytes);
     if (fits && rows >= int64_t(16) * gpu.multiprocessors)
         return launch_rows<Stored, N_LANE, 2, 32>(op, scales, steps, begin, gpu, stream);
+    using Narrow = typename SSDScan<Op, Stored, N_LANE, 1, 32>::Shared;
+    if constexpr (sizeof(Narrow) > 99 * 1024) {  // what a block has on sm_86 and sm_89
+        if (sizeof(Narrow) > size_t(gpu.shared_bytes))
+            return launch_rows<Stored, N_LANE, 1, 16>(op, scales, steps, begin, gpu, stream);
+    }
     return launch_rows<Stored, N_LANE, 1, 32>(op, scales, steps, begin, gpu, stream);
 }
 

@@ -125,7 +125,7 @@ class KernelLibrary:
     """The launchers of every op."""
 
     def __init__(self, path: Path, device: str = "cuda") -> None:
-        self._library, self._device = ctypes.CDLL(str(path)), device
+        self.loaded, self._device = ctypes.CDLL(str(path)), device
 
     def prepare(self, case: Case, *, wider: int = 0, shift: int = 0) -> Prepared:
         """wider: elements a token's row is followed by; shift: elements off alignment."""
@@ -139,7 +139,7 @@ class KernelLibrary:
             fresh = np.full([int(n) for n in shape], 77, dtype)
             own = Guarded(fresh, device=self._device)
             outputs[tensor.name] = inputs[tensor.aliases] if tensor.aliases else own
-        return Prepared(self._library, case, inputs, outputs, self._device)
+        return Prepared(self.loaded, case, inputs, outputs, self._device)
 
     def run(self, case: Case, *, wider: int = 0, shift: int = 0) -> list[Array]:
         """Outputs of one launch. Raises AssertionError where it fails or writes beside its outputs."""
@@ -159,7 +159,7 @@ class KernelLibrary:
         (batch, vocabulary), stride = logits.shape, logits.stride(0) or logits.shape[1]
         if tokens is None:
             tokens = torch.full((batch,), -77, dtype=torch.int64, device="cuda")
-        status = self._library.quamba_argmax(
+        status = self.loaded.quamba_argmax(
             ctypes.c_void_p(logits.data_ptr()),
             *(ctypes.c_int64(size) for size in (batch, vocabulary, stride)),
             ctypes.c_void_p(tokens.data_ptr()),

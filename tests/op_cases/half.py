@@ -15,7 +15,17 @@ CONV = {
     "L_65": letters(B=1, L=65, C=40, W=4),
 }
 SELECTIVE = ("one_of_everything", "decode", "odd_sizes", "L_65")
-SSD = ("one_of_everything", "decode", "odd_sizes", "G_2", "L_65")
+SSD = (
+    "one_of_everything",
+    "decode",
+    "decode_N_128",
+    "decode_N_256",
+    "decode_P_35",
+    "odd_sizes",
+    "G_2",
+    "L_65",
+    "N_256",
+)
 STATES = ("float16", "float32")
 NEAR_THE_ENDS = (-65504.0, -65472.0, -(2.0**-24), 0.0, 2.0**-24, 2.0**-14, 65472.0, 65504.0)
 

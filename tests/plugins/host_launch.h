@@ -15,16 +15,16 @@ typedef struct CUstream_st *cudaStream_t;
 using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorLaunchFailure = 719;
 
-// An H200.
+// An H200, or what a test makes of it.
 enum cudaDeviceAttr {
     cudaDevAttrComputeCapabilityMajor,
     cudaDevAttrMultiProcessorCount,
     cudaDevAttrMaxSharedMemoryPerBlockOptin
 };
+extern "C" int host_gpu_attributes[3];
 inline cudaError_t cudaGetDevice(int *device) { return *device = 0; }
 inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
-    constexpr int VALUES[] = {9, 132, quamba::SHARED_BYTES};
-    *value = VALUES[attribute];
+    *value = host_gpu_attributes[attribute];
     return cudaSuccess;
 }
 
@@ -33,7 +33,11 @@ enum cudaFuncAttribute {
     cudaFuncAttributePreferredSharedMemoryCarveout
 };
 constexpr int cudaSharedmemCarveoutMaxShared = 100;
-inline cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute, int) { return cudaSuccess; }
+inline cudaError_t cudaFuncSetAttribute(const void *, cudaFuncAttribute attribute, int value) {
+    const bool too_many = attribute == cudaFuncAttributeMaxDynamicSharedMemorySize &&
+                          value > host_gpu_attributes[cudaDevAttrMaxSharedMemoryPerBlockOptin];
+    return too_many ? cudaErrorInvalidValue : cudaSuccess;
+}
 
 enum cudaLaunchAttributeID {
     cudaLaunchAttributeProgrammaticStreamSerialization,
@@ -56,7 +60,7 @@ struct cudaLaunchConfig_t {
     unsigned numAttrs;
 };
 
-// The limits that a launch meets on every GPU; then as cudaLaunchKernelEx.
+// The limits that a launch meets; then as cudaLaunchKernelEx.
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(Parameters...),
                                Arguments... arguments) {

@@ -4,8 +4,10 @@ bits, and nothing written beside them.
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -26,6 +28,11 @@ OPS = tuple(
     op for op in kernel_names() if op.startswith("Half") and not op.endswith(("Linear", "Projection"))
 )
 ALIGNMENTS = ((0, 0), (48, 16), (5, 1))  # elements behind a row, elements off alignment
+SMALL_GPU = (
+    8,
+    2,
+    99 << 10,
+)  # major version, multiprocessors, bytes of a block: what sm_86 and sm_89 give one
 RANDOM_SHAPES, MOST_INPUTS = 12, 1 << 16  # of an op; of a call
 
 
@@ -64,6 +71,21 @@ def assert_bits_of_the_reference(library: KernelLibrary, case: Case, alignment: 
 def test_a_launcher_gives_the_bits_of_its_reference(library: KernelLibrary, case: Case) -> None:
     for alignment in ALIGNMENTS:
         assert_bits_of_the_reference(library, case, alignment)
+
+
+@pytest.fixture
+def small_gpu(library: KernelLibrary) -> Iterator[None]:
+    attributes = (ctypes.c_int * 3).in_dll(library.loaded, "host_gpu_attributes")
+    before = tuple(attributes)
+    attributes[:] = SMALL_GPU
+    yield
+    attributes[:] = before
+
+
+@pytest.mark.usefixtures("small_gpu")
+@pytest.mark.parametrize("case", [case for case in COMPILED if case.op in OPS], ids=str)
+def test_a_launcher_finds_room_on_a_small_gpu(library: KernelLibrary, case: Case) -> None:
+    assert_bits_of_the_reference(library, case, (0, 0))
 
 
 @pytest.mark.parametrize("op", OPS)
