@@ -23,13 +23,13 @@ struct HalfOutput {
     __device__ __forceinline__ __half output(double sum) const { return saturated_half(static_cast<float>(sum * unit)); }
 };
 
-// 16 numbers side by side.
-struct alignas(16) Halves {
+// Side by side.
+struct alignas(16) SixteenHalves {
     __half at[LAST_RADIX];
 };
 
-__device__ __forceinline__ Halves side_by_side(const double (&v)[LAST_RADIX], const HalfOutput &scale) {
-    Halves halves;
+__device__ __forceinline__ SixteenHalves side_by_side(const double (&v)[LAST_RADIX], const HalfOutput &scale) {
+    SixteenHalves halves;
 #pragma unroll
     for (int k = 0; k < LAST_RADIX; k++) halves.at[k] = scale.output(v[k]);
     return halves;
