@@ -36,7 +36,8 @@ def test_every_site_and_state_is_the_same_bit_for_bit(name: str, qformat: str, t
         expected, found = tapped(model, part, reference_states), graph.run(part, states)
         _, reference_states = model(part, reference_states)
         states = graph.next_states(found)
-        np.testing.assert_allclose(found["logits"], expected.pop("logits").numpy(), rtol=0, atol=1e-5)
+        # the head's fp32 sums in another order, of 160 products and up to 27 in size
+        np.testing.assert_allclose(found["logits"], expected.pop("logits").numpy(), rtol=1e-6, atol=1e-5)
         for site, tensor in expected.items():
             np.testing.assert_array_equal(found[site], tensor.numpy(), err_msg=site)
 
