@@ -7,6 +7,7 @@ the runtime's extra can start every command which that extra covers.
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import sys
 import traceback
@@ -150,7 +151,7 @@ def leave_with_code(command: Callable[[], object]) -> None:
     try:
         command()
     except SystemExit as leaving:
-        if isinstance(leaving.__context__, BrokenPipeError):  # nobody reads on: typer and rich leave with 1
+        if isinstance(leaving.__context__, BrokenPipeError) or not flushed():  # typer and rich leave with 1
             sys.exit(128 + signal.SIGPIPE)
         raise
     except Exception as error:
@@ -161,6 +162,16 @@ def leave_with_code(command: Callable[[], object]) -> None:
             traceback.print_exception(error)
         print(f"error: {message}", file=sys.stderr)
         sys.exit(int(code))
+
+
+def flushed() -> bool:
+    """Whether somebody read what stdout still held; Python's own flush at the end has nothing left to say."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def explain(error: Exception) -> tuple[str, ExitCode]:

@@ -97,8 +97,10 @@ def test_a_reader_that_stops_ends_a_command_in_silence(arguments: list[str]) -> 
     reading, writing = os.pipe()
     os.close(reading)
     words = [sys.executable, "-m", "quamba_export.exporter.cli", *arguments]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with os.fdopen(writing, "w") as unread:
-        left = subprocess.run(words, stdout=unread, stderr=subprocess.PIPE, text=True, check=False)
+        pipes = {"stdout": unread, "stderr": subprocess.PIPE}
+        left = subprocess.run(words, **pipes, env=buffered, text=True, check=False)
     assert (left.returncode, left.stderr) == (128 + signal.SIGPIPE, "")
 
 
