@@ -12,13 +12,7 @@ extern "C" const char *quamba_HalfInt4Linear_refusal(const QuambaHalfInt4Linear 
 extern "C" size_t quamba_HalfInt4Linear_workspace(const QuambaHalfInt4Linear *) { return 0; }
 
 extern "C" int quamba_HalfInt4Linear_launch(const QuambaHalfInt4Linear *op, void *, cudaStream_t stream) {
-    const quamba::HalfInt4Product product = {static_cast<const uint16_t *>(op->x),
-                                             op->weight,
-                                             static_cast<const uint16_t *>(op->weight_scale),
-                                             op->x_stride,
-                                             int(op->size.B * op->size.L),
-                                             int(op->size.K),
-                                             int(op->size.M)};
+    const auto product = quamba::half_int4_product(*op);
     const quamba::HalfInt4ResidualEnd end = {op->y, op->bias, op->residual, op->residual_stride};
     return quamba::launch_half_linear<quamba::HalfInt4Format, quamba::HalfInt4Weight>(product, end, stream);
 }

@@ -12,13 +12,7 @@ extern "C" const char *quamba_HalfInt4Projection_refusal(const QuambaHalfInt4Pro
 extern "C" size_t quamba_HalfInt4Projection_workspace(const QuambaHalfInt4Projection *) { return 0; }
 
 extern "C" int quamba_HalfInt4Projection_launch(const QuambaHalfInt4Projection *op, void *, cudaStream_t stream) {
-    const quamba::HalfInt4Product product = {static_cast<const uint16_t *>(op->x),
-                                             op->weight,
-                                             static_cast<const uint16_t *>(op->weight_scale),
-                                             op->x_stride,
-                                             int(op->size.B * op->size.L),
-                                             int(op->size.K),
-                                             int(op->size.M)};
+    const auto product = quamba::half_int4_product(*op);
     const quamba::HalfInt4HalfEnd end = {static_cast<__half *>(op->y), op->bias};
     return quamba::launch_half_linear<quamba::HalfInt4Format, quamba::HalfInt4Weight>(product, end, stream);
 }

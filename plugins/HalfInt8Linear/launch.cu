@@ -12,12 +12,7 @@ extern "C" const char *quamba_HalfInt8Linear_refusal(const QuambaHalfInt8Linear 
 extern "C" size_t quamba_HalfInt8Linear_workspace(const QuambaHalfInt8Linear *) { return 0; }
 
 extern "C" int quamba_HalfInt8Linear_launch(const QuambaHalfInt8Linear *op, void *, cudaStream_t stream) {
-    const quamba::HalfInt8Product product = {static_cast<const uint16_t *>(op->x),
-                                             op->weight,
-                                             op->x_stride,
-                                             int(op->size.B * op->size.L),
-                                             int(op->size.K),
-                                             int(op->size.M)};
+    const auto product = quamba::half_int8_product(*op);
     const quamba::HalfInt8ResidualEnd end = {op->y, op->weight_scale, op->bias, op->residual, op->residual_stride};
     return quamba::launch_half_linear<quamba::HalfInt8Format, quamba::HalfInt8Weight>(product, end, stream);
 }

@@ -35,4 +35,26 @@ cudaError_t launch_half_linear(const typename Weight::Product &p, const End &end
     return launch_half_tiles<Weight, HalfMany<Weight>>(p, end, gpu, stream);
 }
 
+// What an op with int4 codes multiplies, from its call; one with int8 codes.
+template <class Op>
+HalfInt4Product half_int4_product(const Op &op) {
+    return {static_cast<const uint16_t *>(op.x),
+            op.weight,
+            static_cast<const uint16_t *>(op.weight_scale),
+            op.x_stride,
+            int(op.size.B * op.size.L),
+            int(op.size.K),
+            int(op.size.M)};
+}
+
+template <class Op>
+HalfInt8Product half_int8_product(const Op &op) {
+    return {static_cast<const uint16_t *>(op.x),
+            op.weight,
+            op.x_stride,
+            int(op.size.B * op.size.L),
+            int(op.size.K),
+            int(op.size.M)};
+}
+
 }  // namespace quamba
