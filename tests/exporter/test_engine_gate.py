@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_records import engine_record
 from fake_cuda import FakeCuda
 from numpy.typing import NDArray
 from refusals import refused
@@ -19,7 +20,6 @@ from quamba_export.exporter.tensorrt.engine_comparison import compare_logits, co
 from quamba_export.exporter.tensorrt.engine_gate import FEEDS, PROBE, check_engine, probe_ids
 from quamba_export.runtime.engine import Engine, Ids, Logits, States
 from quamba_export.runtime.engine_ort import OrtEngine
-from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import read_manifest
 
@@ -94,17 +94,7 @@ def test_an_engine_that_chooses_another_token_is_refused(flow: Flow) -> None:
 def test_a_bundle_that_fails_is_not_written(
     monkeypatch: pytest.MonkeyPatch, flow: Flow, tmp_path: Path
 ) -> None:
-    record = EngineRecord(
-        "10.6.0",
-        False,
-        90,
-        "c0ffee",
-        max_batch=2,
-        prefill_length=512,
-        weights=(),
-        cuda="12.6",
-        device_bytes=0,
-    )
+    record = engine_record(max_batch=2, prefill_length=512, device_bytes=0)
     engine = FaultyEngine(engine_of(flow.export), "past_ssm_states.1", range(1, 999))
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", FakeCuda())
     monkeypatch.setattr("quamba_export.runtime.tensorrt_library.import_builder", lambda: None)

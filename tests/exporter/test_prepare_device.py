@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 
 import pytest
+from engine_records import engine_record
 from fake_export import FILES, write_fake_export
 from plugin_registry import CACHE, quickly, skipping_what_is_missing
 from refusals import refused
@@ -70,7 +71,9 @@ def write_engines(
     (folder / "weights.bin").write_bytes(b"12345678")
     (folder / LIBRARY).write_bytes(choices.plugins.read_bytes())
     weights = (WeightTensor("head.weight", "int8", (2, 4), 0),)
-    record = EngineRecord("10.3.0", False, target.sm, "c0ffee", 1, 1, weights, cuda="12.6", device_bytes=0)
+    record = engine_record(
+        weights, tensorrt="10.3.0", sm=target.sm, max_batch=1, prefill_length=1, device_bytes=0
+    )
     return record, SelfTest((1,), (2,), "a" * 64)
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from engine_records import engine_record
 from fake_cuda import FakeCuda
 from fake_export import write_fake_export
 from fake_tensorrt import LOADED, FakeBuilder, FakeTensorRT
@@ -33,7 +34,7 @@ from quamba_export.runtime.tensorrt_library import Messages, import_builder, imp
 from quamba_export.targets.target import load_target
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float16", (2, 2), 256))
-RECORD = EngineRecord("10.6.0", False, 90, "c0ffee", 4, 512, TABLE, cuda="12.6", device_bytes=1 << 30)
+RECORD = engine_record(TABLE, prefill_length=512)
 
 
 @pytest.fixture

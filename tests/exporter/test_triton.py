@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from engine_records import engine_record
 from fake_cuda import FakeCuda
 from fake_tensorrt import LOADED, FakeTensorRT
 from google.protobuf import text_format
@@ -21,14 +22,12 @@ from quamba_export.exporter.bundle import triton
 from quamba_export.exporter.bundle.triton_config import config_of
 from quamba_export.exporter.tensorrt import build as tensorrt_build
 from quamba_export.runtime import tensorrt_library
-from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
+from quamba_export.runtime.engine_record import WeightTensor
 from quamba_export.runtime.errors import QuambaError
 from quamba_export.runtime.manifest import manifest_for, read_manifest, write_manifest
 from quamba_export.runtime.tensorrt_library import Messages
 
-RECORD = EngineRecord(
-    "10.6.0", False, 90, "c0ffee", 4, 16, (WeightTensor("head", "int8", (8,), 0),), "12.6", 1 << 20
-)
+RECORD = engine_record((WeightTensor("head", "int8", (8,), 0),), prefill_length=16, device_bytes=1 << 20)
 
 
 @pytest.fixture(scope="module")

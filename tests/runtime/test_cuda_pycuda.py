@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engine_records import engine_record
 from fake_cuda import FakePlan, fake_argmax
 from fake_pycuda import FakePycuda
 from refusals import refused
@@ -16,22 +17,12 @@ from tiny_recurrent import NumpyEngine, V, state_table
 from quamba_export.runtime.cuda import BACKEND, Cuda
 from quamba_export.runtime.device_weights import DeviceWeights
 from quamba_export.runtime.engine import prefill
-from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
+from quamba_export.runtime.engine_record import WeightTensor
 from quamba_export.runtime.engine_tensorrt import TrtEngine
 from quamba_export.runtime.errors import ExitCode
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0),)
-RECORD = EngineRecord(
-    "10.3.0",
-    False,
-    87,
-    "c0ffee",
-    max_batch=4,
-    prefill_length=8,
-    weights=TABLE,
-    cuda="12.6",
-    device_bytes=1 << 20,
-)
+RECORD = engine_record(TABLE, tensorrt="10.3.0", sm=87, device_bytes=1 << 20)
 
 
 @pytest.fixture

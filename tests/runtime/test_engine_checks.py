@@ -7,17 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engine_records import engine_record
 from refusals import refused
 from tiny_recurrent import V, state_table
 
 from quamba_export.runtime import tensorrt_plan
 from quamba_export.runtime.engine_checks import check_contracts, check_machine, tensors_of
-from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
+from quamba_export.runtime.engine_record import WeightTensor
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.tensorrt_library import check_driver
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float32", (2, 2), 256))
-RECORD = EngineRecord("10.6.0", False, 90, "c0ffee", 4, 8, TABLE, cuda="12.6", device_bytes=1 << 30)
+RECORD = engine_record(TABLE)
 
 
 class FakeTensorRT:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from engine_records import engine_record
 from fake_cuda import FakeCuda, FakePlan, at, fake_argmax
 from refusals import refused
 from tiny_recurrent import NumpyEngine, V, state_table
@@ -16,22 +17,12 @@ from tiny_recurrent import NumpyEngine, V, state_table
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.device_weights import DeviceWeights
 from quamba_export.runtime.engine import prefill, stack_states
-from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
+from quamba_export.runtime.engine_record import WeightTensor
 from quamba_export.runtime.engine_tensorrt import TrtEngine
 from quamba_export.runtime.errors import ExitCode
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float32", (2, 2), 256))
-RECORD = EngineRecord(
-    "10.6.0",
-    False,
-    90,
-    "c0ffee",
-    max_batch=4,
-    prefill_length=8,
-    weights=TABLE,
-    cuda="12.6",
-    device_bytes=1 << 30,
-)
+RECORD = engine_record(TABLE)
 
 
 @pytest.fixture

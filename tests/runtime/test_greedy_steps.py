@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from engine_records import engine_record
 from fake_cuda import FakeCuda, FakePlan, fake_argmax
 from refusals import refused
 from tiny_recurrent import NumpyEngine, V, state_table
@@ -19,23 +20,13 @@ from quamba_export.runtime.decoder import HostDecoder
 from quamba_export.runtime.device_argmax import argmax_of
 from quamba_export.runtime.device_weights import DeviceWeights
 from quamba_export.runtime.engine import Engine, Ids, prefill
-from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
+from quamba_export.runtime.engine_record import WeightTensor
 from quamba_export.runtime.engine_tensorrt import TrtEngine
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.sampling import Sampling
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0),)
-RECORD = EngineRecord(
-    "10.6.0",
-    False,
-    90,
-    "c0ffee",
-    max_batch=4,
-    prefill_length=8,
-    weights=TABLE,
-    cuda="12.6",
-    device_bytes=1 << 20,
-)
+RECORD = engine_record(TABLE, device_bytes=1 << 20)
 TOKEN_BYTES, LOGIT_BYTES = 8, 4 * V  # a sequence
 
 

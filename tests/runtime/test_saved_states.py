@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_records import engine_record
 from fake_cuda import FakeCuda, FakePlan, fake_argmax
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from quamba_export.runtime.decoder import HostDecoder
 from quamba_export.runtime.device_weights import DeviceWeights
 from quamba_export.runtime.engine import Engine, prefill
 from quamba_export.runtime.engine_ort import OrtEngine
-from quamba_export.runtime.engine_record import EngineRecord, WeightTensor
+from quamba_export.runtime.engine_record import WeightTensor
 from quamba_export.runtime.engine_tensorrt import TrtEngine
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.history import History, history_after
@@ -59,9 +60,7 @@ def engines(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
     monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(runtime=fake))
     table = (WeightTensor("a.weight", "int8", (16,), 0),)
-    record = EngineRecord(
-        "10.6.0", False, 90, "c0ffee", 4, 8, weights=table, cuda="12.6", device_bytes=1 << 30
-    )
+    record = engine_record(table)
     cuda, weights = Cuda(), tmp_path / "weights.bin"
     weights.write_bytes(bytes(16))
     plans: tuple[Any, Any] = FakePlan(fake, 1), FakePlan(fake, 8)

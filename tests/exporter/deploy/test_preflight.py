@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_records import engine_record
 from refusals import refused
 from ssh_device import ORIN
 from tiny_recurrent import write_tiny_export
@@ -22,13 +23,12 @@ from quamba_export.exporter.deploy.preflight import (
     device_from,
     needs_of,
 )
-from quamba_export.runtime.engine_record import EngineRecord
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import Manifest, read_manifest
 from quamba_export.targets.target import load_target
 
 GIB = 1 << 30
-ENGINE = EngineRecord("10.3.0", False, 87, "c0ffee", 4, 256, weights=(), cuda="12.6", device_bytes=2 * GIB)
+ENGINE = engine_record(tensorrt="10.3.0", sm=87, prefill_length=256, device_bytes=2 * GIB)
 AARCH64 = b"\x7fELF\x02\x01\x01" + bytes(9) + (3).to_bytes(2, "little") + (183).to_bytes(2, "little")
 
 
