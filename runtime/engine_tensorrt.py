@@ -34,6 +34,7 @@ from quamba_export.runtime.tensorrt_library import import_tensorrt, is_lean, loa
 from quamba_export.runtime.tensorrt_plan import Plan
 
 DECODE, PREFILL, PLUGINS = "decode.engine", "prefill.engine", "libquamba_plugins.so"
+WHOLE = 64  # tokens of a whole chunk of Mamba-2's scan: prompts cut there leave the states of the uncut one
 
 
 class TrtStates(States):
@@ -108,9 +109,7 @@ class TrtEngine(Engine):
     def copy_states(self, memory: StateMemory) -> TrtStates:
         """States of their own memory with the values of `memory`."""
         twin = self._allocate(memory.batch)
-        for name, tensor in memory.tensors.items():
-            self._cuda.copy(twin.tensors[name].address, tensor.address, tensor.nbytes)
-        self._cuda.synchronize()
+        twin.copy(memory)
         return TrtStates(twin, self)
 
     def keep_spare(self, memory: StateMemory) -> None:
@@ -118,11 +117,24 @@ class TrtEngine(Engine):
         self._spare = memory
 
     def run(self, input_ids: Ids, states: States, num_logits: int = 1) -> tuple[Logits, TrtStates]:
-        """See `Engine.run`; all but the first of several logits are taken token by token."""
+        """See `Engine.run`; each of several logits is what a prompt that ends at its token gives.
+
+        The plans give one position's logits: each of the others costs a call, of at most WHOLE tokens.
+        """
         memory, length = taken(states, input_ids), input_ids.shape[1]
-        first = length - num_logits + 1  # tokens up to the first position whose logits are wanted
-        logits = [self._advance(memory, input_ids[:, :first])]
-        logits += [self._advance(memory, input_ids[:, t : t + 1]) for t in range(first, length)]
+        if num_logits == 1:
+            return self._advance(memory, input_ids), TrtStates(memory, self)
+        piece = self.record.prefill_length if self.record.prefill_length % WHOLE else WHOLE
+        read, logits, twin = 0, [], self._allocate(memory.batch)  # tokens that `memory` has seen
+        for end in range(length - num_logits + 1, length):
+            whole = (end - 1) // piece * piece
+            if whole > read:
+                self._advance(memory, input_ids[:, read:whole])
+                read = whole
+            twin.copy(memory)
+            logits.append(self._advance(twin, input_ids[:, read:end]))
+        self.keep_spare(twin)
+        logits.append(self._advance(memory, input_ids[:, read:]))
         return np.concatenate(logits, axis=1), TrtStates(memory, self)
 
     def next_tokens(self, input_ids: Ids, states: States) -> tuple[Ids, States]:

@@ -40,6 +40,12 @@ class StateMemory:
         for memory in self.tensors.values():
             self._cuda.clear(memory)
 
+    def copy(self, other: StateMemory) -> None:
+        """Take over the values of states of the same batch."""
+        for name, tensor in other.tensors.items():
+            self._cuda.copy(self.tensors[name].address, tensor.address, tensor.nbytes)
+        self._cuda.synchronize()
+
     def read(self, name: str) -> NDArray[Any]:
         (state,) = (state for state in self.table if state.past == name)
         array = np.empty((self.batch, *state.shape), state.dtype)

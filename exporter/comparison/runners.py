@@ -20,7 +20,6 @@ from polygraphy.backend.base import BaseRunner
 from polygraphy.common import TensorMetadata
 
 from quamba_export.exporter.graph.onnx_session import open_session, zero_states
-from quamba_export.runtime.engine import prefill
 
 if TYPE_CHECKING:
     from quamba_export.calib.model.float_model import FloatMamba
@@ -99,8 +98,8 @@ class OnnxRunner(SiteRunner):
 class EngineRunner(SiteRunner):
     """The engine that a device runs: every layer's states after prefill, and the logits of every token.
 
-    States and the last token's logits come from the prompt as a whole, as a device reads it. A TensorRT
-    engine gives the other tokens' logits token by token; so both of its plans take part.
+    A TensorRT engine gives for each token the logits of a prompt that ends there. ONNX Runtime's are those
+    of the whole one: Mamba-2's scan takes 64 tokens at once there that a shorter prompt takes one by one.
     """
 
     def __init__(self, name: str, open_engine: Callable[[], Engine]) -> None:
@@ -116,10 +115,8 @@ class EngineRunner(SiteRunner):
 
     def sites(self, input_ids: NDArray[np.int64]) -> Arrays:
         batch, length = input_ids.shape
-        logits, _ = self.engine.run(input_ids, self.engine.zero_states(batch), num_logits=length)
-        last, states = prefill(self.engine, input_ids)
-        outputs = by_site({name: np.array(states[name]) for name in states})
-        return outputs | {"logits": np.concatenate([logits[:, :-1], last], axis=1)}
+        logits, states = self.engine.run(input_ids, self.engine.zero_states(batch), num_logits=length)
+        return by_site({name: np.array(states[name]) for name in states}) | {"logits": logits}
 
 
 def observed(run: Callable[[Callable[[str, torch.Tensor], None]], tuple[torch.Tensor, States]]) -> Arrays:

@@ -1,7 +1,8 @@
 """Perplexity of a model on text, and how far its next-token distribution is from another model's.
 
-Prefill scores whole windows in one call; decode steps token by token through the states as they are stored:
-what a coarse state costs shows there and never in a whole window.
+Prefill scores whole windows in one call; a TensorRT engine scores each token by the prompt that ends before
+it, as a device would. Decode steps token by token through the states as they are stored: what a coarse state
+costs shows there and never in a whole window.
 """
 
 from __future__ import annotations

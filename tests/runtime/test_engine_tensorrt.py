@@ -14,11 +14,12 @@ from fake_cuda import FakeCuda, FakePlan, at, fake_argmax
 from refusals import refused
 from tiny_recurrent import NumpyEngine, V, state_table
 
+from quamba_export.plugins.QuantizedSSDScan.chunk import CHUNK
 from quamba_export.runtime.cuda import Cuda
 from quamba_export.runtime.device_weights import DeviceWeights
 from quamba_export.runtime.engine import prefill, stack_states
 from quamba_export.runtime.engine_record import WeightTensor
-from quamba_export.runtime.engine_tensorrt import TrtEngine
+from quamba_export.runtime.engine_tensorrt import WHOLE, TrtEngine
 from quamba_export.runtime.errors import ExitCode
 
 TABLE = (WeightTensor("a.weight", "int8", (3, 5), 0), WeightTensor("b.weight", "float32", (2, 2), 256))
@@ -96,6 +97,26 @@ def test_a_prompt_is_fed_in_chunks_of_the_profile(
     decode, prefilled = plans
     assert prefilled.calls == [(2, 8), (2, 8), (2, 3)]
     assert decode.calls == []
+
+
+def test_each_of_several_logits_is_of_a_prompt_that_ends_there(
+    engine: TrtEngine, plans: tuple[FakePlan, FakePlan]
+) -> None:
+    engine.run(some_ids(2, 19), engine.zero_states(2), 5)  # behind 15, 16, 17, 18 and 19 tokens
+    decode, prefilled = plans
+    assert prefilled.calls == [
+        (2, 8),
+        (2, 7),
+        (2, 8),
+        (2, 8),
+        (2, 2),
+        (2, 3),
+    ]  # 8 and 16 of them are read once
+    assert decode.calls == [(2, 1)]  # the 17th behind 16
+
+
+def test_a_prompt_is_cut_behind_whole_chunks_of_the_scan() -> None:
+    assert WHOLE == CHUNK
 
 
 def test_a_step_is_captured_once_and_runs_once_a_token(
