@@ -18,34 +18,43 @@ def check_enough(recipe: Recipe, config: MambaConfig, samples: int, length: int)
         options = ", ".join(f"{name} {value}" for name, value in shortage.observer.as_table().items())
         raise QuambaError(
             f"the data are too short for the observer of site '{shortage.site}'",
-            found=f"{shortage.found} values a scale in {samples} samples of {length} tokens",
+            found=f"{shortage.found} values a scale in {shortage.counted}",
             allowed=f"{shortage.needed} or more for {options}",
-            fix="give more or longer samples (--calib-size, --calib-seqlen), or another observer",
+            fix=f"give {', or '.join(shortage.ways)}",
         )
 
 
 @dataclass(frozen=True)
 class Shortage:
-    """A site with fewer values for each of its scales, on average, than its observer needs."""
+    """A site with fewer values for each of its scales, on average, than its observer needs.
+
+    counted: the samples that `found` counts, in words.
+    ways:    what there would be enough with.
+    """
 
     site: str
     observer: Observer
     found: int
     needed: int
+    counted: str
+    ways: list[str]
 
 
 def shortages(recipe: Recipe, config: MambaConfig, samples: int, length: int) -> list[Shortage]:
     """Of a recipe that fits the model; site by site."""
     short = []
     for site, observer in recipe.observers_of(config).items():
-        name, needed = site.split(".")[2], observer.least_values
-        found = (
-            samples
-            * values_of(config, name, length)
-            // prod(scale_shape(config, name, recipe.groups(config)))
-        )
+        name, needed, each = site.split(".")[2], observer.least_values, observer.of_each_sample
+        scales = prod(scale_shape(config, name, recipe.groups(config)))
+        found = (1 if each else samples) * values_of(config, name, length) // scales
         if found < needed:
-            short.append(Shortage(site, observer, found, needed))
+            state = name == "ssm_state"  # as large after a long sample as after a short one
+            tokens = "any length" if state else f"{length} tokens"
+            counted = f"{'each sample' if each else f'{samples} samples'} of {tokens}"
+            ways = [] if each else ["more samples (--calib-size)"]
+            ways += [] if state else ["longer samples (--calib-seqlen)"]
+            ways += ["this site an observer that needs fewer values"]
+            short.append(Shortage(site, observer, found, needed, counted, ways))
     return short
 
 

@@ -13,7 +13,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
-from tiny_flow import write_tiny_checkpoint, write_words
+from tiny_flow import CONFIGS, write_tiny_checkpoint, write_words
 
 from quamba_export.calib.output_directory import kind_of
 from quamba_export.exporter import cli
@@ -57,7 +57,7 @@ def run(words: list[str], out: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_stage_of_the_demo_finds_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_tiny_checkpoint(tmp_path / "embedded/tiny", "mamba2")
+    write_tiny_checkpoint(tmp_path / "embedded/tiny", CONFIGS["mamba2"])
     write_words(tmp_path / "embedded/validation.txt")
     demo = tmp_path / "demo-out/tiny"
     demo.mkdir(parents=True)

@@ -14,6 +14,7 @@ import pytest
 from random_checkpoints import MAMBA1, MAMBA2_GROUPS, random_tensors, write_mamba_ssm
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from quamba_export.calib.config import MambaConfig
 from quamba_export.exporter import cli
 
 CONFIGS = {"mamba1": MAMBA1, "mamba2": MAMBA2_GROUPS}
@@ -46,7 +47,7 @@ def run_json(*arguments: object, exit_code: int = 0) -> dict[str, Any]:
 def run_flow(folder: Path, kind: str) -> Flow:
     """All folders of a random model of `kind`."""
     made = Flow(*(folder / name for name in ("checkpoint", "calibration", "export", "bundle", "text.txt")))
-    write_tiny_checkpoint(made.checkpoint, kind)
+    write_tiny_checkpoint(made.checkpoint, CONFIGS[kind])
     write_words(made.text)
     size = ("--calib-size", 4, "--calib_seqlen", 32)
     run_json("calibrate", made.checkpoint, "--data", made.text, "-o", made.calibration, *size)
@@ -55,9 +56,9 @@ def run_flow(folder: Path, kind: str) -> Flow:
     return made
 
 
-def write_tiny_checkpoint(folder: Path, kind: str) -> None:
+def write_tiny_checkpoint(folder: Path, config: MambaConfig) -> None:
     """A random model with a tokenizer of 64 words."""
-    write_mamba_ssm(folder, CONFIGS[kind], random_tensors(CONFIGS[kind]))
+    write_mamba_ssm(folder, config, random_tensors(config))
     write_word_tokenizer(folder / "tokenizer.json")
 
 

@@ -48,13 +48,14 @@ class Observer(Measure):
     """Options of one way to choose a scale."""
 
     kind: ClassVar[str]  # its name in a recipe
+    of_each_sample: ClassVar[bool] = False  # whether each sample has a limit of its own, then combined
 
     def __post_init__(self) -> None:
         check_options(self, self.kind)
 
     @property
     def least_values(self) -> int:
-        """How many values of a row, over all samples, the limit means something for."""
+        """How many values of a row, of each sample or of all, the limit means something for."""
         return 1
 
     @abstractmethod

@@ -25,6 +25,7 @@ class Percentile(Observer):
     """
 
     kind: ClassVar[str] = "percentile"
+    of_each_sample: ClassVar[bool] = True
     alpha: float = number(0.9995, above=0, most=1)
     sigma: float = number(0.01, above=0, most=1)
 

@@ -157,7 +157,8 @@ def check_data(recipe: Recipe, config: MambaConfig, size: int, seqlen: int, *, r
     if refuse:
         check_enough(recipe, config, size, seqlen)
     warnings = [
-        f"{short.site} has {short.found} values a scale, {short.observer.kind} needs {short.needed}"
+        f"{short.site} has {short.found} values a scale in {short.counted}, "
+        f"{short.observer.kind} needs {short.needed}"
         for short in shortages(recipe, config, size, seqlen)
     ]
     if warnings:

@@ -106,6 +106,13 @@ def test_the_order_of_the_samples_changes_no_bit(kind):
     assert limit_of(kind, values) == limit_of(kind, values[::-1]) == limit_of(kind, [values[1], *values[::2]])
 
 
+@pytest.mark.parametrize("kind", OBSERVERS)
+def test_only_an_observer_of_each_sample_sees_where_samples_end(kind):
+    (values,) = drawn("laplace")[:1]
+    halves = limit_of(kind, [values[:, : N // 2], values[:, N // 2 :]])
+    assert (halves != pytest.approx(limit_of(kind, [values]), rel=1e-9)) == OBSERVERS[kind].of_each_sample
+
+
 @pytest.mark.parametrize(
     ("observer", "least"),
     [

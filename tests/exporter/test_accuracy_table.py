@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from random_checkpoints import MAMBA1, MAMBA2_GROUPS
-from tiny_flow import Flow, run_json
+from tiny_flow import run_json, write_tiny_checkpoint, write_words
 
+from quamba_export.calib.config import MambaConfig
 from quamba_export.exporter.studies.accuracy_table import (
     HEADS,
     ROWS,
@@ -18,11 +20,13 @@ from quamba_export.exporter.studies.accuracy_table import (
 )
 from quamba_export.runtime.errors import QuambaError
 
+LARGE_STATE = replace(MAMBA1, d_state=32)  # 2048 values: enough for the recipes' percentile of it
+
 
 def test_every_row_is_a_variant_of_its_models() -> None:
-    for config in (MAMBA1, MAMBA2_GROUPS):
+    for config in (LARGE_STATE, MAMBA2_GROUPS):
         (rows,) = chosen_rows([], {"model": config}).values()
-        assert len(row_variants(rows, config, 4096, 512)) == len(rows)
+        assert len(row_variants(rows, config, 512, 4096)) == len(rows)
         assert ("quamba2-w8a8" in {row.name for row in rows}) == (config.kind == "mamba2")
     assert len({row.name for row in ROWS}) == len(ROWS)
     with pytest.raises(QuambaError, match="unknown row") as caught:
@@ -58,12 +62,16 @@ def test_a_line_holds_what_was_scored() -> None:
     assert lines[3] == f"| {ROWS[0].name} | {figures} | {figures} | 25.0% +- 4.0% |"
 
 
-def test_the_command_writes_a_table_for_each_model(flow: Flow, tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [LARGE_STATE, MAMBA2_GROUPS], ids=["mamba1", "mamba2"])
+def test_the_command_writes_a_table_for_each_model(config: MambaConfig, tmp_path: Path) -> None:
+    checkpoint, words, out = (tmp_path / name for name in ("model", "text.txt", "out"))
+    write_tiny_checkpoint(checkpoint, config)
+    write_words(words)
     size = ("--calib-size", 2, "--calib-seqlen", 32, "--window", 16, "--max-tokens", 32)
     rows = ("--only", "w4a8-nearest", "--only", "quarot-w8a8", "--only", "smoothquant-w8a8")
-    text = ("--data", flow.text, "--score", flow.text)
-    found = run_json("accuracy", flow.checkpoint, *text, "-o", tmp_path, *size, *rows)
+    text = ("--data", words, "--score", words)
+    found = run_json("accuracy", checkpoint, *text, "-o", out, *size, *rows)
     (model,) = found["models"].values()
     assert sorted(model) == ["quarot-w8a8", "smoothquant-w8a8", "w4a8-nearest"]
     assert {"prefill", "decode"} <= set(model["w4a8-nearest"])
-    assert (tmp_path / "accuracy.md").read_text().count("\n| ") == 6
+    assert (out / "accuracy.md").read_text().count("\n| ") == 6

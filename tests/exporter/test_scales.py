@@ -137,6 +137,8 @@ def test_a_recipe_that_needs_more_data_is_refused_before_any_work(
     run_json(*arguments, "--recipe", recipe, exit_code=3)
     printed = capsys.readouterr().err
     assert "the data are too short for the observer of site 'layers.0.z'" in printed
+    values = 32 * read_calibration(flow.calibration).config.d_inner
+    assert f"found: {values} values a scale in each sample of 32 tokens" in printed
     assert "10000000 or more for kind percentile, alpha 0.9999999" in printed
     assert not list(tmp_path.glob("none*"))
 
@@ -148,7 +150,8 @@ def test_the_models_default_recipe_warns_instead(flow: Flow, capsys: pytest.Capt
     warnings = run_json(*arguments)["warnings"]
     assert read_calibration(flow.calibration).digest == recorded.digest
     if recorded.recipe.name == "quamba":
-        assert warnings[0] == "layers.0.x has 8192 values a scale, percentile needs 100000"
+        found = "2048 values a scale in each sample of 32 tokens"
+        assert warnings[0] == f"layers.0.x has {found}, percentile needs 100000"
         assert "warning: little data for recipe quamba: layers.0.x" in capsys.readouterr().err
     else:
         assert warnings == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,14 @@ from quamba_export.exporter.studies.variants import (
 from quamba_export.runtime.errors import QuambaError
 
 SIZE = ("--calib-size", 2, "--calib-seqlen", 32, "--window", 16, "--max-tokens", 32)
+# a recipe that is no model's default, with observers that need no more text than that
+OTHER = ("--vary", "observer=mse", "--vary", "observers.ssm_state.kind=absmax")
 
 
 def made(flow: Flow, *vary: str) -> list[Variant]:
-    config = load_checkpoint(str(flow.checkpoint)).config
-    return variants(parse_vary(vary), load_recipe("quamba"), config, 4096, 512)
+    """Variants of a model of that kind, its state and samples as large as the recipes' percentiles need."""
+    config = replace(load_checkpoint(str(flow.checkpoint)).config, d_state=32)
+    return variants(parse_vary(vary), load_recipe("quamba"), config, 512, 4096)
 
 
 # Variants
@@ -71,9 +75,11 @@ def test_a_field_lands_where_a_recipe_has_it(
 def test_groups_bring_their_reorder_and_are_at_most_what_the_model_has() -> None:
     from random_checkpoints import MAMBA2_GROUPS
 
+    base = replace(load_recipe("quamba"), observers={})  # absolute maxima: any sample is long enough
+    assert not base.reorder
     with pytest.raises(QuambaError, match="more groups than"):
-        variants(parse_vary(["groups=2x2,8x8"]), load_recipe("quamba"), MAMBA2_GROUPS, 4096, 512)
-    (variant,) = variants(parse_vary(["groups=2x2"]), load_recipe("quamba"), MAMBA2_GROUPS, 4096, 512)
+        variants(parse_vary(["groups=2x2,8x8"]), base, MAMBA2_GROUPS, 4096, 512)
+    (variant,) = variants(parse_vary(["groups=2x2"]), base, MAMBA2_GROUPS, 4096, 512)
     assert (variant.recipe.head_groups, variant.recipe.channel_groups, variant.recipe.reorder) == (2, 2, True)
 
 
@@ -164,7 +170,7 @@ def test_a_sweep_goes_on_and_shares_what_it_can(
     monkeypatch.setattr(engine, "_calibrate", no_work)
     monkeypatch.setattr(engine, "_score", no_work)
     assert run_json(*command, *vary, "--mode", "both")["variants"] == first["variants"]
-    run_json(*command, "--vary", "alpha=0.9", exit_code=70)  # no_work's AssertionError
+    run_json(*command, *OTHER, exit_code=70)  # no_work's AssertionError
 
 
 def test_a_signal_to_end_waits_for_no_process() -> None:
@@ -215,7 +221,7 @@ def test_no_text_and_a_place_in_a_bundle_are_refused_before_any_work(
     flow: Flow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty.txt").touch()
-    command = ("sweep", flow.checkpoint, "--data", flow.text, "--vary", "observer=mse", *SIZE)
+    command = ("sweep", flow.checkpoint, "--data", flow.text, *OTHER, *SIZE)
     run_json(*command, "--score", tmp_path / "empty.txt", "-o", tmp_path / "sweep", exit_code=3)
     assert "too short to score" in capsys.readouterr().err
     assert not (tmp_path / "sweep").exists()

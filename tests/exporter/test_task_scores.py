@@ -149,7 +149,7 @@ def test_a_sweep_without_its_tasks_does_no_work(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (task / "words.jsonl").unlink()
-    texts = ("--data", flow.text, "--score", flow.text, "-o", tmp_path / "sweep", "--vary", "alpha=0.9")
+    texts = ("--data", flow.text, "--score", flow.text, "-o", tmp_path / "sweep", "--vary", "qformat=w8a8")
     where = () if "--task-path" in flags else ("--task-path", task)
     size = ("--calib-size", 4, "--calib-seqlen", 32)
     run_json("sweep", flow.checkpoint, *texts, *where, *flags, *size, exit_code=exit_code)
