@@ -171,10 +171,10 @@ def _check_choices(choices: EngineChoices, target: Target, elsewhere: bool) -> N
 
 
 def _check_kernels(source: Manifest, target: str) -> None:
-    """Refuse (exit 5) an export in widths that no engine computes yet, before anything is compiled."""
+    """Refuse (exit 5) an export in widths that no engine computes, before anything is compiled."""
     if source.qformat not in WITH_KERNELS:
         raise QuambaError(
-            f"{target} does not run {source.qformat} yet: planned",
+            f"{target} does not run {source.qformat}",
             found=f"an export made with --qformat {source.qformat}",
             allowed=", ".join(WITH_KERNELS),
             fix="use --target cpu, or export with one of these --qformat",

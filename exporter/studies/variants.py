@@ -120,7 +120,7 @@ def variants(
 ) -> list[Variant]:
     """Every combination, the last field fastest, of the values of `vary` on `base`.
 
-    Raises QuambaError, with the variant in it, where one cannot be made of this model and so many samples.
+    Raises QuambaError where one cannot be made of this model and so many samples.
     """
     count = 1
     for values in vary.values():
