@@ -38,6 +38,7 @@ class Row:
         return self.kind in ("", config.kind) and self.fields.get("qformat", "w8a8") in BLOCKS
 
 
+DESCENT = {"weights.kind": "gptq", "weights.descent_sweeps": "4", "weights.damping": "0.1"}
 ROWS = (
     Row("smoothquant-w8a8", {"recipe": "smoothquant"}),
     Row("quarot-w8a8", {"recipe": "quarot"}),
@@ -48,9 +49,11 @@ ROWS = (
     Row("w8a8-int8-dynamic-state", {"ssm-state-dtype": "int8-dynamic"}),
     Row("w4a8-nearest", {"qformat": "w4a8"}),
     Row("w4a8-gptq", {"qformat": "w4a8", "weights.kind": "gptq"}),
+    Row("w4a8-gptq-descent", {"qformat": "w4a8", **DESCENT}),
     Row("klt-w4a8-gptq", {"klt": "on", "qformat": "w4a8", "weights.kind": "gptq"}),
     Row("w4a16-nearest", {"qformat": "w4a16"}),
     Row("w4a16-gptq", {"qformat": "w4a16", "weights.kind": "gptq"}),
+    Row("w4a16-gptq-descent", {"qformat": "w4a16", **DESCENT}),
     Row("weight-only-int8", {"qformat": "w8a16"}),
     Row("fp16", {"qformat": "fp16"}),
 )
