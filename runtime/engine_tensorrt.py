@@ -124,17 +124,18 @@ class TrtEngine(Engine):
         memory, length = taken(states, input_ids), input_ids.shape[1]
         if num_logits == 1:
             return self._advance(memory, input_ids), TrtStates(memory, self)
-        piece = self.record.prefill_length if self.record.prefill_length % WHOLE else WHOLE
         read, logits, twin = 0, [], self._allocate(memory.batch)  # tokens that `memory` has seen
-        for end in range(length - num_logits + 1, length):
-            whole = (end - 1) // piece * piece
+        for end in range(length - num_logits + 1, length + 1):
+            whole = (
+                end - 1 - (end - 1) % self.record.prefill_length % WHOLE
+            )  # as _advance cuts, then the scan
             if whole > read:
                 self._advance(memory, input_ids[:, read:whole])
                 read = whole
-            twin.copy(memory)
-            logits.append(self._advance(twin, input_ids[:, read:end]))
+            if end < length:
+                twin.copy(memory)
+            logits.append(self._advance(twin if end < length else memory, input_ids[:, read:end]))
         self.keep_spare(twin)
-        logits.append(self._advance(memory, input_ids[:, read:]))
         return np.concatenate(logits, axis=1), TrtStates(memory, self)
 
     def next_tokens(self, input_ids: Ids, states: States) -> tuple[Ids, States]:

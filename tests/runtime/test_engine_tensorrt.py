@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from engine_records import engine_record
 from fake_cuda import FakeCuda, FakePlan, at, fake_argmax
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from refusals import refused
 from tiny_recurrent import NumpyEngine, V, state_table
 
@@ -51,6 +56,31 @@ def engine(api: FakeCuda, plans: tuple[FakePlan, FakePlan], weights_file: Path) 
     cuda = Cuda()
     weights = DeviceWeights(weights_file, TABLE, cuda)
     return TrtEngine(*plans, weights, cuda, RECORD, state_table(), V, fake_argmax(api))  # type: ignore[arg-type]
+
+
+class ChunkedPlan(FakePlan):
+    """Whole chunks of a call give other states and logits than single tokens, as Mamba-2's scan rounds."""
+
+    def execute(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
+        position, whole = itertools.count(), shapes["input_ids"][1] // CHUNK * CHUNK
+        one_token = NumpyEngine().token
+
+        def token(ids: np.ndarray, arrays: dict[str, Any]) -> np.ndarray:
+            if next(position) < whole:
+                arrays["past_ssm_states.0"] += 0.125
+            return one_token(ids, arrays)
+
+        self.model.token = token  # type: ignore[method-assign]
+        super().execute(shapes, addresses)
+
+
+def engine_of(api: FakeCuda, weights_file: Path, prefill_length: int) -> tuple[TrtEngine, ChunkedPlan]:
+    """And its plan for prompts."""
+    record, cuda = engine_record(TABLE, prefill_length=prefill_length), Cuda()
+    prompts = ChunkedPlan(api, prefill_length)
+    weights = DeviceWeights(weights_file, TABLE, cuda)
+    argmax = fake_argmax(api)
+    return TrtEngine(FakePlan(api, 1), prompts, weights, cuda, record, state_table(), V, argmax), prompts  # type: ignore[arg-type]
 
 
 def some_ids(batch: int, length: int) -> np.ndarray:
@@ -113,6 +143,32 @@ def test_each_of_several_logits_is_of_a_prompt_that_ends_there(
         (2, 3),
     ]  # 8 and 16 of them are read once
     assert decode.calls == [(2, 1)]  # the 17th behind 16
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    prefill_length=st.sampled_from([1, 8, 63, 64, 65, 100, 127, 128, 192]),
+    batch=st.integers(1, 4),
+    length=st.integers(1, 260),
+    count=st.integers(1, 70),
+)
+def test_logits_and_states_are_those_of_the_prompts(
+    prefill_length: int, batch: int, length: int, count: int, api: FakeCuda, weights_file: Path
+) -> None:
+    engine, _ = engine_of(api, weights_file, prefill_length)
+    ids, count = some_ids(batch, length), min(count, length)
+    found, after = engine.run(ids, engine.zero_states(batch), count)
+    for column, end in enumerate(range(length - count + 1, length + 1)):
+        wanted, states = engine.run(ids[:, :end], engine.zero_states(batch))
+        np.testing.assert_array_equal(found[:, column : column + 1], wanted)
+    for name in states:
+        np.testing.assert_array_equal(after[name], states[name])
+
+
+def test_a_logit_costs_64_tokens_at_most_whatever_the_profile(api: FakeCuda, weights_file: Path) -> None:
+    engine, prompts = engine_of(api, weights_file, 100)
+    engine.run(some_ids(1, 199), engine.zero_states(1), 2)
+    assert prompts.calls == [(1, 100), (1, 64), (1, 34), (1, 35)]
 
 
 def test_a_prompt_is_cut_behind_whole_chunks_of_the_scan() -> None:
