@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quamba_export.exporter.commands.sweep import resumable
+from quamba_export.exporter.commands.sweep import resumable, tell_short_default
 from quamba_export.exporter.console import emit, progress
 from quamba_export.exporter.options import Device, Json, MaxTokens, Window
 
@@ -61,6 +61,8 @@ def accuracy(
         checkpoint: row_variants(chosen, configs[checkpoint], calib_size, calib_seqlen)
         for checkpoint, chosen in rows.items()
     }
+    for checkpoint, every in made.items():
+        tell_short_default(every, configs[checkpoint], calib_size, calib_seqlen)
     sources, tables, found = tuple(Source(text) for text in data), [], {}
     with progress("accuracy", unit="steps") as bar, resumable():
         for checkpoint, chosen in rows.items():

@@ -151,11 +151,18 @@ def weighted(texts: list[str], weights: list[float]) -> list[Source]:
 
 def check_data(recipe: Recipe, config: MambaConfig, size: int, seqlen: int, *, refuse: bool) -> list[str]:
     """Refuse data too short for a recipe that was asked for; warn where it is the model's default."""
-    from quamba_export.calib.enough_data import check_enough, shortages
+    from quamba_export.calib.enough_data import check_enough
 
     recipe.check_fits(config)
     if refuse:
         check_enough(recipe, config, size, seqlen)
+    return tell_shortages(recipe, config, size, seqlen)
+
+
+def tell_shortages(recipe: Recipe, config: MambaConfig, size: int, seqlen: int) -> list[str]:
+    """Warn, in one line, of sites with too few values; all of them in words."""
+    from quamba_export.calib.enough_data import shortages
+
     warnings = [
         f"{short.site} has {short.found} values a scale in {short.counted}, "
         f"{short.observer.kind} needs {short.needed}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,7 +17,9 @@ from quamba_export.runtime.errors import ExitCode, QuambaError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from quamba_export.calib.config import MambaConfig
     from quamba_export.exporter.evaluation.evaluate import Mode
+    from quamba_export.exporter.studies.variants import Variant
 
 PRESET = "ssm-input"
 
@@ -78,6 +80,7 @@ def sweep(
     every = variants(chosen, base, config, calib_size, calib_seqlen)
     if what[0] == PRESET:
         every = scan_input_variants(every, config)
+    tell_short_default(every, config, calib_size, calib_seqlen)
     modes: tuple[Mode, ...] = ("prefill", "decode") if mode == "both" else (mode,)
     sources = tuple(Source(text) for text in data)
     size = calib_size, calib_seqlen, score, window, max_tokens
@@ -100,6 +103,15 @@ def sweep(
     heads, rows = sweep_rows(fields, facts["variants"], study_columns="ssm-input" in fields)
     write(out, facts, heads, rows)
     emit(facts | {"page": str(out / "sweep.html")}, as_json, lambda console: show(out, heads, rows, console))
+
+
+def tell_short_default(every: Sequence[Variant], config: MambaConfig, size: int, seqlen: int) -> None:
+    """Warn once of data too short for the model's default recipe: no other variant was let through."""
+    from quamba_export.exporter.commands.calibrate import tell_shortages
+
+    for variant in every:
+        if tell_shortages(variant.recipe, config, size, seqlen):
+            return
 
 
 def checkpoint_of(what: list[str], vary: list[str] | None) -> str:

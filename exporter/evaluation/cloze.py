@@ -97,7 +97,7 @@ def cloze(
 ) -> Cloze:
     """Score `model` on passages: whole ones in a call, or token by token through the stored states."""
     rows = sorted(_encoded(model, passages), key=lambda row: len(row[0]))
-    size = max(1, min(MAX_BATCH, MAX_LOGITS // (len(rows[-1][0]) * model.vocab_size)))
+    size = max(1, min(MAX_BATCH, model.max_batch, MAX_LOGITS // (len(rows[-1][0]) * model.vocab_size)))
     correct = 0
     for start in range(0, len(rows), size):
         batch = rows[start : start + size]

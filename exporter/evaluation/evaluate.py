@@ -126,7 +126,8 @@ def evaluate(
     check(model, stream, against)
     tally = Tally()
     score = score_prefill if mode == "prefill" else score_decode
-    for batch in batches(stream, window, windows_a_call(mode, window * model.vocab_size)):
+    most = min(scored.max_batch for scored in (model, against) if scored)
+    for batch in batches(stream, window, min(most, windows_a_call(mode, window * model.vocab_size))):
         score(model, against, batch, tally)
         advance(batch.size)
     nats, bits = mean_nats(model, tally.nats, tally.tokens), tally.nats / math.log(2)

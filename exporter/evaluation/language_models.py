@@ -20,7 +20,7 @@ from quamba_export.exporter.artefacts import (
     recorded_scan_input,
     recorded_state_dtype,
 )
-from quamba_export.runtime.engine import Engine
+from quamba_export.runtime.engine import MAX_BATCH, Engine
 from quamba_export.runtime.errors import ExitCode, QuambaError
 from quamba_export.runtime.ort_session import Provider
 
@@ -42,6 +42,7 @@ class LanguageModel:
     engine:  what computes: PyTorch, ONNX Runtime, TensorRT.
     forward: (input_ids (B, L), states or None) -> (logits (B, L, V) fp32, states after the last token).
     states:  what is stored between two calls, whatever type that is; None is the state before any token.
+    max_batch: the largest B.
     """
 
     path: str
@@ -54,6 +55,7 @@ class LanguageModel:
     engine: str
     forward: Forward
     ssm_input: str = "int8"  # what the scan gets for x (calib/model/scan_input.py)
+    max_batch: int = MAX_BATCH
 
     @property
     def is_float(self) -> bool:
@@ -180,6 +182,7 @@ def open_graph(path: Path, kind: ModelKind, provider: Provider | None = None) ->
         engine=engine_name(manifest, provider),
         forward=engine_forward(engine),
         ssm_input=recorded_scan_input(path),
+        max_batch=manifest.engine.max_batch if manifest.engine else MAX_BATCH,
     )
 
 

@@ -97,7 +97,8 @@ class TaskModel(TemplateLM):  # type: ignore[misc]
         order = sorted(range(len(rows)), key=lambda k: len(rows[k]))
         while order:
             longest = len(rows[order[-1]])
-            size = max(1, min(MAX_BATCH, MAX_LOGITS // (longest * self.model.vocab_size)))
+            memory = MAX_LOGITS // (longest * self.model.vocab_size)
+            size = max(1, min(MAX_BATCH, self.model.max_batch, memory))
             yield order[-size:]
             del order[-size:]
 

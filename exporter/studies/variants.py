@@ -143,7 +143,8 @@ def _variant(values: dict[str, str], base: Recipe, config: MambaConfig, samples:
     recipe = recipe_from_table(table)
     recipe.check_fits(config)
     recipe.check_groups(config)
-    if recipe.as_table() != default_recipe(config).as_table():  # which calibrate does not refuse either
+    default = default_recipe(config)
+    if replace(recipe, weights=default.weights).as_table() != default.as_table():  # as calibrate refuses
         check_enough(recipe, config, samples, length)
     widths = qformat_named(values.get("qformat", "w8a8"))
     state = _state_dtype(values.get("ssm-state-dtype", widths.ssm_state_dtype))

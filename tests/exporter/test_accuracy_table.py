@@ -10,6 +10,7 @@ from random_checkpoints import MAMBA1, MAMBA2_GROUPS
 from tiny_flow import run_json, write_tiny_checkpoint, write_words
 
 from quamba_export.calib.config import MambaConfig
+from quamba_export.exporter.studies import sweep
 from quamba_export.exporter.studies.accuracy_table import (
     HEADS,
     ROWS,
@@ -75,3 +76,18 @@ def test_the_command_writes_a_table_for_each_model(config: MambaConfig, tmp_path
     assert sorted(model) == ["quarot-w8a8", "smoothquant-w8a8", "w4a8-nearest"]
     assert {"prefill", "decode"} <= set(model["w4a8-nearest"])
     assert (out / "accuracy.md").read_text().count("\n| ") == 6
+
+
+def test_data_too_short_for_the_default_recipe_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, config in (("short", MAMBA1), ("enough", MAMBA2_GROUPS)):
+        write_tiny_checkpoint(tmp_path / name, config)
+    write_words(tmp_path / "text.txt")
+    monkeypatch.setattr(sweep, "_calibrate", lambda task: pytest.fail("the work begins"))
+    text = ("--data", tmp_path / "text.txt", "--score", tmp_path / "text.txt", "-o", tmp_path / "out")
+    size = ("--calib-size", 2, "--calib-seqlen", 32, "--window", 16, "--max-tokens", 32)
+    rows = ("--only", "w4a8-nearest", "--only", "w4a8-gptq")
+    with pytest.raises(pytest.fail.Exception, match="the work begins"):
+        run_json("accuracy", tmp_path / "short", tmp_path / "enough", *text, *size, *rows)
+    assert capsys.readouterr().err.count("warning: little data for recipe") == 1

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from engine_records import engine_record
 from numpy.typing import NDArray
 from tiny_flow import WORDS, Flow, run_json, write_word_tokenizer
 
 from quamba_export.exporter.evaluation.cloze import MOST_WORDS, Passage, cloze, cut_passages, read_passages
+from quamba_export.exporter.evaluation.evaluate import evaluate
 from quamba_export.exporter.evaluation.language_models import Forward, LanguageModel, open_language_model
+from quamba_export.runtime.bundle import open_model
 from quamba_export.runtime.errors import QuambaError
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +94,24 @@ def test_reference_export_and_bundle_find_the_same_last_words(flow: Flow) -> Non
     assert cloze(reference, passages).correct == 4
     assert cloze(open_language_model(str(flow.export)), passages).correct == 4
     assert cloze(open_language_model(str(flow.bundle)), passages, "decode").correct == 4
+
+
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+def test_a_bundle_is_scored_in_batches_that_its_engine_takes(
+    flow: Flow, mode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """evaluate takes up to 64 windows a call, cloze and tasks up to 32 rows: more than most engines do."""
+    manifest, engine = open_model(flow.bundle)
+    opened = replace(manifest, engine=engine_record(max_batch=3)), engine
+    monkeypatch.setattr("quamba_export.runtime.bundle.open_model", lambda path, provider: opened)
+    model, zero_states, sizes = open_language_model(str(flow.bundle)), engine.zero_states, list[int]()
+    monkeypatch.setattr(engine, "zero_states", lambda batch: sizes.append(batch) or zero_states(batch))
+    stream = np.random.default_rng(4).integers(1, 64, 40)
+    evaluate(model, stream, window=8, mode=mode)
+    evaluate(replace(model, max_batch=9), stream, window=8, mode=mode, against=model)
+    assert cloze(model, [Passage("w1 w2", " w3")] * 5, mode).passages == 5
+    own = [3, 2]
+    assert sizes == [*own, *[size for size in own for _ in range(2)], *own]
 
 
 def test_eval_reports_last_words_where_they_are_asked_for() -> None:

@@ -173,6 +173,24 @@ def test_a_sweep_goes_on_and_shares_what_it_can(
     run_json(*command, *OTHER, exit_code=70)  # no_work's AssertionError
 
 
+def test_data_too_short_for_the_default_recipe_are_told_once(
+    flow: Flow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However its weights are rounded, as calibrate does."""
+
+    def no_work(task: object) -> str:
+        raise AssertionError(task)
+
+    monkeypatch.setattr(engine, "_calibrate", no_work)
+    command = ("sweep", flow.checkpoint, "--data", flow.text, "--score", flow.text, "-o", tmp_path, *SIZE)
+    run_json(*command, "--vary", "qformat=w4a8", "--vary", "weights.kind=nearest,gptq", exit_code=70)
+    short = load_checkpoint(str(flow.checkpoint)).config.kind == "mamba1"
+    printed = capsys.readouterr().err
+    assert printed.count("warning: little data for recipe quamba: layers.0.x has 2048 values") == short
+    run_json(*command, *OTHER, exit_code=70)
+    assert "little data" not in capsys.readouterr().err
+
+
 def test_a_signal_to_end_waits_for_no_process() -> None:
     running = engine._in_processes(time.sleep, [0, 30], 2)
     next(running)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,14 @@ def test_loglikelihood_is_that_of_the_model_s_own_logits(flow: Flow) -> None:
     assert math.isfinite(scored[1][0])
     (likeliest,) = (int(logits[0, 1].argmax()),)
     assert TaskModel(model=model)._loglikelihood_tokens([(None, [3, 4], [likeliest])])[0][1]
+
+
+def test_no_more_requests_in_a_call_than_the_model_takes(flow: Flow) -> None:
+    pytest.importorskip("lm_eval", reason=WITHOUT)
+    from quamba_export.exporter.evaluation.task_model import TaskModel
+
+    model = replace(open_language_model(str(flow.checkpoint)), max_batch=3)
+    assert list(map(len, TaskModel(model=model)._batches([[1, 2]] * 7))) == [3, 3, 1]
 
 
 def test_an_unknown_task_is_refused_with_the_nearest(
