@@ -250,7 +250,7 @@ def write_engines(
     record = engines_from_export(export, folder, profiles, options)
     before, _ = cuda.memory()
     engine = load_engine(folder.joinpath, record, source.states, source.vocab_size, cuda)
-    check_engine(engine, export, source, record.max_batch)
+    check_engine(engine, export, source, record.max_batch, record.prefill_length)
     states = engine.zero_states(record.max_batch)
     taken = max(0, before - cuda.memory()[0])  # another program may have ended meanwhile
     say(f"memory: took {taken / 2**30:.2f} GiB, with states for {states.batch} sequences")

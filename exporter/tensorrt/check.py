@@ -42,11 +42,12 @@ class Report:
 
     failures: list[str] = field(default_factory=list)
 
-    def compare(self, engine: Engine, reference: Engine, ids: Ids) -> None:
+    def compare(self, engine: TrtEngine, reference: Engine, ids: Ids) -> None:
         """Feed ids (B, PROMPT + STEPS) to both."""
-        for finding in compare(engine, reference, ids, PROMPT):
+        longest = engine.record.prefill_length
+        for finding in compare(engine, reference, ids, PROMPT, longest):
             self.line(finding.what, finding.good, finding.found)
-        finding = compare_positions(engine, reference, ids[:, :PROMPT])
+        finding = compare_positions(engine, reference, ids[:, :PROMPT], longest)
         self.line(finding.what, finding.good, finding.found)
 
     def line(self, what: str, good: bool, detail: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quamba_export.runtime.engine import Engine, Ids, Logits, States
+from quamba_export.runtime.engine import Engine, Ids, Logits, States, prefill
 
 LOGIT_BOUND = 1e-3  # fp32 sums in another order
 CHOICES = 4  # greedy steps: an engine may do the first ones otherwise than those that follow
@@ -34,13 +34,14 @@ class Finding:
     state: str = ""
 
 
-def compare(engine: Engine, reference: Engine, ids: Ids, prompt: int) -> Iterator[Finding]:
+def compare(engine: Engine, reference: Engine, ids: Ids, prompt: int, longest: int) -> Iterator[Finding]:
     """The first `prompt` of ids (B, L) as a whole and in pieces, then the rest token by token.
 
-    Both are fed alike: Mamba-2's scan rounds its state elsewhere where a prompt is cut within a chunk.
+    longest: tokens of the engine's longest call, as it cuts a prompt itself. Both are fed alike: Mamba-2's
+    scan rounds its state elsewhere where a prompt is cut within a chunk.
     """
     batch, first, steps = ids.shape[0], ids[:, :prompt], ids.shape[1] - prompt
-    wanted, after = reference.run(first, reference.zero_states(batch))
+    wanted, after = prefill(reference, first, chunk=longest)
     found, states = engine.run(first, engine.zero_states(batch))
     yield from compare_call(f"batch {batch}, prompt of {prompt}", (found, states), (wanted, after))
     states, after, pieces = engine.zero_states(batch), reference.zero_states(batch), pieces_of(prompt)
@@ -64,10 +65,10 @@ def pieces_of(prompt: int) -> tuple[int, int, int, int]:
     return prompt * 3 // 8, 1, 1, prompt - prompt * 3 // 8 - 2
 
 
-def compare_positions(engine: Engine, reference: Engine, ids: Ids) -> Finding:
-    """The logits of the last three tokens of ids (B, L)."""
+def compare_positions(engine: Engine, reference: Engine, ids: Ids, longest: int) -> Finding:
+    """The logits of the last three tokens of ids (B, L); longest: as in `compare`."""
     found, _ = engine.run(ids, engine.zero_states(len(ids)), 3)
-    wanted, _ = reference.run(ids, reference.zero_states(len(ids)), 3)
+    wanted, _ = prefill(reference, ids, num_logits=3, chunk=longest)
     return compare_logits(f"batch {len(ids)}, 3 logits of the prompt", found, wanted)
 
 

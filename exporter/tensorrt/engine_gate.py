@@ -36,17 +36,17 @@ with nothing else to do compared them line by line and found them all correct.
 """
 
 
-def check_engine(engine: Engine, export: Path, manifest: Manifest, max_batch: int) -> None:
+def check_engine(engine: Engine, export: Path, manifest: Manifest, max_batch: int, longest: int) -> None:
     """Compare with export/'s model: prefill, prefill in pieces and decode, one sequence and several.
 
-    manifest: export/'s. Says on stderr what was compared. Raises QuambaError (exit 9) at the first
-    difference, naming the layer and state that it begins in.
+    manifest: export/'s; longest: tokens of the engine's longest call. Says on stderr what was compared.
+    Raises QuambaError (exit 9) at the first difference, naming the layer and state that it begins in.
     """
     reference = OrtEngine(export / "model.onnx", manifest.states, manifest.vocab_size)
     tokens = probe_ids(export, manifest)
     for batch, prompt, steps in FEEDS:
         rows = [tokens[row * SHIFT : row * SHIFT + prompt + steps] for row in range(min(batch, max_batch))]
-        for finding in compare(engine, reference, np.stack(rows), prompt):
+        for finding in compare(engine, reference, np.stack(rows), prompt, longest):
             say(f"gate: {finding.what}: {finding.found}")
             if not finding.good:
                 raise refusal(finding)

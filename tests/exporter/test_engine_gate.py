@@ -22,6 +22,7 @@ from quamba_export.runtime.engine import Engine, Ids, Logits, States
 from quamba_export.runtime.engine_ort import OrtEngine
 from quamba_export.runtime.errors import ExitCode
 from quamba_export.runtime.manifest import read_manifest
+from quamba_export.runtime.ort_states import OrtStates
 
 
 def engine_of(export: Path) -> OrtEngine:
@@ -53,12 +54,27 @@ class FaultyEngine(Engine):
 
 
 def test_an_engine_that_computes_the_export_passes(flow: Flow, capsys: pytest.CaptureFixture[str]) -> None:
-    check_engine(engine_of(flow.export), flow.export, read_manifest(flow.export), 4)
+    check_engine(engine_of(flow.export), flow.export, read_manifest(flow.export), 4, 512)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 7 * len(FEEDS)
     assert "gate: batch 3, 4 greedy steps: 12/12 the likeliest token" in lines
     assert "gate: batch 1, pieces (37, 1, 1, 61): states: 4/4 equal" in lines
     assert any("batch 3, 8 steps: logits" in line and "same argmax 24/24" in line for line in lines)
+
+
+@pytest.mark.parametrize("longest", [2, 32, 63, 65])
+def test_an_engine_of_short_calls_passes(flow: Flow, longest: int) -> None:
+    """Mamba-2's scan takes no 64 tokens of a prompt at once where a call has fewer."""
+
+    class ShortCalls(OrtEngine):
+        def run(self, input_ids: Ids, states: States, num_logits: int = 1) -> tuple[Logits, OrtStates]:
+            for start in range(0, input_ids.shape[1], longest):
+                logits, states = super().run(input_ids[:, start : start + longest], states, num_logits)
+            return logits, states
+
+    manifest = read_manifest(flow.export)
+    engine = ShortCalls(flow.export / "model.onnx", manifest.states, manifest.vocab_size)
+    check_engine(engine, flow.export, manifest, 4, longest)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +91,7 @@ def test_nonsense_in_a_layer_is_refused_by_its_name(
 ) -> None:
     engine = FaultyEngine(engine_of(flow.export), name, lengths, batch)
     with refused(f"from {where} on", found, "ONNX Runtime", code=ExitCode.NUMERIC):
-        check_engine(engine, flow.export, read_manifest(flow.export), 4)
+        check_engine(engine, flow.export, read_manifest(flow.export), 4, 512)
 
 
 def test_an_engine_that_chooses_another_token_is_refused(flow: Flow) -> None:
@@ -88,7 +104,7 @@ def test_an_engine_that_chooses_another_token_is_refused(flow: Flow) -> None:
     manifest = read_manifest(flow.export)
     engine = OtherChoice(flow.export / "model.onnx", manifest.states, manifest.vocab_size)
     with refused("from the head", "batch 3, 4 greedy steps: 8/12", code=ExitCode.NUMERIC):
-        check_engine(engine, flow.export, manifest, 4)
+        check_engine(engine, flow.export, manifest, 4, 512)
 
 
 def test_a_bundle_that_fails_is_not_written(

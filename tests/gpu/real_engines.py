@@ -33,7 +33,7 @@ class Built:
         engine = load_engine(
             self.folder.joinpath, self.record, self.manifest.states, self.manifest.vocab_size, cuda
         )
-        check_engine(engine, self.folder, self.manifest, MAX_BATCH)
+        check_engine(engine, self.folder, self.manifest, MAX_BATCH, self.record.prefill_length)
         return before - cuda.memory()[0]
 
 
