@@ -160,15 +160,16 @@ def check_data(recipe: Recipe, config: MambaConfig, size: int, seqlen: int, *, r
 
 
 def tell_shortages(recipe: Recipe, config: MambaConfig, size: int, seqlen: int) -> list[str]:
-    """Warn, in one line, of sites with too few values; all of them in words."""
+    """Warn, in one line and on one rank, of sites with too few values; all of them in words."""
     from quamba_export.calib.enough_data import shortages
+    from quamba_export.calib.ranks import rank
 
     warnings = [
         f"{short.site} has {short.found} values a scale in {short.counted}, "
         f"{short.observer.kind} needs {short.needed}"
         for short in shortages(recipe, config, size, seqlen)
     ]
-    if warnings:
+    if warnings and rank() == 0:
         more = f" (and {len(warnings) - 1} sites more)" if len(warnings) > 1 else ""
         print(f"warning: little data for recipe {recipe.name}: {warnings[0]}{more}", file=sys.stderr)
     return warnings

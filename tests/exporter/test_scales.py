@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from random_checkpoints import MAMBA1
 from tiny_flow import Flow, run_json
 
 from quamba_export.calib.calibration import read_calibration, write_calibration
+from quamba_export.calib.recipes.recipe import load_recipe
+from quamba_export.exporter.commands.calibrate import tell_shortages
 
 SIZE = ("--calib-size", 4, "--calib-seqlen", 32)
 
@@ -155,6 +158,14 @@ def test_the_models_default_recipe_warns_instead(flow: Flow, capsys: pytest.Capt
         assert "warning: little data for recipe quamba: layers.0.x" in capsys.readouterr().err
     else:
         assert warnings == []
+
+
+def test_one_rank_tells_of_little_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("quamba_export.calib.ranks.rank", lambda: 1)
+    assert tell_shortages(load_recipe("quamba"), MAMBA1, 1, 8)
+    assert capsys.readouterr().err == ""
 
 
 def test_errors_are_drawn_on_a_page_without_network(flow: Flow, tmp_path: Path) -> None:
