@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from quamba_export.calib.hub_text import dataset_documents, is_hub_name, nearest_file
+from quamba_export.calib.hub_text import dataset_documents, is_hub_name
+from quamba_export.calib.nearest_path import nearest_path
 from quamba_export.runtime.errors import QuambaError
 
 Tokens = NDArray[np.int64]
@@ -41,7 +42,7 @@ def read_documents(source: str | Path) -> Iterator[str]:
             f"no text at {path}",
             found="a directory" if path.is_dir() else "no such file",
             allowed="a .txt or .jsonl file, or the name of a Hugging Face dataset",
-            fix=nearest_file(path),
+            fix=nearest_path(path),
         )
     else:
         documents = dataset_documents(str(source))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from quamba_export.calib.nearest_path import nearest_path
 from quamba_export.runtime.errors import QuambaError, install_command
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[^:/]+){0,2}")
@@ -16,15 +16,6 @@ SECONDS = 10  # for the hub's first answer
 def is_hub_name(name: str) -> bool:
     """Whether NAME, NAME:SPLIT or NAME:CONFIG:SPLIT can name a dataset: a path with two slashes cannot."""
     return HUB_NAME.fullmatch(name) is not None
-
-
-def nearest_file(path: Path) -> str:
-    """The fix for a path that leads nowhere: the file beside it of the nearest name, "" without one."""
-    if path.exists() or not path.parent.is_dir():
-        return ""
-    names = [beside.name for beside in path.parent.iterdir() if beside.is_file()]
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.8)
-    return f"did you mean {path.with_name(near[0])}?" if near else ""
 
 
 def dataset_documents(name: str) -> Iterator[str]:
@@ -37,7 +28,7 @@ def dataset_documents(name: str) -> Iterator[str]:
     except ImportError as error:
         raise QuambaError(
             f"no text file {name}, and Hugging Face datasets cannot be read without the datasets package",
-            fix=nearest_file(Path(name))
+            fix=nearest_path(Path(name))
             or f"give a .txt or .jsonl file, or for a dataset {install_command('hub')}",
         ) from error
     repository, *rest = name.split(":")
@@ -50,7 +41,7 @@ def dataset_documents(name: str) -> Iterator[str]:
             f"no text file and no Hugging Face dataset {name}",
             found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             allowed="a .txt or .jsonl file, or a dataset as NAME, NAME:SPLIT or NAME:CONFIG:SPLIT",
-            fix=nearest_file(Path(name)),
+            fix=nearest_path(Path(name)),
         ) from error
     if "text" not in dataset.column_names:
         raise QuambaError(

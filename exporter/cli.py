@@ -187,7 +187,12 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
         fix = "free some space, or choose an output folder on another disk"
         return f"no space left on the device\n  found: {error}\n  fix: {fix}", ExitCode.OUT_OF_SPACE
     if isinstance(error, OSError) and error.errno in UNUSABLE_PATH:
-        return f"{error.filename} cannot be used\n  found: {error.strerror}", ExitCode.INVALID_INPUT
+        allowed = "a path that is there, or can be made, and that this user may read and write"
+        fix = "choose another path, or mend its name, owner or permissions"
+        text = (
+            f"{error.filename} cannot be used\n  found: {error.strerror}\n  allowed: {allowed}\n  fix: {fix}"
+        )
+        return text, ExitCode.INVALID_INPUT
     return f"{error!r}\n  this is a bug in quamba-export: please report it with the lines above", ExitCode.BUG
 
 

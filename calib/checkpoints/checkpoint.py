@@ -15,6 +15,7 @@ from quamba_export.calib.checkpoints.hub import download, is_hub_id
 from quamba_export.calib.checkpoints.tensors import read_tensors
 from quamba_export.calib.checkpoints.tokenizer import read_eos_token_id, read_tokenizer
 from quamba_export.calib.config import MambaConfig
+from quamba_export.calib.nearest_path import nearest_path
 from quamba_export.calib.output_directory import kind_of
 from quamba_export.runtime.errors import QuambaError
 
@@ -66,6 +67,7 @@ def _directory(source: str | Path) -> Path:
         f"no checkpoint at {source}",
         found="a file" if path.exists() else "nothing there",
         allowed="a directory with config.json and weights, or a hub id owner/name",
+        fix=f"give its directory, {path.parent}" if path.exists() else nearest_path(path, Path.is_dir),
     )
 
 

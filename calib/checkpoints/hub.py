@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from quamba_export.calib.nearest_path import nearest_path
 from quamba_export.runtime.errors import ExitCode, QuambaError, install_command
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -36,20 +37,21 @@ def download(hub_id: str) -> Path:
 
 
 def _snapshot(hub_id: str, patterns: list[str]) -> Path:
+    near = nearest_path(Path(hub_id), Path.is_dir)
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise QuambaError(
-            f"{hub_id} is a hub id, and huggingface_hub is not installed",
-            fix=f"{install_command('hub')}, or give a directory",
+            f"no directory {hub_id}, and for a hub id huggingface_hub is not installed",
+            fix=near or f"{install_command('hub')}, or give a directory",
         ) from error
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except Exception as error:  # the hub's own errors and whatever its transport raises
         raise QuambaError(
-            f"the hub gave no checkpoint {hub_id}",
+            f"no directory {hub_id}, and the hub gave no checkpoint {hub_id}",
             found=(str(error).strip() or type(error).__name__).splitlines()[0],
             allowed="a directory, or the owner/name of a model that this account may read",
-            fix="fetch it where there is a network, and give the directory",
+            fix=near or "fetch it where there is a network, and give the directory",
             code=ExitCode.REMOTE,
         ) from error

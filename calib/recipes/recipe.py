@@ -27,6 +27,7 @@ from typing import Any
 
 from quamba_export.calib.config import MambaConfig
 from quamba_export.calib.model.qformat import BLOCKS, BlockWidths, block_named
+from quamba_export.calib.nearest_path import nearest_path
 from quamba_export.calib.observers.absmax import AbsoluteMaximum
 from quamba_export.calib.observers.kinds import observers_from_tables
 from quamba_export.calib.observers.observer import Observer, refuse_unknown
@@ -243,7 +244,12 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise QuambaError(f"no recipe at {path}", found="no such file") from error
+        allowed = (
+            f"a .toml file, or one of {', '.join(sorted(recipe.stem for recipe in RECIPES.glob('*.toml')))}"
+        )
+        raise QuambaError(
+            f"no recipe at {path}", found="no such file", allowed=allowed, fix=nearest_path(path)
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise QuambaError(f"recipe {path} is not TOML", found=str(error)) from error
     return recipe_from_table({"name": path.stem, **table})

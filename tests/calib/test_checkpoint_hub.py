@@ -92,6 +92,24 @@ def test_an_unreachable_hub(error: Exception, monkeypatch: pytest.MonkeyPatch) -
         load_checkpoint("owner/name")
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_mistyped_directory_that_looks_like_a_hub_id(
+    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **kwargs: object) -> str:
+        raise ConnectionError("no network")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mamba-kjv").mkdir(parents=True)
+    (tmp_path / "models" / "mamba-k").touch()  # nearer, but no directory
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    if not installed:
+        monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    code = ExitCode.REMOTE if installed else ExitCode.INVALID_INPUT
+    with refused("no directory models/mamba-kj,", "fix: did you mean models/mamba-kjv?", code=code):
+        load_checkpoint("models/mamba-kj")
+
+
 def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with refused("huggingface_hub is not installed", install_command("hub")):

@@ -34,8 +34,13 @@ def test_no_checkpoint_there(tmp_path: Path) -> None:
     with refused(f"no checkpoint at {tmp_path / 'absent'}", "found: nothing", "or a hub id owner/name"):
         load_checkpoint(tmp_path / "absent")
     (tmp_path / "model.bin").touch()
-    with refused("no checkpoint at", "found: a file", "allowed: a directory"):
+    with refused(
+        "no checkpoint at", "found: a file", "allowed: a directory", f"give its directory, {tmp_path}"
+    ):
         load_checkpoint(tmp_path / "model.bin")
+    (tmp_path / "mamba-kjv").mkdir()
+    with refused("found: nothing", f"did you mean {tmp_path / 'mamba-kjv'}?"):
+        load_checkpoint(tmp_path / "mamba-kj")
 
 
 def test_no_weights(tmp_path: Path) -> None:

@@ -117,6 +117,9 @@ def test_unknown_names_and_missing_files_are_refused(tmp_path):
         load_recipe("qamba2")
     with pytest.raises(QuambaError, match="no recipe at"):
         load_recipe(tmp_path / "missing.toml")
+    (tmp_path / "mine.toml").write_text('observers.default = { kind = "absmax" }')
+    with pytest.raises(QuambaError, match=r"quamba2.*\n  fix: did you mean .*/mine\.toml\?"):
+        load_recipe(tmp_path / "mien.toml")
 
 
 def test_a_recipe_must_fit_the_model(tmp_path):

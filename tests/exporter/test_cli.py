@@ -217,6 +217,18 @@ def test_the_extra_named_is_the_command_s(
     assert f"[{extra}]" in message
 
 
+def test_a_path_that_cannot_be_used_says_what_can() -> None:
+    message, code = cli.explain(PermissionError(errno.EACCES, "Permission denied", "out/export"))
+    assert code == ExitCode.INVALID_INPUT
+    for part in (
+        "out/export cannot be used\n",
+        "found: Permission denied",
+        "allowed: ",
+        "fix: choose another",
+    ):
+        assert part in message
+
+
 MODULES = {
     "tensorrt.check": ["nowhere"],
     "tensorrt.speed": ["toast", "--plugins", "nowhere"],
