@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quamba_export.exporter.console import emit, progress
+from quamba_export.exporter.console import emit, progress, say
 from quamba_export.exporter.options import Device, Json, Output
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from quamba_export.calib.config import MambaConfig
@@ -114,6 +116,7 @@ def calibrate(
         chosen = load_recipe(recipe) if recipe else default_recipe(source.config)
         if rank() == 0:
             tell_replaced(out, "calibration")
+            tell_unfinished(out, resume)
         warnings = check_data(chosen, source.config, calib_size, calib_seqlen, refuse=recipe is not None)
         result = calibrate(
             source,
@@ -133,6 +136,18 @@ def calibrate(
     facts = {"calibration": str(out), "digest": result.digest, "recipe": result.recipe.name, **result.run}
     facts |= {"warnings": warnings}
     emit(facts | {"sites": len(result.scales)}, as_json, lambda console: show(facts, console))
+
+
+def tell_unfinished(out: Path, resume: bool) -> None:
+    """Say on stderr that a stopped run beside `out` is dropped, or that `resume` finds none there."""
+    from quamba_export.calib.calibrate import partial_directory
+    from quamba_export.calib.progress_file import FILE
+
+    unfinished = (folder := partial_directory(out)) / FILE
+    if resume and not unfinished.exists():
+        say(f"nothing to resume in {folder}: calibrating from the first sample")
+    elif unfinished.exists() and not resume:
+        say(f"{folder} holds an unfinished calibration: begun anew, as --resume was not given")
 
 
 def weighted(texts: list[str], weights: list[float]) -> list[Source]:

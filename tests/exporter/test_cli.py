@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from tiny_recurrent import write_tiny_export
 
+from quamba_export.calib.calibrate import partial_directory
+from quamba_export.calib.progress_file import ProgressFile
 from quamba_export.exporter import cli
-from quamba_export.exporter.commands.calibrate import resumable
+from quamba_export.exporter.commands.calibrate import resumable, tell_unfinished
 from quamba_export.runtime.errors import ExitCode, QuambaError
 
 COMMANDS = ("calibrate", "export", "build", "run", "eval", "compare", "inspect", "bench", "report")
@@ -264,3 +266,24 @@ def test_an_interrupted_calibration_says_how_to_go_on() -> None:
         raise KeyboardInterrupt
     assert caught.value.code is ExitCode.INCOMPLETE
     assert "--resume" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "resume", "text"),
+    [
+        (True, False, "out.partial holds an unfinished calibration: begun anew, as --resume was not given"),
+        (False, True, "nothing to resume in "),
+        (True, True, ""),
+        (False, False, ""),
+    ],
+)
+def test_an_unfinished_calibration_is_not_dropped_in_silence(
+    unfinished: bool, resume: bool, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if unfinished:
+        (folder := partial_directory(tmp_path / "out")).mkdir()
+        ProgressFile(folder, {}).save()
+    tell_unfinished(tmp_path / "out", resume)
+    said = capsys.readouterr().err
+    assert text in said
+    assert bool(said) == bool(text)
