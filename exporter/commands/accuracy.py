@@ -79,4 +79,4 @@ def accuracy(
 
 
 def show(tables: list[str], console: Console) -> None:
-    console.print("\n".join(tables), highlight=False, markup=False)
+    console.print("\n".join(tables), highlight=False, markup=False, soft_wrap=True)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from random_checkpoints import MAMBA1, MAMBA2_GROUPS
+from rich.console import Console
 from tiny_flow import run_json, write_tiny_checkpoint, write_words
 
 from quamba_export.calib.config import MambaConfig
+from quamba_export.exporter.commands.accuracy import show
 from quamba_export.exporter.studies import sweep
 from quamba_export.exporter.studies.accuracy_table import (
     HEADS,
@@ -91,3 +93,9 @@ def test_data_too_short_for_the_default_recipe_are_told(
     with pytest.raises(pytest.fail.Exception, match="the work begins"):
         run_json("accuracy", tmp_path / "short", tmp_path / "enough", *text, *size, *rows)
     assert capsys.readouterr().err.count("warning: little data for recipe") == 1
+
+
+def test_a_row_is_one_line_however_narrow_the_terminal() -> None:
+    row = f"| quamba2-w8a8 | {' | '.join(['5.9917 (1.0025)'] * 8)} |"
+    show([row], console := Console(width=40, record=True))
+    assert console.export_text() == row + "\n"
