@@ -101,7 +101,8 @@ def cloze(
     correct = 0
     for start in range(0, len(rows), size):
         batch = rows[start : start + size]
-        guesses = _guesses(model, _padded([ids for ids, _ in batch], model.eos_token_id), mode)
+        first = min(context for _, context in batch) - 1
+        guesses = _guesses(model, _padded([ids for ids, _ in batch], model.eos_token_id), first, mode)
         correct += sum(_is_right(guess, *row) for guess, row in zip(guesses, batch, strict=True))
         advance(len(batch))
     return Cloze(len(rows), correct)
@@ -154,10 +155,12 @@ def _padded(rows: Sequence[Ids], fill: int) -> Ids:
     return batch
 
 
-def _guesses(model: LanguageModel, batch: Ids, mode: Mode) -> NDArray[np.int64]:
-    """The likeliest token behind each one of batch (B, L) -> (B, L)."""
+def _guesses(model: LanguageModel, batch: Ids, first: int, mode: Mode) -> NDArray[np.int64]:
+    """The likeliest token behind each one of batch (B, L) -> (B, L); in prefill 0 in front of `first`."""
     if mode == "prefill":
-        return np.asarray(model.forward(batch, None)[0].argmax(-1))
+        found = np.zeros_like(batch)
+        found[:, first:] = model.forward(batch, None, batch.shape[1] - first)[0].argmax(-1)
+        return found
     states, columns = None, []
     for position in range(batch.shape[1]):
         logits, states = model.forward(batch[:, position : position + 1], states)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,19 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
-Forward = Callable[[Ids, Any], tuple[Logits, Any]]
 ModelKind = Literal["checkpoint", "reference", "export", "bundle"]
+
+
+class Forward(Protocol):
+    """A call of a model on input_ids (B, L) behind states; None is the state before any token.
+
+    Returns the logits of the last `num_logits` positions, all by default, (B, num_logits, V) fp32, and the
+    states after the last token, of whatever type they are.
+    """
+
+    def __call__(
+        self, input_ids: Ids, states: Any, num_logits: int | None = None, /
+    ) -> tuple[Logits, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -40,8 +51,6 @@ class LanguageModel:
     """A model ready to be scored.
 
     engine:  what computes: PyTorch, ONNX Runtime, TensorRT.
-    forward: (input_ids (B, L), states or None) -> (logits (B, L, V) fp32, states after the last token).
-    states:  what is stored between two calls, whatever type that is; None is the state before any token.
     max_batch: the largest B.
     """
 
@@ -187,11 +196,11 @@ def open_graph(path: Path, kind: ModelKind, provider: Provider | None = None) ->
 
 
 def engine_forward(engine: Engine) -> Forward:
-    """The call of the engine that a device runs, with the logits of every token."""
+    """The call of the engine that a device runs; on TensorRT every logit costs a call of its own."""
 
-    def forward(input_ids: Ids, states: Any) -> tuple[Logits, Any]:
+    def forward(input_ids: Ids, states: Any, num_logits: int | None = None, /) -> tuple[Logits, Any]:
         batch, length = input_ids.shape
-        return engine.run(input_ids, states or engine.zero_states(batch), num_logits=length)
+        return engine.run(input_ids, states or engine.zero_states(batch), num_logits=num_logits or length)
 
     return forward
 
@@ -201,9 +210,9 @@ def torch_forward(model: Callable[..., Any], device: torch.device | str = "cpu")
     import torch
 
     @torch.inference_mode()
-    def forward(input_ids: Ids, states: Any) -> tuple[Logits, Any]:
+    def forward(input_ids: Ids, states: Any, num_logits: int | None = None, /) -> tuple[Logits, Any]:
         logits, after = model(torch.from_numpy(np.ascontiguousarray(input_ids)).to(device), states)
-        return logits.cpu().numpy(), after
+        return logits[:, -(num_logits or logits.shape[1]) :].cpu().numpy(), after
 
     return forward
 

@@ -52,14 +52,16 @@ class TaskModel(TemplateLM):  # type: ignore[misc]
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         rows = [(*context, *continuation)[-MAX_LENGTH:] for _, context, continuation in requests]
         for batch in self._batches(rows):
-            logits, _ = self.model.forward(_padded([rows[k] for k in batch], self.eot_token_id), None)
-            for line, k in enumerate(batch):
-                wanted = min(len(requests[k][2]), len(rows[k]) - 1)
-                end = len(rows[k]) - 1
+            ids = _padded([rows[k] for k in batch], self.eot_token_id)
+            counts = [min(len(requests[k][2]), len(rows[k]) - 1) for k in batch]  # tokens that are scored
+            first = min(len(rows[k]) - 1 - wanted for k, wanted in zip(batch, counts, strict=True))
+            logits, _ = self.model.forward(ids, None, ids.shape[1] - first)
+            for line, (k, wanted) in enumerate(zip(batch, counts, strict=True)):
+                end = len(rows[k]) - 1 - first
                 scores = log_softmax(logits[line, end - wanted : end])  # (wanted, V)
-                ids = np.array(rows[k][len(rows[k]) - wanted :], np.int64)
-                greedy = bool((scores.argmax(-1) == ids).all())
-                found[k] = float(scores[np.arange(wanted), ids].sum(dtype=np.float64)), greedy
+                scored = np.array(rows[k][len(rows[k]) - wanted :], np.int64)
+                greedy = bool((scores.argmax(-1) == scored).all())
+                found[k] = float(scores[np.arange(wanted), scored].sum(dtype=np.float64)), greedy
         return found
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
@@ -81,7 +83,7 @@ class TaskModel(TemplateLM):  # type: ignore[misc]
         stops = options.get("until") or []
         stops = [stops] if isinstance(stops, str) else stops
         ids = self.tok_encode(context)[-MAX_LENGTH:] or [self.eot_token_id]
-        logits, states = self.model.forward(np.array([ids], np.int64), None)
+        logits, states = self.model.forward(np.array([ids], np.int64), None, 1)
         made: list[int] = []
         for _ in range(int(options.get("max_gen_toks", MAX_NEW_TOKENS))):
             made.append(int(logits[0, -1].argmax()))

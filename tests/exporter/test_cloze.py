@@ -66,8 +66,10 @@ def test_text_without_a_passage_is_refused(tmp_path: Path) -> None:
 def test_a_model_that_repeats_a_word_is_right_where_it_is_the_last(tmp_path: Path, mode: Any) -> None:
     write_word_tokenizer(tmp_path / "tokenizer.json")
 
-    def always_w5(ids: NDArray[np.int64], states: Any) -> tuple[NDArray[np.float32], Any]:
-        logits = np.zeros((*ids.shape, 64), np.float32)
+    def always_w5(
+        ids: NDArray[np.int64], states: Any, num_logits: int | None = None, /
+    ) -> tuple[NDArray[np.float32], Any]:
+        logits = np.zeros((len(ids), num_logits or ids.shape[1], 64), np.float32)
         logits[..., 5] = 1
         return logits, states
 
@@ -79,6 +81,19 @@ def test_a_model_that_repeats_a_word_is_right_where_it_is_the_last(tmp_path: Pat
 
 def model_of(forward: Forward, tokenizer: Path) -> LanguageModel:
     return LanguageModel("fake", "checkpoint", "fp32", "float32", 64, 0, tokenizer, "PyTorch", forward)
+
+
+def test_only_the_logits_of_last_words_are_asked_for(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On TensorRT each is a call."""
+    manifest, engine = open_model(flow.bundle)
+    monkeypatch.setattr("quamba_export.runtime.bundle.open_model", lambda path, provider: (manifest, engine))
+    run, counts = engine.run, list[int]()
+    monkeypatch.setattr(
+        engine, "run", lambda *call, num_logits: counts.append(num_logits) or run(*call, num_logits)
+    )
+    passages = [Passage(" ".join(WORDS[:9]), f" {WORDS[3]}"), Passage(" ".join(WORDS[:7]), f" {WORDS[4]}")]
+    cloze(open_language_model(str(flow.bundle)), passages)
+    assert counts == [4]  # of 10 tokens: behind the 7 of the shorter context and on
 
 
 def test_reference_export_and_bundle_find_the_same_last_words(flow: Flow) -> None:
