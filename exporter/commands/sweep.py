@@ -147,9 +147,10 @@ def write(out: Path, facts: dict[str, Any], heads: list[str], rows: list[list[st
 
 
 def show(out: Path, heads: list[str], rows: list[list[str]], console: Console) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*heads, box=None, pad_edge=False)
+    columns = [Column(head, overflow="fold") for head in heads]  # a narrow terminal cuts nothing off
+    table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
     console.print(table, highlight=False)

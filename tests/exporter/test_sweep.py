@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tiny_flow import Flow, run_json
 
 from quamba_export.calib.checkpoints.checkpoint import load_checkpoint
 from quamba_export.calib.recipes.recipe import load_recipe
+from quamba_export.exporter.commands.sweep import show
 from quamba_export.exporter.report.charts import dots
 from quamba_export.exporter.studies import sweep as engine
 from quamba_export.exporter.studies.score_variant import score_variant
@@ -262,3 +264,13 @@ def test_formats_without_int8_activations_are_scored_too(flow: Flow, tmp_path: P
     study = engine.Study(str(flow.checkpoint), (), 2, 32, text, 16, 32, ("prefill",), None, tmp_path)
     found = score_variant(study, variant, flow.calibration)
     assert found["prefill"]["kl"] < 0.01
+
+
+def test_a_narrow_terminal_cuts_no_name_off(tmp_path: Path) -> None:
+    heads = ["ssm-input", "scale-factor", *["a figure"] * 6]
+    console = Console(width=80)
+    with console.capture() as shown:
+        show(tmp_path, heads, [["simulated-int8", "2025 (the study's)", *["11.57480"] * 6]], console)
+    text = shown.get()
+    assert "…" not in text
+    assert text.count("11.57480") == 6
