@@ -187,12 +187,13 @@ def explain(error: Exception) -> tuple[str, ExitCode]:
         fix = "free some space, or choose an output folder on another disk"
         return f"no space left on the device\n  found: {error}\n  fix: {fix}", ExitCode.OUT_OF_SPACE
     if isinstance(error, OSError) and error.errno in UNUSABLE_PATH:
-        allowed = "a path that is there, or can be made, and that this user may read and write"
-        fix = "choose another path, or mend its name, owner or permissions"
-        text = (
-            f"{error.filename} cannot be used\n  found: {error.strerror}\n  allowed: {allowed}\n  fix: {fix}"
+        unusable = QuambaError(
+            f"{error.filename} cannot be used",
+            found=str(error.strerror),
+            allowed="a path that is there, or can be made, and that this user may read and write",
+            fix="choose another path, or mend its name, owner or permissions",
         )
-        return text, ExitCode.INVALID_INPUT
+        return str(unusable), unusable.code
     return f"{error!r}\n  this is a bug in quamba-export: please report it with the lines above", ExitCode.BUG
 
 

@@ -124,17 +124,18 @@ class TrtEngine(Engine):
         memory, length = taken(states, input_ids), input_ids.shape[1]
         if num_logits == 1:
             return self._advance(memory, input_ids), TrtStates(memory, self)
-        read, logits, twin = 0, [], self._allocate(memory.batch)  # tokens that `memory` has seen
+        longest, twin, logits = self.record.prefill_length, self._allocate(memory.batch), []
+        read = 0  # tokens that `memory` has seen
         for end in range(length - num_logits + 1, length + 1):
-            whole = (
-                end - 1 - (end - 1) % self.record.prefill_length % WHOLE
-            )  # as _advance cuts, then the scan
+            whole = end - 1 - (end - 1) % longest % WHOLE  # where _advance cuts, and behind whole chunks
             if whole > read:
                 self._advance(memory, input_ids[:, read:whole])
                 read = whole
+            reader = memory
             if end < length:
+                reader = twin
                 twin.copy(memory)
-            logits.append(self._advance(twin if end < length else memory, input_ids[:, read:end]))
+            logits.append(self._advance(reader, input_ids[:, read:end]))
         self.keep_spare(twin)
         return np.concatenate(logits, axis=1), TrtStates(memory, self)
 

@@ -15,6 +15,8 @@ def engine_record(weights: tuple[WeightTensor, ...] = (), **fields: Any) -> Engi
         "sm": 90,
         "contracts": "c0ffee",
         "max_batch": 4,
+        "prefill_length": 8,
+        "cuda": "12.6",
+        "device_bytes": 1 << 30,
     }
-    usual |= {"prefill_length": 8, "cuda": "12.6", "device_bytes": 1 << 30}
     return EngineRecord(**{**usual, "weights": weights, **fields})

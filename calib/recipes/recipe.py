@@ -236,19 +236,18 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     Raises QuambaError for an unknown name, a file that is no TOML, an unknown field (naming the nearest known
     one) or a value of the wrong type.
     """
-    path = Path(name_or_path)
+    path, shipped = Path(name_or_path), {recipe.stem: recipe for recipe in RECIPES.glob("*.toml")}
     if path.suffix != ".toml":
-        shipped = {recipe.stem: recipe for recipe in RECIPES.glob("*.toml")}
         refuse_unknown([str(name_or_path)], shipped, "recipe (a file must end in .toml)", ExitCode.USAGE)
         path = shipped[str(name_or_path)]
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        allowed = (
-            f"a .toml file, or one of {', '.join(sorted(recipe.stem for recipe in RECIPES.glob('*.toml')))}"
-        )
         raise QuambaError(
-            f"no recipe at {path}", found="no such file", allowed=allowed, fix=nearest_path(path)
+            f"no recipe at {path}",
+            found="no such file",
+            allowed=f"a .toml file, or one of {', '.join(sorted(shipped))}",
+            fix=nearest_path(path),
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise QuambaError(f"recipe {path} is not TOML", found=str(error)) from error

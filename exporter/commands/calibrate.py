@@ -143,10 +143,11 @@ def tell_unfinished(out: Path, resume: bool) -> None:
     from quamba_export.calib.calibrate import partial_directory
     from quamba_export.calib.progress_file import FILE
 
-    unfinished = (folder := partial_directory(out)) / FILE
-    if resume and not unfinished.exists():
+    folder = partial_directory(out)
+    unfinished = (folder / FILE).exists()
+    if resume and not unfinished:
         say(f"nothing to resume in {folder}: calibrating from the first sample")
-    elif unfinished.exists() and not resume:
+    elif unfinished and not resume:
         say(f"{folder} holds an unfinished calibration: begun anew, as --resume was not given")
 
 

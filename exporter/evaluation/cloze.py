@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quamba_export.exporter.console import Advance
-from quamba_export.exporter.evaluation.evaluate import MAX_LOGITS, Evaluation, Mode
-from quamba_export.exporter.evaluation.language_models import Ids, LanguageModel
+from quamba_export.exporter.evaluation.evaluate import Evaluation, Mode, windows_a_call
+from quamba_export.exporter.evaluation.language_models import Ids, LanguageModel, padded
 from quamba_export.runtime.errors import QuambaError
 
 CONTEXT_WORDS = 40  # words in front of the last one, at least: about LAMBADA's, whose passages have 75 tokens
@@ -97,12 +97,13 @@ def cloze(
 ) -> Cloze:
     """Score `model` on passages: whole ones in a call, or token by token through the stored states."""
     rows = sorted(_encoded(model, passages), key=lambda row: len(row[0]))
-    size = max(1, min(MAX_BATCH, model.max_batch, MAX_LOGITS // (len(rows[-1][0]) * model.vocab_size)))
+    at_once = windows_a_call("prefill", len(rows[-1][0]) * model.vocab_size)
+    size = min(MAX_BATCH, model.max_batch, at_once)
     correct = 0
     for start in range(0, len(rows), size):
         batch = rows[start : start + size]
         first = min(context for _, context in batch) - 1
-        guesses = _guesses(model, _padded([ids for ids, _ in batch], model.eos_token_id), first, mode)
+        guesses = _guesses(model, padded([ids for ids, _ in batch], model.eos_token_id), first, mode)
         correct += sum(_is_right(guess, *row) for guess, row in zip(guesses, batch, strict=True))
         advance(len(batch))
     return Cloze(len(rows), correct)
@@ -145,14 +146,6 @@ def _shared(context: Sequence[int], whole: Sequence[int]) -> int:
     """Leading tokens that both have; a tokenizer may join the end of the context to the word."""
     same = (a == b for a, b in zip(context, whole, strict=False))
     return max(1, min(sum(takewhile(bool, same)), len(whole) - 1))
-
-
-def _padded(rows: Sequence[Ids], fill: int) -> Ids:
-    """(B, L), filled behind the end: what comes later changes nothing before it."""
-    batch = np.full((len(rows), max(len(row) for row in rows)), fill, np.int64)
-    for line, row in zip(batch, rows, strict=True):
-        line[: len(row)] = row
-    return batch
 
 
 def _guesses(model: LanguageModel, batch: Ids, first: int, mode: Mode) -> NDArray[np.int64]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -215,6 +215,14 @@ def torch_forward(model: Callable[..., Any], device: torch.device | str = "cpu")
         return logits[:, -(num_logits or logits.shape[1]) :].cpu().numpy(), after
 
     return forward
+
+
+def padded(rows: Sequence[Sequence[int] | Ids], fill: int) -> Ids:
+    """(B, L), filled behind the end: what comes later changes nothing before it."""
+    batch = np.full((len(rows), max(map(len, rows))), fill, np.int64)
+    for line, row in zip(batch, rows, strict=True):
+        line[: len(row)] = row
+    return batch
 
 
 def _torch_on(device: torch.device) -> str:

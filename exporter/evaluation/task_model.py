@@ -13,8 +13,8 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from tokenizers import Tokenizer
 
-from quamba_export.exporter.evaluation.evaluate import MAX_LOGITS, log_softmax
-from quamba_export.exporter.evaluation.language_models import Ids, LanguageModel, open_language_model
+from quamba_export.exporter.evaluation.evaluate import log_softmax, windows_a_call
+from quamba_export.exporter.evaluation.language_models import LanguageModel, open_language_model, padded
 
 MAX_BATCH = 32  # requests a call
 MAX_LENGTH = 2048  # tokens of a request that are seen, its last
@@ -52,7 +52,7 @@ class TaskModel(TemplateLM):  # type: ignore[misc]
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         rows = [(*context, *continuation)[-MAX_LENGTH:] for _, context, continuation in requests]
         for batch in self._batches(rows):
-            ids = _padded([rows[k] for k in batch], self.eot_token_id)
+            ids = padded([rows[k] for k in batch], self.eot_token_id)
             counts = [min(len(requests[k][2]), len(rows[k]) - 1) for k in batch]  # tokens that are scored
             first = min(len(rows[k]) - 1 - wanted for k, wanted in zip(batch, counts, strict=True))
             logits, _ = self.model.forward(ids, None, ids.shape[1] - first)
@@ -99,15 +99,7 @@ class TaskModel(TemplateLM):  # type: ignore[misc]
         order = sorted(range(len(rows)), key=lambda k: len(rows[k]))
         while order:
             longest = len(rows[order[-1]])
-            memory = MAX_LOGITS // (longest * self.model.vocab_size)
-            size = max(1, min(MAX_BATCH, self.model.max_batch, memory))
+            at_once = windows_a_call("prefill", longest * self.model.vocab_size)
+            size = min(MAX_BATCH, self.model.max_batch, at_once)
             yield order[-size:]
             del order[-size:]
-
-
-def _padded(rows: Sequence[Sequence[int]], fill: int) -> Ids:
-    """(B, L), filled behind the end: what comes later changes nothing before it."""
-    batch = np.full((len(rows), max(map(len, rows))), fill, np.int64)
-    for line, row in zip(batch, rows, strict=True):
-        line[: len(row)] = row
-    return batch

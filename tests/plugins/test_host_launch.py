@@ -28,11 +28,7 @@ OPS = tuple(
     op for op in kernel_names() if op.startswith("Half") and not op.endswith(("Linear", "Projection"))
 )
 ALIGNMENTS = ((0, 0), (48, 16), (5, 1))  # elements behind a row, elements off alignment
-SMALL_GPU = (
-    8,
-    2,
-    99 << 10,
-)  # major version, multiprocessors, bytes of a block: what sm_86 and sm_89 give one
+SMALL_GPU = (8, 2, 99 << 10)  # major version, multiprocessors, and bytes that sm_86 and sm_89 give a block
 RANDOM_SHAPES, MOST_INPUTS = 12, 1 << 16  # of an op; of a call
 
 
